@@ -1,0 +1,91 @@
+"""Find a checkpoint and read what the engine needs besides the weights."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from glm_engine.request import GenerationDefaults
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's folder and its small files.
+
+    Attributes:
+        folder: holds the weights.
+        config: ``config.json``.
+        tokenizer: ``tokenizer.json``, parsed.
+        image_processor: the image processor's configuration.
+        defaults: ``generation_config.json``.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+    image_processor: dict[str, Any]
+    defaults: GenerationDefaults
+
+    @classmethod
+    def load(cls, model: str) -> Self:
+        """Load from a local folder, or from the hub where ``model`` is no folder.
+
+        Raises:
+            FileNotFoundError: a file is missing; the message names it.
+        """
+        folder = _resolve(model)
+        return cls(
+            folder=folder,
+            config=_read_json(folder / "config.json"),
+            tokenizer=_read_json(folder / "tokenizer.json"),
+            image_processor=_read_image_processor(folder),
+            defaults=_generation_defaults(_read_json(folder / "generation_config.json")),
+        )
+
+
+def _resolve(model: str) -> Path:
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.startswith("."):
+        raise FileNotFoundError(f"GLM_MODEL={model!r}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint has no {path.name} (looked in {path.parent})")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _read_image_processor(folder: Path) -> dict[str, Any]:
+    # transformers 4 writes preprocessor_config.json; 5 may write everything into
+    # processor_config.json.
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        return _read_json(path)
+    image_processor = _read_json(folder / "processor_config.json").get("image_processor")
+    if not isinstance(image_processor, dict):
+        raise FileNotFoundError(
+            f"the checkpoint has no preprocessor_config.json (looked in {folder})"
+        )
+    return image_processor
+
+
+def _generation_defaults(config: dict[str, Any]) -> GenerationDefaults:
+    eos = config.get("eos_token_id")
+    if eos is None:
+        raise ValueError("generation_config.json has no eos_token_id")
+    sampled = config.get("do_sample", False)
+    return GenerationDefaults(
+        eos_token_ids=frozenset(eos if isinstance(eos, list) else [eos]),
+        temperature=config.get("temperature", 1.0) if sampled else 0.0,
+        top_p=config.get("top_p", 1.0),
+        top_k=config.get("top_k", 0),
+        repetition_penalty=config.get("repetition_penalty", 1.0),
+    )

@@ -1,0 +1,99 @@
+"""From token ids to text as it grows: no split characters, stop strings found across tokens."""
+
+import codecs
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins of byte-level BPE for the 256 bytes (GPT-2's ``bytes_to_unicode``)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    stand_ins = {chr(byte): byte for byte in printable}
+    stand_ins.update({chr(256 + i): byte for i, byte in enumerate(rest)})
+    return stand_ins
+
+
+class TokenTable:
+    """The bytes behind every token id of a byte-level BPE tokenizer."""
+
+    def __init__(self, tokenizer_json: Mapping[str, Any]) -> None:
+        if (tokenizer_json.get("decoder") or {}).get("type") != "ByteLevel":
+            raise ValueError("the checkpoint's tokenizer is not a byte-level one")
+        alphabet = _byte_alphabet()
+        self._bytes: dict[int, bytes] = {}
+        self._special: set[int] = set()
+        added = tokenizer_json.get("added_tokens", [])
+        added_ids = {token["id"] for token in added}
+        for token, token_id in tokenizer_json["model"]["vocab"].items():
+            if token_id not in added_ids:
+                self._bytes[token_id] = bytes(alphabet[character] for character in token)
+        for token in added:
+            self._bytes[token["id"]] = token["content"].encode()
+            if token["special"]:
+                self._special.add(token["id"])
+
+    def __len__(self) -> int:
+        """Token ids from 0 to here have a meaning; a checkpoint may have more rows, as padding."""
+        return max(self._bytes) + 1
+
+    def token_bytes(self, token_id: int, *, skip_special_tokens: bool) -> bytes:
+        """The bytes of one token; none for a skipped special token or an id without a token."""
+        if skip_special_tokens and token_id in self._special:
+            return b""
+        return self._bytes.get(token_id, b"")
+
+    def text(self, token_id: int) -> str:
+        """One token by itself as text, for logprobs; incomplete characters as U+FFFD."""
+        return self.token_bytes(token_id, skip_special_tokens=False).decode(errors="replace")
+
+
+class Detokenizer:
+    """The growing text of one answer."""
+
+    def __init__(
+        self, table: TokenTable, stop: Sequence[str] = (), *, skip_special_tokens: bool = True
+    ) -> None:
+        self._table = table
+        self._stop = stop
+        self._skip_special_tokens = skip_special_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        self.stopped = False
+        """Whether a stop string was found; nothing comes out any more."""
+
+    def push(self, token_id: int) -> str:
+        """Take one more token and return the text that can be shown now.
+
+        Held back are the bytes of an unfinished character, and text that may turn out to be the
+        beginning of a stop string.
+        """
+        data = self._table.token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
+        return self._release(self._decoder.decode(data))
+
+    def finish(self) -> str:
+        """The text still held back at the end; an unfinished character becomes U+FFFD."""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _release(self, new_text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + new_text
+        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of ``text`` are the beginning of ``stop``."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0

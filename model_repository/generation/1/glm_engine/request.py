@@ -1,0 +1,271 @@
+"""A request: what the client asked for, and how far the engine is with it. Free of torch."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_engine.errors import InvalidRequest
+
+DEFAULT_MAX_TOKENS = 512
+MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What the checkpoint's ``generation_config.json`` says, for what a request leaves open.
+
+    Attributes:
+        eos_token_ids: tokens that end an answer.
+    """
+
+    eos_token_ids: frozenset[int]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. Names and meanings are vLLM's.
+
+    Attributes:
+        max_tokens: None for ``DEFAULT_MAX_TOKENS`` or what the context leaves, whichever is less.
+        temperature: 0 takes the most likely token.
+        top_k: 0 for off.
+        logprobs: alternatives to report for each token; None for no logprobs.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+
+
+def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) -> SamplingParams:
+    """Read the JSON object of the input ``sampling_parameters``.
+
+    Raises:
+        InvalidRequest: naming the key that is unknown or out of range.
+    """
+    try:
+        given = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("sampling_parameters", f"is not valid JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise InvalidRequest("sampling_parameters", "has to be a JSON object")
+    values: dict[str, Any] = {
+        "temperature": defaults.temperature,
+        "top_p": defaults.top_p,
+        "top_k": defaults.top_k,
+        "repetition_penalty": defaults.repetition_penalty,
+    }
+    for key, value in given.items():
+        path = f"sampling_parameters.{key}"
+        if key not in _READERS:
+            raise InvalidRequest(path, "is not supported")
+        if value is not None:  # null is the same as absent, as in OpenAI's API
+            values[key] = _READERS[key](value, path)
+    values.pop("n", None)
+    params = SamplingParams(**values)
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+        raise InvalidRequest(
+            "sampling_parameters.min_tokens",
+            f"{params.min_tokens} is more than max_tokens, {params.max_tokens}",
+        )
+    return params
+
+
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, str], float]:
+    """A reader for numbers from ``low`` to ``high``; ``above`` leaves ``low`` itself out."""
+
+    def read(value: Any, path: str) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            raise InvalidRequest(path, f"has to be a number, not {value!r}")
+        if not (low < value if above else low <= value) or value > high:
+            lower = f"more than {low:g}" if above else f"at least {low:g}"
+            upper = f" and at most {high:g}" if math.isfinite(high) else ""
+            raise InvalidRequest(path, f"has to be {lower}{upper}, not {value!r}")
+        return float(value)
+
+    return read
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
+    def read(value: Any, path: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidRequest(path, f"has to be an integer, not {value!r}")
+        if value < low or (high is not None and value > high):
+            upper = "" if high is None else f" and at most {high}"
+            raise InvalidRequest(path, f"has to be at least {low}{upper}, not {value!r}")
+        return value
+
+    return read
+
+
+def _flag(value: Any, path: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(path, f"has to be true or false, not {value!r}")
+    return value
+
+
+def _top_k(value: Any, path: str) -> int:
+    return max(0, _whole(-1)(value, path))  # vLLM writes "off" as -1 and as 0
+
+
+def _stop(value: Any, path: str) -> tuple[str, ...]:
+    strings = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(strings, list)
+        or len(strings) > MAX_STOP_STRINGS
+        or not all(isinstance(string, str) and string for string in strings)
+    ):
+        raise InvalidRequest(
+            path, f"has to be a string or a list of at most {MAX_STOP_STRINGS} strings"
+        )
+    return tuple(strings)
+
+
+def _token_ids(value: Any, path: str) -> frozenset[int]:
+    if not isinstance(value, list):
+        raise InvalidRequest(path, "has to be a list of token ids")
+    return frozenset(_whole(0)(token_id, f"{path}[{i}]") for i, token_id in enumerate(value))
+
+
+def _logit_bias(value: Any, path: str) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(path, "has to be an object of token ids and numbers")
+    bias = {}
+    for token_id, amount in value.items():
+        if not token_id.isdecimal():
+            raise InvalidRequest(f"{path}.{token_id}", "is not a token id")
+        bias[int(token_id)] = _number(-100, 100)(amount, f"{path}.{token_id}")
+    return bias
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "max_tokens": _whole(1),
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1, above=True),
+    "top_k": _top_k,
+    "min_p": _number(0, 1),
+    "seed": _whole(-(2**63), 2**63 - 1),
+    "stop": _stop,
+    "stop_token_ids": _token_ids,
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "repetition_penalty": _number(0, math.inf, above=True),
+    "logit_bias": _logit_bias,
+    "min_tokens": _whole(0),
+    "ignore_eos": _flag,
+    "skip_special_tokens": _flag,
+    "logprobs": _whole(0, MAX_LOGPROBS),
+    "n": _whole(1, 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as stage 1 delivers it.
+
+    Attributes:
+        field: the wire field that the prompt came from, for errors about its length.
+        input_ids: (tokens,) int32.
+        position_ids: (3, tokens) int32 M-RoPE positions.
+        rope_delta: token n after the prompt is at position n + rope_delta on all axes.
+        patches: (patches, channels * patch pixels) uint8 of all images.
+        image_grid_thw: (images, 3) int32 grid of each image in patches.
+        num_image_tokens: how many of ``input_ids`` stand for image content.
+    """
+
+    field: str
+    input_ids: npt.NDArray[np.int32]
+    position_ids: npt.NDArray[np.int32]
+    rope_delta: int
+    patches: npt.NDArray[np.uint8]
+    image_grid_thw: npt.NDArray[np.int32]
+    num_image_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Length in tokens, image tokens included."""
+        return len(self.input_ids)
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request through its whole life. Requests are compared and hashed by identity.
+
+    The engine thread owns everything but ``cancelled``, which any thread may set, never clear.
+
+    Attributes:
+        context: whatever the caller wants to find again in an ``Output``; the engine does not look
+            at it.
+        max_tokens: resolved by the engine when it admits the request.
+        token_ids: the answer so far.
+        cumulative_logprob: sum of the log probabilities of ``token_ids``.
+    """
+
+    request_id: str
+    prompt: Prompt
+    params: SamplingParams
+    context: Any = None
+    max_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    cancelled: bool = False
+    cancelled_at_step: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self.prompt.num_tokens + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A chosen token and its best alternatives: {token id: (log probability, rank from 1)}."""
+
+    token_id: int
+    entries: Mapping[int, tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step gave one request; the last one has a finish reason or an error."""
+
+    request: Request
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing comes after this for the request."""
+        return self.finish_reason is not None or self.error is not None

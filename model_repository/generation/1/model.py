@@ -1,0 +1,471 @@
+"""Triton adapter of stage 2: requests in, preprocessing by BLS, the engine, responses out.
+
+Who does what, and on which thread:
+
+* ``execute`` (Triton's) copies the tensors of a request into a ``Job`` and returns at once.
+* a pool of threads calls ``preprocessing`` (synchronous BLS) and hands the prompt to the engine.
+* the engine's thread runs the model; it only ever puts outputs into the outbox.
+* the response thread empties the outbox. It alone sends responses, so no job is answered twice,
+  and it polls
+  every live job for cancellation, whatever the job is doing.
+* the metrics thread publishes the engine's counts.
+"""
+
+import json
+import logging
+import queue
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from glm_engine.config import EngineConfig
+from glm_engine.engine import Engine
+from glm_engine.errors import (
+    EngineFailure,
+    EngineUnavailable,
+    GenerationError,
+    InvalidRequest,
+    RequestCancelled,
+)
+from glm_engine.request import (
+    Output,
+    Prompt,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+    parse_sampling_parameters,
+)
+
+# BLS calls wait for a preprocessing process; more threads than processes keep those busy.
+_BLS_THREADS = 8
+_CANCELLATION_POLL_SECONDS = 0.02
+_METRICS_SECONDS = 0.25
+_DRAIN_SECONDS = 20.0
+
+_PROMPT_INPUTS = ("text_input", "messages", "tools", "chat_template_kwargs", "image")
+_PROMPT_OUTPUTS = ("input_ids", "position_ids", "rope_delta", "patches", "image_grid_thw")
+# What preprocessing answers after a fault of its own (see its model.py).
+_PREPROCESSING_FAULT = "preprocessing failed"
+_FLAGS = (
+    "return_finish_reason",
+    "return_cumulative_logprob",
+    "return_logprobs",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+    "return_token_ids",
+)
+
+logger = logging.getLogger("generation")
+
+
+@dataclass(eq=False)
+class Job:
+    """One request of a client, from ``execute`` to its last response.
+
+    Attributes:
+        prompt_inputs: tensors for ``preprocessing``, copied: Triton reuses the originals' memory.
+        prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
+            false``).
+        request: set once the prompt is ready.
+        unsent: outputs not sent yet; all of them until the end when the client did not ask for a
+            stream.
+    """
+
+    request_id: str
+    sender: Any
+    prompt_inputs: dict[str, np.ndarray[Any, Any]]
+    params: SamplingParams
+    stream: bool
+    flags: frozenset[str]
+    prefix: str
+    cancelled: bool = False
+    request: Request | None = None
+    unsent: list[Output] = field(default_factory=list)
+
+    @property
+    def prompt_field(self) -> str:
+        """The wire field that the prompt comes from."""
+        return "messages" if "messages" in self.prompt_inputs else "text_input"
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A job that ended before the engine had it."""
+
+    job: Job
+    error: Exception
+
+
+class TritonPythonModel:
+    """Decoupled: zero or more responses for each request, then one that is final."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model and start the threads; what fails here fails the load, in plain words."""
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        config = EngineConfig.from_env()
+        self._outbox: queue.SimpleQueue[Job | Output | _Failed | None] = queue.SimpleQueue()
+        self._engine = Engine(config, on_output=self._outbox.put)
+        self._limit = config.max_num_seqs + config.max_queue
+        self._places = threading.BoundedSemaphore(self._limit)
+        self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
+        self._jobs: set[Job] = set()
+        self._metrics = _Metrics()
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send_responses, name="responses", daemon=True),
+            threading.Thread(target=self._publish_metrics, name="metrics", daemon=True),
+        ]
+        self._engine.start()
+        for thread in self._threads:
+            thread.start()
+
+    def is_ready(self) -> bool:
+        """Whether the engine takes requests (asked by Triton 26.03 and later)."""
+        return self._engine.is_alive
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests over. Nothing here waits."""
+        for triton_request in requests:
+            sender = triton_request.get_response_sender()
+            try:
+                job = self._open(triton_request, sender)
+            except GenerationError as error:
+                self._metrics.count_rejected(error)
+                _send_error(sender, error)
+                continue
+            except Exception:
+                logger.exception("a request could not be read")
+                _send_error(sender, EngineFailure("the request could not be read"))
+                continue
+            self._outbox.put(job)
+            self._bls_pool.submit(self._preprocess, job)
+
+    def finalize(self) -> None:
+        """Let live requests finish for a while, fail the rest, and end every thread."""
+        self._bls_pool.shutdown(wait=False, cancel_futures=False)
+        self._engine.stop(timeout=_DRAIN_SECONDS)
+        self._bls_pool.shutdown(wait=True)
+        self._outbox.put(None)
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    # ---- execute's thread ----
+
+    def _open(self, triton_request: Any, sender: Any) -> Job:
+        stream = _flag(triton_request, "stream", default=False)
+        prompt_inputs = {
+            name: tensor.as_numpy().copy()
+            for name in _PROMPT_INPUTS
+            if (tensor := pb_utils.get_input_tensor_by_name(triton_request, name)) is not None
+        }
+        job = Job(
+            request_id=triton_request.request_id() or f"request-{id(sender):x}",
+            sender=sender,
+            prompt_inputs=prompt_inputs,
+            params=parse_sampling_parameters(
+                _text(triton_request, "sampling_parameters"), self._engine.defaults
+            ),
+            stream=stream,
+            flags=frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False)),
+            prefix=_prefix(triton_request, stream),
+        )
+        if not self._places.acquire(blocking=False):
+            raise EngineUnavailable(f"queue full: {self._limit} requests run or wait already")
+        return job
+
+    # ---- BLS threads ----
+
+    def _preprocess(self, job: Job) -> None:
+        try:
+            if job.cancelled:
+                raise RequestCancelled("the request was cancelled")
+            response = pb_utils.InferenceRequest(
+                model_name="preprocessing",
+                requested_output_names=list(_PROMPT_OUTPUTS),
+                inputs=[pb_utils.Tensor(name, value) for name, value in job.prompt_inputs.items()],
+            ).exec()
+            if response.has_error():
+                raise _from_bls_error(response.error().message())
+            request = Request(job.request_id, self._to_prompt(response, job), job.params, job)
+            job.request = request
+            self._engine.add(request)
+            if job.cancelled:  # set while this thread was between the two checks
+                self._engine.abort(request)
+        except GenerationError as error:
+            self._outbox.put(_Failed(job, error))
+        except Exception:
+            logger.exception("request %s failed before it reached the engine", job.request_id)
+            self._outbox.put(_Failed(job, EngineFailure("the request could not be prepared")))
+
+    def _to_prompt(self, response: Any, job: Job) -> Prompt:
+        tensors = {
+            name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
+            for name in _PROMPT_OUTPUTS
+        }
+        return Prompt(
+            field=job.prompt_field,
+            input_ids=tensors["input_ids"],
+            position_ids=tensors["position_ids"],
+            rope_delta=int(tensors["rope_delta"][0]),
+            patches=tensors["patches"],
+            image_grid_thw=tensors["image_grid_thw"],
+            num_image_tokens=int((tensors["input_ids"] == self._engine.image_token_id).sum()),
+        )
+
+    # ---- response thread ----
+
+    def _send_responses(self) -> None:
+        swept = time.monotonic()
+        while True:
+            try:
+                item = self._outbox.get(timeout=_CANCELLATION_POLL_SECONDS if self._jobs else None)
+                # What came in while the last responses were sent goes out as one response a job.
+                items = [item, *self._drain_outbox()]
+            except queue.Empty:
+                items = []
+            for job in self._sort_in(items):
+                self._send(job)
+            if time.monotonic() - swept >= _CANCELLATION_POLL_SECONDS:
+                for job in list(self._jobs):
+                    self._poll_cancellation(job)
+                swept = time.monotonic()
+            if None in items:
+                return
+
+    def _drain_outbox(self) -> list[Job | Output | _Failed | None]:
+        return [self._outbox.get_nowait() for _ in range(self._outbox.qsize())]
+
+    def _sort_in(self, items: list[Job | Output | _Failed | None]) -> list[Job]:
+        """File the items under their jobs; the jobs that have something to send, in order."""
+        ready: dict[Job, None] = {}
+        for item in items:
+            match item:
+                case Job():
+                    self._jobs.add(item)
+                case Output():
+                    job: Job = item.request.context
+                    job.unsent.append(item)
+                    if job.stream or item.is_final:
+                        ready[job] = None
+                case _Failed(job, error):
+                    self._close(job, error)
+        return list(ready)
+
+    def _send(self, job: Job) -> None:
+        outputs, job.unsent = job.unsent, []
+        last = outputs[-1]
+        if last.error is not None:
+            self._close(job, last.error)
+            return
+        text = job.prefix + "".join(output.text for output in outputs)
+        job.prefix = ""
+        if text or last.is_final:
+            response = pb_utils.InferenceResponse(self._tensors(job, text, outputs))
+            final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last.is_final else 0
+            _try_send(job.sender, response, final)
+        else:
+            job.unsent = (
+                outputs  # nothing to show yet, but its tokens and logprobs are still to be told
+            )
+        if last.is_final:
+            self._retire(job, str(last.finish_reason))
+        else:
+            self._poll_cancellation(job)
+
+    def _tensors(self, job: Job, text: str, outputs: list[Output]) -> list[Any]:
+        request, flags = outputs[-1].request, job.flags
+        token_ids = [token_id for output in outputs for token_id in output.token_ids]
+        tensors = [_string_tensor("text_output", text)]
+        if "return_finish_reason" in flags:
+            tensors.append(_string_tensor("finish_reason", outputs[-1].finish_reason or ""))
+        if "return_cumulative_logprob" in flags:
+            value = np.array([request.cumulative_logprob], np.float32)
+            tensors.append(pb_utils.Tensor("cumulative_logprob", value))
+        if "return_logprobs" in flags:
+            logprobs = [self._readable(token) for output in outputs for token in output.logprobs]
+            tensors.append(_string_tensor("logprobs", json.dumps(logprobs)))
+        if "return_num_input_tokens" in flags:
+            tensors.append(_count_tensor("num_input_tokens", request.prompt.num_tokens))
+            tensors.append(_count_tensor("num_image_tokens", request.prompt.num_image_tokens))
+        if "return_num_output_tokens" in flags:
+            tensors.append(_count_tensor("num_output_tokens", len(token_ids)))
+        if "return_token_ids" in flags:
+            tensors.append(pb_utils.Tensor("token_ids", np.array(token_ids, np.int32)))
+        return tensors
+
+    def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, float | int | str]]:
+        return {
+            token_id: {
+                "logprob": value,
+                "rank": rank,
+                "decoded_token": self._engine.table.text(token_id),
+            }
+            for token_id, (value, rank) in token.entries.items()
+        }
+
+    def _poll_cancellation(self, job: Job) -> None:
+        if not job.cancelled and job.sender.is_cancelled():
+            job.cancelled = True
+            if job.request is not None:
+                self._engine.abort(job.request)
+
+    def _close(self, job: Job, error: Exception) -> None:
+        _send_error(job.sender, error)
+        self._retire(job, "cancelled" if isinstance(error, RequestCancelled) else "error")
+
+    def _retire(self, job: Job, finish_reason: str) -> None:
+        self._jobs.discard(job)
+        self._places.release()
+        self._metrics.count_finished(finish_reason)
+
+    # ---- metrics thread ----
+
+    def _publish_metrics(self) -> None:
+        while not self._stopped.wait(_METRICS_SECONDS):
+            self._metrics.publish(self._engine, live=len(self._jobs))
+
+
+class _Metrics:
+    """Triton's custom metrics. Each call is a round trip to the server: off the hot path only."""
+
+    def __init__(self) -> None:
+        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._families: list[Any] = []
+        self._requests = pb_utils.MetricFamily(
+            name="glm_requests_total",
+            description="Requests answered, by finish reason",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._by_reason = {
+            reason: self._requests.Metric(labels={"finish_reason": reason})
+            for reason in ("stop", "length", "cancelled", "error", "rejected")
+        }
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
+        self._running = self._metric("glm_requests_running", "Requests that the engine runs", gauge)
+        self._waiting = self._metric("glm_requests_waiting", "Requests before their prefill", gauge)
+        self._counters = {
+            name: self._metric(f"glm_{name}_total", description, counter)
+            for name, description in (
+                ("engine_steps", "Passes over the running requests"),
+                ("prompt_tokens", "Prompt tokens run, image tokens included"),
+                ("image_tokens", "Prompt tokens that stand for image content"),
+                ("generation_tokens", "Tokens generated"),
+            )
+        }
+        self._cancellation_steps = self._metric(
+            "glm_cancellation_steps",
+            "Engine steps begun between a cancellation and the release of the request's memory",
+            pb_utils.MetricFamily.HISTOGRAM,
+            buckets=[0, 1, 2, 4, 8, 16],
+        )
+
+    def _metric(self, name: str, description: str, kind: Any, **options: Any) -> Any:
+        family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+        self._families.append(family)  # a family has to live as long as its metrics
+        return family.Metric(labels={}, **options)
+
+    def count_finished(self, finish_reason: str) -> None:
+        """Note one answered request; published later."""
+        self._finished.put(finish_reason)
+
+    def count_rejected(self, error: GenerationError) -> None:
+        """Note one request refused at the door."""
+        self._finished.put("rejected" if isinstance(error, EngineUnavailable) else "error")
+
+    def publish(self, engine: Engine, live: int) -> None:
+        """Bring Triton's metrics up to the engine's counts."""
+        stats = engine.stats
+        for name, value in (
+            ("engine_steps", stats.steps),
+            ("prompt_tokens", stats.prompt_tokens),
+            ("image_tokens", stats.image_tokens),
+            ("generation_tokens", stats.generation_tokens),
+        ):
+            metric = self._counters[name]
+            if value != metric.value():
+                metric.increment(value - metric.value())
+        self._running.set(stats.running)
+        self._waiting.set(max(0, live - stats.running))
+        while stats.cancellation_steps:
+            self._cancellation_steps.observe(stats.cancellation_steps.popleft())
+        while not self._finished.empty():
+            self._by_reason[self._finished.get()].increment(1)
+
+
+def _prefix(triton_request: Any, stream: bool) -> str:
+    """vllm_backend's rule: without a stream the input comes first, if the client says no other."""
+    text = _text(triton_request, "text_input")
+    exclude = _flag(triton_request, "exclude_input_in_output", default=stream or text is None)
+    if exclude:
+        return ""
+    if stream or text is None:
+        raise InvalidRequest(
+            "exclude_input_in_output",
+            "false needs text_input, and does not go together with stream",
+        )
+    return text
+
+
+def _value(triton_request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(triton_request, name)
+    if tensor is None or not tensor.as_numpy().size:
+        return None
+    return tensor.as_numpy().ravel()[0]
+
+
+def _flag(triton_request: Any, name: str, *, default: bool) -> bool:
+    value = _value(triton_request, name)
+    return default if value is None else bool(value)
+
+
+def _text(triton_request: Any, name: str) -> str | None:
+    value = _value(triton_request, name)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(name, "is not valid UTF-8") from None
+
+
+def _from_bls_error(message: str) -> GenerationError:
+    """An error of ``preprocessing``, by its text: BLS (Triton 24.10) makes every code INTERNAL."""
+    field_name, colon, reason = message.partition(": ")
+    if colon and re.split(r"\W", field_name)[0] in _PROMPT_INPUTS:
+        return InvalidRequest(field_name, reason)
+    if message == _PREPROCESSING_FAULT:
+        return EngineFailure(message)
+    return EngineUnavailable(f"preprocessing is not available: {message}")
+
+
+def _send_error(sender: Any, error: Exception) -> None:
+    codes = {
+        InvalidRequest: pb_utils.TritonError.INVALID_ARG,
+        EngineUnavailable: pb_utils.TritonError.UNAVAILABLE,
+        RequestCancelled: pb_utils.TritonError.CANCELLED,
+        EngineFailure: pb_utils.TritonError.INTERNAL,
+    }
+    response = pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), codes[type(error)])
+    )
+    _try_send(sender, response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _try_send(sender: Any, response: Any, flags: int) -> None:
+    try:
+        sender.send(response, flags=flags)
+    except Exception:  # the client may be gone; the other jobs must not suffer from it
+        logger.exception("a response could not be sent")
+
+
+def _string_tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode()], object))
+
+
+def _count_tensor(name: str, count: int) -> Any:
+    return pb_utils.Tensor(name, np.array([count], np.uint32))

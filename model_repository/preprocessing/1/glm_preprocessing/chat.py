@@ -1,0 +1,230 @@
+"""Check a conversation and render it with the checkpoint's chat template."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.tokenizer import PromptTokenizer
+
+ROLES = ("system", "user", "assistant", "tool")
+
+# GLM's own switch: a user turn that ends in it is answered without a thought. Typing it is allowed.
+_USER_TAGS = frozenset({"/nothink"})
+# What an assistant turn of the history may hold because the model wrote it itself.
+_ASSISTANT_TAGS = frozenset({"<think>", "</think>", "<|begin_of_box|>", "<|end_of_box|>"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image part of a message: where it stands, and its data URI if it brings its own image."""
+
+    field: str
+    data_uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages in the form that the chat template takes, every user-written tag escaped."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    template_kwargs: dict[str, Any]
+    image_parts: list[ImagePart]
+
+
+class ChatTemplate:
+    """The checkpoint's Jinja template, rendered in the environment that transformers uses.
+
+    Source: ``_cached_compile_jinja_template`` in ``transformers/utils/chat_template_utils.py``
+        (5.23).
+    """
+
+    def __init__(self, source: str) -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        self._template = environment.from_string(source)
+
+    def render(self, conversation: Conversation) -> str:
+        """The prompt up to where the assistant's answer begins.
+
+        Raises:
+            InvalidInput: the template refuses the conversation.
+        """
+        try:
+            return self._template.render(
+                messages=conversation.messages,
+                tools=conversation.tools,
+                add_generation_prompt=True,
+                **conversation.template_kwargs,
+            )
+        except (jinja2.TemplateError, TypeError, AttributeError) as error:
+            raise InvalidInput("messages", f"the chat template refuses them ({error})") from None
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def user_turn(text: str, num_images: int) -> list[dict[str, Any]]:
+    """One user message with ``num_images`` images before the text."""
+    images: list[dict[str, Any]] = [{"type": "image"} for _ in range(num_images)]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
+
+
+def parse_conversation(
+    messages: Any, tools: Any, template_kwargs: Any, tokenizer: PromptTokenizer
+) -> Conversation:
+    """Check messages in OpenAI chat form and bring them into the form that the template takes.
+
+    Args:
+        messages: parsed JSON; content is text or a list of parts of type ``text``, ``image`` or
+            ``image_url`` (a data URI; nothing is fetched here).
+        tools: parsed JSON in OpenAI form, or None.
+        template_kwargs: parsed JSON object for the template, or None.
+
+    Raises:
+        InvalidInput: naming the path of what is wrong.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise InvalidInput("messages", "has to be a list of at least one message")
+    parser = _MessageParser(tokenizer)
+    parsed = [parser.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    if template_kwargs is not None and not isinstance(template_kwargs, dict):
+        raise InvalidInput("chat_template_kwargs", "has to be a JSON object")
+    kwargs = {
+        str(key): _map_strings(value, tokenizer.escape)
+        for key, value in (template_kwargs or {}).items()
+    }
+    for key in ("messages", "tools", "add_generation_prompt"):
+        if key in kwargs:
+            raise InvalidInput(f"chat_template_kwargs.{key}", "is set by the server")
+    return Conversation(parsed, _parse_tools(tools, tokenizer), kwargs, parser.image_parts)
+
+
+class _MessageParser:
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        self._escape = tokenizer.escape
+        self.image_parts: list[ImagePart] = []
+
+    def message(self, message: Any, field: str) -> dict[str, Any]:
+        if not isinstance(message, dict):
+            raise InvalidInput(field, "has to be a JSON object")
+        role = message.get("role")
+        if role not in ROLES:
+            raise InvalidInput(
+                f"{field}.role", f"has to be one of {', '.join(ROLES)}, not {role!r}"
+            )
+        allowed = _ASSISTANT_TAGS if role == "assistant" else _USER_TAGS
+        parsed: dict[str, Any] = {
+            "role": role,
+            "content": self._content(message.get("content"), f"{field}.content", role, allowed),
+        }
+        if role == "assistant":
+            reasoning = message.get("reasoning_content")
+            if reasoning is not None:
+                if not isinstance(reasoning, str):
+                    raise InvalidInput(f"{field}.reasoning_content", "has to be text")
+                parsed["reasoning_content"] = self._escape(reasoning)
+            if message.get("tool_calls"):
+                parsed["tool_calls"] = self._tool_calls(
+                    message["tool_calls"], f"{field}.tool_calls"
+                )
+        return parsed
+
+    def _content(
+        self, content: Any, field: str, role: str, allowed: frozenset[str]
+    ) -> str | list[dict[str, Any]]:
+        if isinstance(content, str):
+            return self._escape(content, allowed)
+        if content is None and role == "assistant":
+            return ""  # as in a turn of tool calls only; the template would write "None"
+        if isinstance(content, dict):
+            content = [content]
+        if not isinstance(content, list):
+            raise InvalidInput(field, "has to be text or a list of parts")
+        return [self._part(part, f"{field}[{i}]", allowed) for i, part in enumerate(content)]
+
+    def _part(self, part: Any, field: str, allowed: frozenset[str]) -> dict[str, Any]:
+        if not isinstance(part, dict):
+            raise InvalidInput(field, "has to be a JSON object")
+        match part.get("type"):
+            case "text":
+                if not isinstance(part.get("text"), str):
+                    raise InvalidInput(f"{field}.text", "has to be text")
+                return {"type": "text", "text": self._escape(part["text"], allowed)}
+            case "image":
+                self.image_parts.append(ImagePart(field, None))
+                return {"type": "image"}
+            case "image_url":
+                url = part.get("image_url")
+                if isinstance(url, dict):
+                    url = url.get("url")
+                if not isinstance(url, str) or url[:5].lower() != "data:":
+                    raise InvalidInput(
+                        f"{field}.image_url.url", "has to be a data URI; no address is fetched here"
+                    )
+                self.image_parts.append(ImagePart(f"{field}.image_url.url", url))
+                return {"type": "image"}
+            case other:
+                raise InvalidInput(
+                    f"{field}.type", f"has to be one of text, image, image_url, not {other!r}"
+                )
+
+    def _tool_calls(self, calls: Any, field: str) -> list[dict[str, Any]]:
+        if not isinstance(calls, list):
+            raise InvalidInput(field, "has to be a list")
+        parsed = []
+        for i, call in enumerate(calls):
+            path = f"{field}[{i}].function"
+            function = call.get("function") if isinstance(call, dict) else None
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise InvalidInput(f"{path}.name", "is missing")
+            arguments = function.get("arguments", {})
+            if isinstance(arguments, str):  # OpenAI's form: JSON in a string
+                arguments = parse_json(arguments or "{}", f"{path}.arguments")
+            if not isinstance(arguments, dict):
+                raise InvalidInput(f"{path}.arguments", "has to be a JSON object")
+            function = {"name": function["name"], "arguments": arguments}
+            parsed.append({"type": "function", "function": _map_strings(function, self._escape)})
+        return parsed
+
+
+def _parse_tools(tools: Any, tokenizer: PromptTokenizer) -> list[dict[str, Any]] | None:
+    if tools is None:
+        return None
+    if not isinstance(tools, list):
+        raise InvalidInput("tools", "has to be a list")
+    for i, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidInput(f"tools[{i}].function.name", "is missing")
+    escaped: list[dict[str, Any]] = _map_strings(tools, tokenizer.escape)
+    return escaped
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_strings(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): _map_strings(item, change) for key, item in value.items()}
+    return value
+
+
+def parse_json(text: str, field: str) -> Any:
+    """Parse JSON that came as text; raises InvalidInput naming ``field``."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(field, f"is not valid JSON ({error})") from None

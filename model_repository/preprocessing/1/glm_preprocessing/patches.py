@@ -1,0 +1,106 @@
+"""Resize an image as Glm46VImageProcessor does and cut it into uint8 patches.
+
+Source: ``transformers/models/glm46v/image_processing_pil_glm46v.py`` (5.23). The patches sent to
+stage 2 are the pixels before rescale and normalise, and without the duplicated temporal frame: 588
+bytes a patch where the processor's float32 rows have 4,704.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from glm_preprocessing.errors import InvalidInput
+
+_MAX_ASPECT_RATIO = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PatchConfig:
+    """Sizes from the checkpoint's ``preprocessor_config.json``.
+
+    ``min_pixels`` and ``max_pixels`` bound frames x height x width, and an image counts as
+    ``temporal_patch_size`` frames.
+    """
+
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    resample: int
+
+    @classmethod
+    def from_image_processor(cls, config: dict[str, Any]) -> Self:
+        """Read the sizes; raises KeyError where the file has no pixel limits."""
+        size = config["size"]
+        return cls(
+            patch_size=config.get("patch_size", 14),
+            temporal_patch_size=config.get("temporal_patch_size", 2),
+            merge_size=config.get("merge_size", 2),
+            min_pixels=size["shortest_edge"],
+            max_pixels=size["longest_edge"],
+            resample=config.get("resample", Image.Resampling.BICUBIC),
+        )
+
+    @property
+    def factor(self) -> int:
+        """Pixels on a side of one image token."""
+        return self.patch_size * self.merge_size
+
+
+def target_size(
+    width: int, height: int, config: PatchConfig, field: str, max_side: int = 0
+) -> tuple[int, int]:
+    """Width and height in pixels that an image is resized to, multiples of ``config.factor``.
+
+    Raises:
+        InvalidInput: one side is more than 200 times the other.
+    """
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidInput(
+            field,
+            f"{width} x {height} pixels: one side may be at most {_MAX_ASPECT_RATIO} times "
+            "the other",
+        )
+    if max_side and max(width, height) > max_side:
+        scale = max_side / max(width, height)
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    factor, frames = config.factor, config.temporal_patch_size
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if frames * new_height * new_width > config.max_pixels:
+        beta = math.sqrt(frames * height * width / config.max_pixels)
+        new_height = max(factor, math.floor(height / beta / factor) * factor)
+        new_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif frames * new_height * new_width < config.min_pixels:
+        beta = math.sqrt(config.min_pixels / (frames * height * width))
+        new_height = math.ceil(height * beta / factor) * factor
+        new_width = math.ceil(width * beta / factor) * factor
+    return new_width, new_height
+
+
+def patchify(
+    image: Image.Image, config: PatchConfig, field: str, max_side: int = 0
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int]]:
+    """Resize an RGB image and cut it into patches, those of one image token side by side.
+
+    Returns:
+        uint8 patches of shape (grid_h * grid_w, 3 * patch_size ** 2), channels first within a row,
+        and the grid (1, grid_h, grid_w) in patches.
+
+    Raises:
+        InvalidInput: the aspect ratio is out of range.
+    """
+    size = target_size(*image.size, config, field, max_side)
+    pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
+    grid_w, grid_h = size[0] // config.patch_size, size[1] // config.patch_size
+    merge, patch = config.merge_size, config.patch_size
+    blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
+    rows = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid_h * grid_w, 3 * patch * patch)
+    return np.ascontiguousarray(rows), (1, grid_h, grid_w)

@@ -1,0 +1,153 @@
+"""The whole of stage 1: one request in, everything that the engine needs out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_preprocessing import images
+from glm_preprocessing.chat import (
+    ChatTemplate,
+    Conversation,
+    ImagePart,
+    parse_conversation,
+    parse_json,
+    user_turn,
+)
+from glm_preprocessing.checkpoint import Checkpoint
+from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.patches import PatchConfig, patchify
+from glm_preprocessing.positions import mrope_positions
+from glm_preprocessing.settings import PreprocessingSettings
+from glm_preprocessing.tokenizer import PromptTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """What stage 1 gets: either ``messages`` or ``text_input``; JSON fields still as text."""
+
+    messages: str | None = None
+    text_input: str | None = None
+    tools: str | None = None
+    chat_template_kwargs: str | None = None
+    image: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the engine needs.
+
+    Attributes:
+        input_ids: (tokens,) int32, image placeholders repeated once a merged patch.
+        position_ids: (3, tokens) int32 M-RoPE positions.
+        rope_delta: token n after the prompt is at position n + rope_delta on all axes.
+        patches: (patches, 3 * patch_size ** 2) uint8 of all images in order.
+        image_grid_thw: (images, 3) int32 grid of each image in patches.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    position_ids: npt.NDArray[np.int32]
+    rope_delta: int
+    patches: npt.NDArray[np.uint8]
+    image_grid_thw: npt.NDArray[np.int32]
+
+
+class Preprocessor:
+    """Turns requests into prompts. Holds no state between requests."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: PreprocessingSettings) -> None:
+        self._settings = settings
+        self._tokenizer = PromptTokenizer(checkpoint.tokenizer)
+        self._template = ChatTemplate(checkpoint.chat_template)
+        self._patch_config = PatchConfig.from_image_processor(checkpoint.image_processor)
+        self._image_token_id = self._tokenizer.token_id("<|image|>")
+        if checkpoint.config.get("image_token_id") != self._image_token_id:
+            raise ValueError(
+                f"config.json has image_token_id {checkpoint.config.get('image_token_id')}, "
+                f"the tokenizer has {self._image_token_id} for <|image|>"
+            )
+
+    @classmethod
+    def from_settings(cls, settings: PreprocessingSettings) -> Self:
+        """Load the checkpoint that the settings name."""
+        return cls(Checkpoint.load(settings.model), settings)
+
+    def __call__(self, request: PromptRequest) -> Prompt:
+        """Render, tokenise, decode, resize and place.
+
+        Raises:
+            InvalidInput: naming the field that the client has to change.
+        """
+        conversation = self._conversation(request)
+        prompt = self._template.render(conversation)
+        token_ids = self._tokenizer.encode(prompt)
+        patches, grids = self._images(conversation.image_parts, request.image)
+        input_ids = self._expand_images(token_ids, grids)
+        position_ids, rope_delta = mrope_positions(
+            input_ids, self._image_token_id, grids, self._patch_config.merge_size
+        )
+        return Prompt(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            rope_delta=rope_delta,
+            patches=patches,
+            image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
+        )
+
+    def _conversation(self, request: PromptRequest) -> Conversation:
+        if request.messages is not None and request.text_input is not None:
+            raise InvalidInput("text_input", "give either text_input or messages, not both")
+        messages: Any
+        if request.messages is not None:
+            messages = parse_json(request.messages, "messages")
+        elif request.text_input is not None:
+            messages = user_turn(request.text_input, len(request.image))
+        else:
+            raise InvalidInput("messages", "is missing; give messages or text_input")
+        return parse_conversation(
+            messages,
+            _optional_json(request.tools, "tools"),
+            _optional_json(request.chat_template_kwargs, "chat_template_kwargs"),
+            self._tokenizer,
+        )
+
+    def _images(
+        self, parts: Sequence[ImagePart], images_sent: Sequence[bytes]
+    ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
+        wanted = sum(part.data_uri is None for part in parts)
+        if wanted != len(images_sent):
+            raise InvalidInput(
+                "image", f"{len(images_sent)} given, but the messages have {wanted} image part(s)"
+            )
+        all_patches, grids = [], []
+        sent = iter(enumerate(images_sent))
+        for part in parts:
+            if part.data_uri is not None:
+                field, data = part.field, part.data_uri.encode()
+            else:
+                index, data = next(sent)
+                field = f"image[{index}]"
+            file = images.file_bytes(data, field)
+            image = images.decode(file, field, self._settings.max_image_pixels)
+            patches, grid = patchify(
+                image, self._patch_config, field, self._settings.max_image_side
+            )
+            all_patches.append(patches)
+            grids.append(grid)
+        row = 3 * self._patch_config.patch_size**2
+        return np.concatenate(all_patches) if all_patches else np.empty((0, row), np.uint8), grids
+
+    def _expand_images(
+        self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]]
+    ) -> npt.NDArray[np.int32]:
+        ids = np.array(token_ids, np.int32)
+        repeats = np.ones(len(ids), np.int64)
+        merged = self._patch_config.merge_size**2
+        repeats[ids == self._image_token_id] = [t * h * w // merged for t, h, w in grids]
+        return np.repeat(ids, repeats)
+
+
+def _optional_json(text: str | None, field: str) -> Any:
+    return None if text is None else parse_json(text, field)

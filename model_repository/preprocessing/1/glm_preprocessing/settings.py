@@ -1,0 +1,50 @@
+"""Settings of stage 1, read from the environment that Triton was started with."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingSettings:
+    """Where the checkpoint is and how large an image may be.
+
+    Attributes:
+        model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
+        max_image_side: larger images are scaled down to this many pixels on their longer side
+            before the checkpoint's own limits apply; 0 for no limit (``GLM_MAX_IMAGE_SIDE``).
+        max_image_pixels: images with more pixels are refused before they are decoded
+            (``GLM_MAX_IMAGE_PIXELS``).
+    """
+
+    model: str
+    max_image_side: int
+    max_image_pixels: int
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings; raises ValueError naming the key and the value."""
+        model = env.get("GLM_MODEL", "").strip()
+        if not model:
+            raise ValueError(
+                "GLM_MODEL is not set: give a checkpoint's folder or its id on the hub"
+            )
+        return cls(
+            model=model,
+            max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
+            max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=100_000_000, minimum=1),
+        )
+
+
+def _integer(env: Mapping[str, str], key: str, *, default: int, minimum: int) -> int:
+    text = env.get(key, "").strip()
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{key}={text!r} is not an integer") from None
+    if value < minimum:
+        raise ValueError(f"{key}={text!r} is below {minimum}")
+    return value

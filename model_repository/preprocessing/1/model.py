@@ -1,0 +1,72 @@
+"""Triton adapter of stage 1: tensors in and out, errors to Triton's codes."""
+
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
+from glm_preprocessing.settings import PreprocessingSettings
+
+
+class TritonPythonModel:
+    """Non-decoupled: one response for each request."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load tokenizer, chat template and image sizes; a bad setting stops the load."""
+        self._preprocessor = Preprocessor.from_settings(PreprocessingSettings.from_env())
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            return pb_utils.InferenceResponse(
+                _to_tensors(self._preprocessor(_from_tensors(request)))
+            )
+        except InvalidInput as error:
+            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"preprocessing failed: {error!r}")
+            return _error("preprocessing failed", pb_utils.TritonError.INTERNAL)
+
+
+def _error(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _from_tensors(request: Any) -> PromptRequest:
+    return PromptRequest(
+        messages=_text(request, "messages"),
+        text_input=_text(request, "text_input"),
+        tools=_text(request, "tools"),
+        chat_template_kwargs=_text(request, "chat_template_kwargs"),
+        image=_bytes(request, "image"),
+    )
+
+
+def _bytes(request: Any, name: str) -> list[bytes]:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else list(tensor.as_numpy().ravel())
+
+
+def _text(request: Any, name: str) -> str | None:
+    values = _bytes(request, name)
+    if not values:
+        return None
+    try:
+        return values[0].decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(name, "is not valid UTF-8") from None
+
+
+def _to_tensors(prompt: Prompt) -> list[Any]:
+    return [
+        pb_utils.Tensor("input_ids", prompt.input_ids),
+        pb_utils.Tensor("position_ids", prompt.position_ids),
+        pb_utils.Tensor("rope_delta", np.array([prompt.rope_delta], np.int32)),
+        pb_utils.Tensor("patches", prompt.patches),
+        pb_utils.Tensor("image_grid_thw", prompt.image_grid_thw),
+    ]

@@ -1,0 +1,105 @@
+"""Prompts as stage 1 makes them, and an engine on the demo checkpoint."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from glm_engine.config import EngineConfig
+from glm_engine.engine import Engine
+from glm_engine.request import Output, Prompt, Request, SamplingParams
+from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
+from glm_preprocessing.settings import PreprocessingSettings
+from unit.paths import DEMO_CHECKPOINT
+
+
+def picture(seed: int) -> bytes:
+    """A PNG with one ellipse; size, place and colours follow from the seed."""
+    width, height = 60 + 37 * seed % 300, 60 + 53 * seed % 200
+    image = Image.new("RGB", (width, height), (255, 255 - 40 * (seed % 4), 250))
+    box = (width // 4, height // 4, width // 2 + seed % 20, height // 2 + seed % 30)
+    ImageDraw.Draw(image).ellipse(box, fill=(40 * (seed % 6), 30, 200 - 30 * (seed % 5)))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_prompt() -> Callable[..., Prompt]:
+    """``make_prompt(question, pictures, thinking)`` -> Prompt."""
+    settings = PreprocessingSettings.from_env({"GLM_MODEL": str(DEMO_CHECKPOINT)})
+    preprocessor = Preprocessor.from_settings(settings)
+    config = json.loads((DEMO_CHECKPOINT / "config.json").read_text())
+
+    def make(question: str, pictures: list[int] | None = None, thinking: bool = True) -> Prompt:
+        stage_1 = preprocessor(
+            PromptRequest(
+                text_input=question,
+                image=[picture(seed) for seed in pictures or []],
+                chat_template_kwargs=json.dumps({"enable_thinking": thinking}),
+            )
+        )
+        return Prompt(
+            field="text_input",
+            input_ids=stage_1.input_ids,
+            position_ids=stage_1.position_ids,
+            rope_delta=stage_1.rope_delta,
+            patches=stage_1.patches,
+            image_grid_thw=stage_1.image_grid_thw,
+            num_image_tokens=int((stage_1.input_ids == config["image_token_id"]).sum()),
+        )
+
+    return make
+
+
+class Harness:
+    """An engine and everything that it has put out."""
+
+    def __init__(self, **config: Any) -> None:
+        self._changed = threading.Condition()
+        self.outputs: dict[Request, list[Output]] = defaultdict(list)
+        self.engine = Engine(EngineConfig(model=str(DEMO_CHECKPOINT), **config), self._take)
+
+    def _take(self, output: Output) -> None:
+        with self._changed:
+            self.outputs[output.request].append(output)
+            self._changed.notify_all()
+
+    def add(self, prompt: Prompt, **params: Any) -> Request:
+        params.setdefault("temperature", 0.0)
+        request = Request(f"r{id(prompt):x}", prompt, SamplingParams(**params))
+        self.engine.add(request)
+        return request
+
+    def wait(self, request: Request, outputs: int | None = None) -> list[Output]:
+        """Wait for so many outputs of a request, or for its last."""
+
+        def done() -> bool:
+            seen = self.outputs[request]
+            return bool(seen) and (
+                seen[-1].is_final or (outputs is not None and len(seen) >= outputs)
+            )
+
+        with self._changed:
+            assert self._changed.wait_for(done, timeout=60), "no answer came"
+            return list(self.outputs[request])
+
+    def text(self, request: Request) -> str:
+        return "".join(output.text for output in self.wait(request))
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    """A fresh engine, started; afterwards nothing of a request may be left in it."""
+    harness = Harness()
+    harness.engine.start()
+    yield harness
+    harness.engine.stop(timeout=30)
+    assert harness.engine._runner.num_cached_requests == 0
+    for outputs in harness.outputs.values():
+        assert [output.is_final for output in outputs].count(True) == 1 and outputs[-1].is_final

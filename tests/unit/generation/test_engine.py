@@ -1,0 +1,274 @@
+"""The engine on the demo checkpoint: right tokens, right ends, nothing left behind."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
+
+from glm_engine.config import EngineConfig
+from glm_engine.engine import Engine
+from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
+from glm_engine.request import Prompt, Request, SamplingParams
+from glm_engine.vision import PatchNormalizer
+from unit.generation.conftest import Harness
+from unit.paths import DEMO_CHECKPOINT
+
+MakePrompt = Callable[..., Prompt]
+
+QUESTIONS: list[tuple[str, list[int], bool]] = [
+    ("What is in this image?", [1], True),
+    ("What is in this image?", [2], False),
+    ("请描述这张图片", [3], False),
+    ("What color is the circle?", [4], True),
+    ("hello", [], True),
+    ("Who are you?", [], False),
+    ("Which image has a red circle?", [5, 6], False),
+    ("How many shapes are there? " * 30, [7], True),
+]
+
+
+class Reference:
+    """transformers' ``generate`` on the same checkpoint, float32, greedy."""
+
+    def __init__(self) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            DEMO_CHECKPOINT, dtype=torch.float32
+        ).eval()
+        processor = AutoImageProcessor.from_pretrained(DEMO_CHECKPOINT, backend="pil")
+        self.normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
+
+    def __call__(self, prompt: Prompt, max_tokens: int) -> list[int]:
+        input_ids = torch.from_numpy(prompt.input_ids).long()[None]
+        inputs: dict[str, Any] = {}
+        if len(prompt.image_grid_thw):
+            inputs = {
+                "pixel_values": self.normalize(torch.from_numpy(prompt.patches)),
+                "image_grid_thw": torch.from_numpy(prompt.image_grid_thw).long(),
+                "mm_token_type_ids": (input_ids == self.model.config.image_token_id).int(),
+            }
+        self.model.model.rope_deltas = None  # module state of the request before
+        output = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            **inputs,
+        )
+        tokens: list[int] = output[0, input_ids.shape[1] :].tolist()
+        return tokens
+
+
+def test_greedy_tokens_are_those_of_generate_whatever_shares_the_engine(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    reference = Reference()
+    prompts = [make_prompt(*question) for question in QUESTIONS]
+    limits = [40, 3, 40, 40, 40, 1, 40, 40]
+    requests = [
+        harness.add(prompt, max_tokens=limit) for prompt, limit in zip(prompts, limits, strict=True)
+    ]
+    for prompt, limit, request in zip(prompts, limits, requests, strict=True):
+        outputs = harness.wait(request)
+        tokens = [token_id for output in outputs for token_id in output.token_ids]
+        expected = reference(prompt, limit)
+        assert tokens == expected
+        ended = expected[-1] in harness.engine.defaults.eos_token_ids
+        assert outputs[-1].finish_reason == ("stop" if ended else "length")
+    assert harness.engine.stats.generation_tokens == sum(len(r.token_ids) for r in requests)
+
+
+def test_a_seeded_request_does_not_depend_on_what_runs_beside_it(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    prompt = make_prompt("What is in this image?", [1])
+    params: dict[str, Any] = {"temperature": 2.0, "seed": 11, "max_tokens": 20, "ignore_eos": True}
+    alone = harness.text(harness.add(prompt, **params))
+    others = [harness.add(make_prompt("hello"), temperature=1.0, max_tokens=30) for _ in range(3)]
+    together = harness.text(harness.add(prompt, **params))
+    for other in others:
+        harness.wait(other)
+    assert together == alone
+
+
+def test_the_text_ends_before_a_stop_string(harness: Harness, make_prompt: MakePrompt) -> None:
+    prompt = make_prompt("What is in this image?", [1], thinking=False)
+    whole = harness.text(harness.add(prompt))
+    stop = whole[3:6]
+    request = harness.add(prompt, stop=(stop,))
+    assert harness.text(request) == whole[: whole.index(stop)]
+    assert harness.wait(request)[-1].finish_reason == "stop"
+
+
+def test_stop_token_ids_end_the_answer(harness: Harness, make_prompt: MakePrompt) -> None:
+    prompt = make_prompt("What is in this image?", [1], thinking=False)
+    first = harness.add(prompt)
+    harness.wait(first)
+    request = harness.add(prompt, stop_token_ids=frozenset({first.token_ids[2]}))
+    harness.wait(request)
+    assert request.token_ids == first.token_ids[:3]
+
+
+def test_ignore_eos_goes_on_to_max_tokens(harness: Harness, make_prompt: MakePrompt) -> None:
+    request = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=60)
+    assert harness.wait(request)[-1].finish_reason == "length"
+    assert len(request.token_ids) == 60
+
+
+def test_a_running_request_is_gone_within_two_steps_of_its_cancellation(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    request = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=3000)
+    other = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=60)
+    harness.wait(request, outputs=3)
+    harness.engine.abort(request)
+    assert isinstance(harness.wait(request)[-1].error, RequestCancelled)
+    assert harness.wait(other)[-1].finish_reason == "length"
+    assert list(harness.engine.stats.cancellation_steps) in ([0], [1], [2])
+
+
+def test_a_waiting_request_can_be_cancelled(make_prompt: MakePrompt) -> None:
+    harness = Harness(max_num_seqs=1)
+    harness.engine.start()
+    running = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=3000)
+    harness.wait(running, outputs=1)
+    waiting = harness.add(make_prompt("hello"))
+    harness.engine.abort(waiting)
+    assert [type(o.error) for o in harness.wait(waiting)] == [RequestCancelled]
+    assert not harness.outputs[running][-1].is_final
+    harness.engine.abort(running)
+    harness.wait(running)
+    harness.engine.stop(timeout=10)
+
+
+def test_a_request_cancelled_before_it_is_added_never_runs(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    request = Request("r", make_prompt("hello"), SamplingParams())
+    harness.engine.abort(request)
+    harness.engine.add(request)
+    assert isinstance(harness.wait(request)[-1].error, RequestCancelled)
+    assert request.token_ids == [] and harness.engine.stats.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message"),
+    [
+        (("word " * 5000,), {}, "text_input: the prompt has"),
+        (("hello",), {"max_tokens": 5000}, "sampling_parameters.max_tokens: 5000 and the prompt"),
+    ],
+)
+def test_what_can_never_fit_is_refused_at_the_door(
+    prompt: Any, params: Any, message: str, harness: Harness, make_prompt: MakePrompt
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        harness.add(make_prompt(*prompt), **params)
+    assert str(caught.value).startswith(message)
+    assert harness.text(harness.add(make_prompt("hello")))
+
+
+def test_an_answer_without_max_tokens_stays_inside_the_context(make_prompt: MakePrompt) -> None:
+    harness = Harness(max_model_len=40)
+    harness.engine.start()
+    prompt = make_prompt("hello")
+    request = harness.add(prompt, ignore_eos=True)
+    assert harness.wait(request)[-1].finish_reason == "length"
+    assert request.num_tokens == 40
+    harness.engine.stop(timeout=10)
+
+
+@pytest.mark.parametrize("method", ["prefill", "decode"])
+def test_a_fault_in_one_request_ends_that_request_only(
+    method: str, harness: Harness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = harness.engine._runner
+    original = getattr(runner, method)
+    bad_prompt = make_prompt("bad")
+
+    def failing(request: Request) -> torch.Tensor:
+        if request.prompt is bad_prompt:
+            raise RuntimeError("injected")
+        result: torch.Tensor = original(request)
+        return result
+
+    monkeypatch.setattr(runner, method, failing)
+    bad = harness.add(bad_prompt)
+    good = harness.add(make_prompt("hello"))
+    assert isinstance(harness.wait(bad)[-1].error, EngineFailure)
+    assert harness.wait(good)[-1].finish_reason == "stop"
+
+
+def test_out_of_memory_says_what_to_do(
+    harness: Harness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(request: Request) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(harness.engine._runner, "prefill", out_of_memory)
+    error = harness.wait(harness.add(make_prompt("hello")))[-1].error
+    assert isinstance(error, EngineFailure) and "smaller images" in str(error)
+
+
+def test_stopping_lets_live_requests_finish_and_takes_no_more(make_prompt: MakePrompt) -> None:
+    harness = Harness()
+    harness.engine.start()
+    request = harness.add(make_prompt("hello"))
+    harness.engine.stop(timeout=30)
+    assert harness.outputs[request][-1].finish_reason == "stop"
+    assert not harness.engine.is_alive
+    with pytest.raises(EngineUnavailable):
+        harness.add(make_prompt("hello"))
+
+
+def test_stopping_fails_what_is_not_done_in_time(make_prompt: MakePrompt) -> None:
+    harness = Harness(max_num_seqs=1)
+    harness.engine.start()
+    running = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=4000)
+    waiting = harness.add(make_prompt("hello"))
+    harness.wait(running, outputs=1)
+    began = time.monotonic()
+    harness.engine.stop(timeout=0.2)
+    assert time.monotonic() - began < 5
+    for request in (running, waiting):
+        assert isinstance(harness.outputs[request][-1].error, EngineUnavailable)
+
+
+def test_a_broken_engine_thread_fails_everybody_and_says_so(
+    make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = Harness()
+
+    def broken() -> bool:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(harness.engine, "step", broken)
+    request = harness.add(make_prompt("hello"))
+    harness.engine.start()
+    assert isinstance(harness.wait(request)[-1].error, EngineUnavailable)
+    assert not harness.engine.is_alive
+
+
+def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Any) -> None:
+    for file in DEMO_CHECKPOINT.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(DEMO_CHECKPOINT / "model.safetensors")
+    lost = next(name for name in weights if "visual.blocks.0" in name)
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != lost},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ValueError, match=r"lacks weights: .*visual\.blocks\.0"):
+        Engine(EngineConfig(model=str(tmp_path)), on_output=lambda output: None)
+
+
+def test_max_model_len_beyond_the_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"GLM_MAX_MODEL_LEN=999999 is more"):
+        Harness(max_model_len=999_999)

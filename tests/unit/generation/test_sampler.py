@@ -1,0 +1,115 @@
+"""The sampler against the exact distributions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from glm_engine.request import Prompt, Request, SamplingParams
+from glm_engine.sampler import Sampler
+
+LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
+EOS = frozenset({0})
+
+
+def _request(token_ids: list[int] | None = None, **params: Any) -> Request:
+    empty = np.empty(0, np.int32)
+    prompt = Prompt(
+        "text_input", np.array([4], np.int32), empty, 0, empty.astype(np.uint8), empty, 0
+    )
+    return Request("r", prompt, SamplingParams(**params), token_ids=token_ids or [])
+
+
+def _draws(count: int, **params: Any) -> torch.Tensor:
+    sampler = Sampler(_request(seed=1, **params), EOS)
+    return torch.tensor([sampler.sample(LOGITS)[0] for _ in range(count)])
+
+
+def _expected(keep: list[int], temperature: float = 1.0) -> torch.Tensor:
+    mask = torch.full_like(LOGITS, -torch.inf)
+    mask[keep] = 0
+    return ((LOGITS + mask) / temperature).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("params", "keep", "temperature"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5], 1.0),
+        ({"temperature": 0.5}, [0, 1, 2, 3, 4, 5], 0.5),
+        ({"temperature": 2.0}, [0, 1, 2, 3, 4, 5], 2.0),
+        ({"top_k": 3}, [0, 1, 2], 1.0),
+        ({"top_p": 0.7}, [0, 1], 1.0),  # probabilities 0.56 0.21 0.13 ...: two reach 0.7
+        ({"top_p": 0.01}, [0], 1.0),
+        (
+            {"min_p": 0.2},
+            [0, 1, 2],
+            1.0,
+        ),  # exp(1.0 - 2.0) = 0.37, exp(0.5 - 2) = 0.22, exp(-2) = 0.14
+        ({"top_k": 2, "top_p": 0.99}, [0, 1], 1.0),
+    ],
+)
+def test_draws_follow_the_exact_distribution(
+    params: dict[str, Any], keep: list[int], temperature: float
+) -> None:
+    count = 4000
+    observed = torch.bincount(_draws(count, **params), minlength=len(LOGITS)).double()
+    expected = _expected(keep, temperature).double() * count
+    assert observed[expected == 0].sum() == 0
+    kept = expected > 0
+    chi_square = ((observed[kept] - expected[kept]) ** 2 / expected[kept]).sum().item()
+    assert chi_square < 25  # 5 degrees of freedom: p = 0.0001; the seed is fixed
+
+
+def test_temperature_zero_takes_the_most_likely() -> None:
+    assert set(_draws(50, temperature=0).tolist()) == {0}
+
+
+def test_a_seed_repeats_and_two_seeds_differ() -> None:
+    first = [Sampler(_request(seed=5), EOS).sample(LOGITS)[0] for _ in range(3)]
+    assert len(set(first)) == 1
+    assert _draws(50).tolist() == _draws(50).tolist()
+    other = Sampler(_request(seed=2), EOS)
+    assert [other.sample(LOGITS)[0] for _ in range(50)] != _draws(50).tolist()
+
+
+def test_penalties_and_bias_change_the_scores_as_documented() -> None:
+    def greedy(token_ids: list[int], **params: Any) -> int:
+        return Sampler(_request(token_ids, temperature=0, **params), EOS).sample(LOGITS)[0]
+
+    assert greedy([0], presence_penalty=0.9) == 0
+    assert greedy([0], presence_penalty=1.1) == 1
+    assert greedy([0, 0, 0], frequency_penalty=0.4) == 1
+    assert greedy([0, 0], frequency_penalty=0.4) == 0
+    assert greedy([0], repetition_penalty=2.1) == 1
+    assert greedy([0], repetition_penalty=1.9) == 0
+    assert greedy([], logit_bias={3: 5.0}) == 3
+    assert greedy([], logit_bias={0: -100.0, 99: 100.0}) == 1
+
+
+def test_min_tokens_keeps_the_answer_open() -> None:
+    def greedy(token_ids: list[int]) -> int:
+        request = _request(
+            token_ids, temperature=0, min_tokens=2, stop_token_ids=frozenset({1, 99})
+        )
+        return Sampler(request, EOS).sample(LOGITS)[0]
+
+    assert [greedy([]), greedy([2]), greedy([2, 2])] == [2, 2, 0]
+
+
+def test_logprobs_are_those_of_the_untouched_logits_with_true_ranks() -> None:
+    request = _request(temperature=0, logit_bias={3: 50.0}, logprobs=2)
+    token_id, logprobs = Sampler(request, EOS).sample(LOGITS)
+    exact = LOGITS.log_softmax(-1)
+    assert token_id == logprobs.token_id == 3
+    assert {token: rank for token, (_, rank) in logprobs.entries.items()} == {3: 4, 0: 1, 1: 2}
+    for token, (value, _) in logprobs.entries.items():
+        assert value == pytest.approx(exact[token].item())
+
+
+def test_the_logits_are_left_as_they_were() -> None:
+    before = LOGITS.clone()
+    Sampler(_request([0], presence_penalty=1, logit_bias={1: 1.0}, min_tokens=9), EOS).sample(
+        LOGITS
+    )
+    assert torch.equal(LOGITS, before)

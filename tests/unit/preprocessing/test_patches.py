@@ -1,0 +1,60 @@
+"""Patches against transformers' own image processor."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
+
+from glm_engine.vision import PatchNormalizer
+from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.patches import PatchConfig, patchify, target_size
+
+# Of GLM-4.6V-Flash and of the demo checkpoint: {shortest_edge, longest_edge} of frames x height x
+# width.
+LIMITS = {"real": (12_544, 9_633_792), "demo": (25_088, 39_300)}
+SIZES = [
+    (1, 1), (2, 3), (28, 28), (27, 41), (100, 100), (224, 224), (336, 200), (640, 480), (1, 200),
+    (2000, 10), (1280, 720),
+]  # fmt: skip
+
+
+def _configs(limits: str) -> tuple[PatchConfig, Glm46VImageProcessorPil]:
+    shortest, longest = LIMITS[limits]
+    size = {"shortest_edge": shortest, "longest_edge": longest}
+    return PatchConfig.from_image_processor({"size": size}), Glm46VImageProcessorPil(size=size)
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * 10_007 + height).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_are_bit_for_bit_those_of_the_image_processor(
+    size: tuple[int, int], limits: str
+) -> None:
+    config, processor = _configs(limits)
+    image = _noise(*size)
+    expected = processor(images=[image], return_tensors="pt")
+
+    patches, grid = patchify(image, config, "image[0]")
+    normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
+
+    assert [list(grid)] == expected["image_grid_thw"].tolist()
+    assert torch.equal(normalize(torch.from_numpy(patches)), expected["pixel_values"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 201), (5601, 28), (7, 1600)])
+def test_an_aspect_ratio_above_200_names_the_image(width: int, height: int) -> None:
+    config, _ = _configs("real")
+    with pytest.raises(InvalidInput, match=r"^image\[3\]: .*200 times"):
+        target_size(width, height, config, "image[3]")
+
+
+def test_max_side_shrinks_before_the_checkpoints_limits() -> None:
+    config, _ = _configs("real")
+    assert target_size(4000, 2000, config, "image[0]") == (3080, 1540)
+    assert target_size(4000, 2000, config, "image[0]", max_side=1000) == (1008, 504)
+    assert target_size(400, 200, config, "image[0]", max_side=1000) == (392, 196)
