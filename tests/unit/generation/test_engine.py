@@ -35,10 +35,10 @@ class Reference:
     """transformers' ``generate`` on the same checkpoint, float32, greedy."""
 
     def __init__(self) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            DEMO_CHECKPOINT, dtype=torch.float32
-        ).eval()
-        processor = AutoImageProcessor.from_pretrained(DEMO_CHECKPOINT, backend="pil")
+        model_class: Any = AutoModelForImageTextToText
+        processor_class: Any = AutoImageProcessor
+        self.model = model_class.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
+        processor = processor_class.from_pretrained(DEMO_CHECKPOINT, backend="pil")
         self.normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
 
     def __call__(self, prompt: Prompt, max_tokens: int) -> list[int]:

@@ -1,5 +1,7 @@
 """M-RoPE positions against transformers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def test_positions_and_delta_are_those_of_transformers(
     tokens: list[int], grids: list[tuple[int, int, int]]
 ) -> None:
     with torch.device("meta"):
-        model = Glm4vModel(AutoConfig.from_pretrained(DEMO_CHECKPOINT))
+        model: Any = Glm4vModel(AutoConfig.from_pretrained(DEMO_CHECKPOINT))
     input_ids = torch.tensor([tokens])
     expected, delta = model.get_rope_index(
         input_ids,

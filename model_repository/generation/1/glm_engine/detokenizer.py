@@ -6,7 +6,7 @@ from typing import Any
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable stand-ins of byte-level BPE for the 256 bytes (GPT-2's ``bytes_to_unicode``)."""
+    """Byte-level BPE's printable stand-ins for the 256 bytes (GPT-2's ``bytes_to_unicode``)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     stand_ins = {chr(byte): byte for byte in printable}

@@ -15,7 +15,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Registers every format; Image.open(formats=...) fails on one that is not registered yet.
 Image.init()
 
-_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]+=*\s*")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]+=*\s*")
 
 
 def file_bytes(data: bytes, field: str) -> bytes:

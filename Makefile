@@ -1,0 +1,79 @@
+# `make serve` is all that a fresh machine needs; `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# The first of these that really runs and is 3.11 or 3.12.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& { command -v "$$python"; break; }; done)
+
+BIN := $(VENV)/bin
+# An environment is up to date when it has this file: made by this Python for this pyproject.toml.
+stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
+
+.PHONY: help setup serve test lint types format train-demo eval-demo clean
+
+help: ## Show this help
+	@echo "GLM-4.6V-Flash on Triton Inference Server"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables:"
+	@echo "  PYTHON=/path/to/python3.12  the Python to use (3.11 or 3.12; default: the first found)"
+	@echo "  VENV=folder                 the virtual environment (default: .venv)"
+	@echo "  ARGS=--verbose              with serve: show every line that Triton logs"
+	@echo "  PIP_ARGS='...'              more arguments for pip install. The torch of the plain package"
+	@echo "                              index is the CUDA build (some GB); a CPU-only one needs"
+	@echo "                              PIP_ARGS='--extra-index-url URL' of an index that has it"
+
+setup: ## Make .venv and install what the server needs (quick when nothing changed)
+	@$(call install,serve)
+
+serve: setup ## Start Triton and the frontend, show a first answer; Ctrl-C stops
+	@exec $(BIN)/python -m launcher $(ARGS)
+
+test: ## Run all tests: unit, contract, and e2e over a real Triton
+	@$(call install,test)
+	@$(BIN)/python -m pytest
+
+lint: ## Check style, formatting and types
+	@$(call install,lint)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@$(MAKE) --no-print-directory types
+
+types: ## Check types only
+	@$(call install,lint)
+	$(BIN)/mypy launcher client frontend demo_model tests
+	$(BIN)/mypy model_repository/preprocessing/1/glm_preprocessing model_repository/preprocessing/1/model.py
+	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/model.py
+
+format: ## Format the code and mend what ruff can mend
+	@$(call install,lint)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+train-demo: ## Train the demo checkpoint again (the better part of an hour)
+	@$(call install,train)
+	$(BIN)/python -m demo_model.train
+
+eval-demo: ## Print the demo checkpoint's accuracy per task
+	@$(call install,train)
+	$(BIN)/python -m demo_model.evaluate
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Makes the environment if need be and installs the extra $(1) into it.
+define install
+stamp="$(call stamp,$(1))"; \
+if [ ! -e "$$stamp" ]; then bash launcher/setup.sh "$(PYTHON)" "$(VENV)" "$(1)" $(PIP_ARGS) && touch "$$stamp"; fi
+endef

@@ -1,0 +1,43 @@
+"""Client of the Triton model ``generation``: GLM-4.6V answers questions about pictures, over gRPC.
+
+Example::
+
+    with Client("127.0.0.1:8001") as client:
+        request = GenerationRequest(text_input="What is in this image?", images=[picture])
+        for delta in client.stream(request):
+            print(delta.text, end="")
+"""
+
+from glm_client.aio import AsyncClient
+from glm_client.errors import (
+    DeadlineExceededError,
+    GLMError,
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestCancelledError,
+    UnavailableError,
+)
+from glm_client.sync import Client, DeltaStream
+from glm_client.thinking import ThinkingSplitter, ThinkingText, split_thinking
+from glm_client.types import FinishReason, Generation, GenerationDelta, GenerationRequest
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DeadlineExceededError",
+    "DeltaStream",
+    "FinishReason",
+    "GLMError",
+    "Generation",
+    "GenerationDelta",
+    "GenerationRequest",
+    "InternalError",
+    "InvalidRequestError",
+    "OverloadedError",
+    "RequestCancelledError",
+    "ThinkingSplitter",
+    "ThinkingText",
+    "UnavailableError",
+    "split_thinking",
+]

@@ -1,0 +1,152 @@
+"""The asyncio client. One gRPC stream for each request, all on one channel."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from tritonclient.grpc import InferenceServerException
+from tritonclient.grpc.aio import InferenceServerClient
+
+from glm_client import wire
+from glm_client.errors import InternalError, error_from_status
+from glm_client.types import Generation, GenerationDelta, GenerationRequest
+
+DEFAULT_URL = "127.0.0.1:8001"
+DEFAULT_TIMEOUT = 600.0
+
+_CHANNEL_OPTIONS = [
+    # gRPC's default of 4 MB is less than one photo; the server sets the limit.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that comes back is found within seconds, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+class AsyncClient:
+    """Talks to the model ``generation`` of one Triton server.
+
+    Create it inside a running event loop, use it there only, and close it with :meth:`aclose` or
+    ``async with``. Any number of requests may run at once.
+
+    Args:
+        url: host and port of Triton's gRPC endpoint.
+        timeout: seconds that a request may take in all, where the call names no other limit.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._triton = InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+        self._timeout = timeout
+
+    async def stream(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> AsyncGenerator[GenerationDelta]:
+        """The answer, piece by piece; the last piece has a ``finish_reason``.
+
+        Closing the iterator (``contextlib.aclosing`` is the safe way) or cancelling the task that
+        waits for it cancels the request on the server at once.
+
+        Args:
+            timeout: seconds for the whole answer.
+
+        Raises:
+            GLMError: see :mod:`glm_client.errors`.
+        """
+        async with aclosing(self._deltas(request, stream=True, timeout=timeout)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def generate(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> Generation:
+        """The whole answer. Cancelling the waiting task cancels the request on the server.
+
+        Args and errors are those of :meth:`stream`.
+        """
+        async with aclosing(self._deltas(request, stream=False, timeout=timeout)) as deltas:
+            return _join([delta async for delta in deltas])
+
+    async def server_live(self) -> bool:
+        """Whether Triton can be reached; its models may still be loading."""
+        try:
+            return bool(await self._triton.is_server_live())
+        except InferenceServerException:
+            return False
+
+    async def server_ready(self) -> bool:
+        """Whether Triton can be reached and says that all its models are loaded."""
+        try:
+            return bool(await self._triton.is_server_ready())
+        except InferenceServerException:
+            return False
+
+    async def models_ready(self) -> dict[str, bool]:
+        """For each stage that an answer needs: whether Triton says that it is loaded.
+
+        Triton goes on saying so after a stage's process died; only an answer proves that it lives.
+        """
+        return {stage: await self._model_ready(stage) for stage in wire.STAGES}
+
+    async def aclose(self) -> None:
+        """Close the channel; requests under way are cancelled."""
+        await self._triton.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _model_ready(self, name: str) -> bool:
+        try:
+            return bool(await self._triton.is_model_ready(name))
+        except InferenceServerException:
+            return False
+
+    async def _deltas(
+        self, request: GenerationRequest, *, stream: bool, timeout: float | None
+    ) -> AsyncGenerator[GenerationDelta]:
+        call = self._triton.stream_infer(
+            _one(wire.build_call(request, stream=stream)),
+            stream_timeout=self._timeout if timeout is None else timeout,
+            headers=dict(wire.STREAM_HEADERS),
+        )
+        finished = False
+        try:
+            # Read to the end of the stream, not to the finish reason: cancelling a call whose last
+            # response is out would count as a cancelled request on the server.
+            async for result, error in call:
+                if error is not None:
+                    raise error_from_status(grpc.StatusCode.UNKNOWN, error.message())
+                delta = wire.parse_response(result)
+                finished = finished or delta.finish_reason is not None
+                yield delta
+        except grpc.RpcError as error:
+            raise error_from_status(error.code(), error.details() or "") from None
+        finally:
+            call.cancel()
+        if not finished:
+            raise InternalError("the server ended the stream before the answer was complete")
+
+
+async def _one(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield call
+
+
+def _join(deltas: list[GenerationDelta]) -> Generation:
+    return Generation(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),
+        num_input_tokens=max(delta.num_input_tokens or 0 for delta in deltas),
+        num_image_tokens=max(delta.num_image_tokens or 0 for delta in deltas),
+        num_output_tokens=sum(delta.num_output_tokens for delta in deltas),
+    )

@@ -1,0 +1,156 @@
+"""The blocking client: the asyncio client on an event loop in a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import aclosing
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL, AsyncClient
+from glm_client.errors import RequestCancelledError
+from glm_client.types import Generation, GenerationDelta, GenerationRequest
+
+T = TypeVar("T")
+
+
+class Client:
+    """Blocking twin of :class:`glm_client.aio.AsyncClient`, with the same arguments and errors.
+
+    Any thread may use it. Close it with :meth:`close` or ``with``.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="glm-client", daemon=True
+        )
+        self._thread.start()
+        self._client = self._wait(_create(url, timeout))
+
+    def stream(self, request: GenerationRequest, *, timeout: float | None = None) -> "DeltaStream":
+        """The answer, piece by piece; see :class:`DeltaStream` for how to stop it."""
+        return DeltaStream(self._client, self._loop, request, timeout)
+
+    def generate(self, request: GenerationRequest, *, timeout: float | None = None) -> Generation:
+        """The whole answer. An exception in the waiting thread (Ctrl-C) cancels the request."""
+        return self._wait(self._client.generate(request, timeout=timeout))
+
+    def server_live(self) -> bool:
+        """As :meth:`AsyncClient.server_live`."""
+        return self._wait(self._client.server_live())
+
+    def server_ready(self) -> bool:
+        """As :meth:`AsyncClient.server_ready`."""
+        return self._wait(self._client.server_ready())
+
+    def models_ready(self) -> dict[str, bool]:
+        """As :meth:`AsyncClient.models_ready`."""
+        return self._wait(self._client.models_ready())
+
+    def close(self) -> None:
+        """Cancel what is under way and stop the thread. Closing twice does nothing."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._client.aclose())
+        self._wait(_cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RequestCancelledError("the client was closed") from None
+        finally:
+            future.cancel()
+
+
+class DeltaStream(Iterator[GenerationDelta]):
+    """Iterates over one answer. ``cancel``, also from another thread, or leaving ``with`` stops it.
+
+    After a cancel the iteration ends with RequestCancelledError.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        loop: asyncio.AbstractEventLoop,
+        request: GenerationRequest,
+        timeout: float | None,
+    ) -> None:
+        self._items: SimpleQueue[GenerationDelta | BaseException | None] = SimpleQueue()
+        self._ended = False
+        self._pump: Future[None] = asyncio.run_coroutine_threadsafe(
+            self._run(client, request, timeout), loop
+        )
+        self._pump.add_done_callback(self._put_end)
+
+    def __next__(self) -> GenerationDelta:
+        if self._ended:
+            raise StopIteration
+        try:
+            item = self._items.get()
+        except BaseException:  # Ctrl-C while waiting
+            self.cancel()
+            raise
+        if isinstance(item, GenerationDelta):
+            return item
+        self._ended = True
+        if item is None:
+            raise StopIteration
+        raise item
+
+    def cancel(self) -> None:
+        """Cancel the request on the server, unless it has ended."""
+        self._pump.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    async def _run(
+        self, client: AsyncClient, request: GenerationRequest, timeout: float | None
+    ) -> None:
+        async with aclosing(client.stream(request, timeout=timeout)) as deltas:
+            async for delta in deltas:
+                self._items.put(delta)
+
+    def _put_end(self, pump: Future[None]) -> None:
+        if pump.cancelled():
+            self._items.put(RequestCancelledError("the request was cancelled"))
+        else:
+            self._items.put(pump.exception())
+
+
+async def _create(url: str, timeout: float) -> AsyncClient:
+    return AsyncClient(url, timeout=timeout)  # a channel belongs to the loop that it is made in
+
+
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,74 @@
+"""What goes to the model and what comes back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request for text. Give either ``messages`` or ``text_input``.
+
+    Attributes:
+        messages: a conversation in OpenAI chat form; a part ``{"type": "image"}`` takes the next
+            entry of ``images``.
+        text_input: one user turn as plain text; all ``images`` come before it.
+        images: bytes of image files (or their base64 text, or data URIs), in order.
+        tools: tools in OpenAI form, for the chat template.
+        chat_template_kwargs: for example ``{"enable_thinking": False}``.
+        sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. What is
+            absent is chosen by the server from the checkpoint.
+        request_id: shows up in the server's log.
+        return_token_ids: ask for ``GenerationDelta.token_ids``.
+
+    Raises:
+        ValueError: both or neither of ``messages`` and ``text_input``.
+    """
+
+    messages: Sequence[Mapping[str, Any]] | None = None
+    text_input: str | None = None
+    images: Sequence[bytes] = ()
+    tools: Sequence[Mapping[str, Any]] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    return_token_ids: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.messages is None) == (self.text_input is None):
+            raise ValueError("messages, text_input: give exactly one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDelta:
+    """The next piece of an answer.
+
+    Attributes:
+        text: never ends in the middle of a character; may be empty.
+        token_ids: the tokens of this piece, when the request asked for them.
+        finish_reason: set in the last piece only.
+        num_input_tokens: length of the prompt in tokens; None in pieces that do not repeat it.
+        num_image_tokens: those of ``num_input_tokens`` that stand for pictures.
+        num_output_tokens: tokens in this piece.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    num_input_tokens: int | None = None
+    num_image_tokens: int | None = None
+    num_output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A whole answer. Attributes as in :class:`GenerationDelta`, summed up."""
+
+    text: str
+    finish_reason: FinishReason
+    num_input_tokens: int
+    num_image_tokens: int
+    num_output_tokens: int
+    token_ids: tuple[int, ...] = ()

@@ -1,0 +1,129 @@
+"""The wire contract of the Triton model ``generation``: names and types of its tensors.
+
+The other side is ``model_repository/generation/config.pbtxt``.
+"""
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, cast
+
+import numpy as np
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
+
+from glm_client.types import FinishReason, GenerationDelta, GenerationRequest
+
+MODEL_NAME = "generation"
+STAGES = ("preprocessing", MODEL_NAME)
+"""All models that an answer needs, in the order in which a request passes them."""
+
+INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "text_input": "BYTES",
+        "messages": "BYTES",
+        "tools": "BYTES",
+        "chat_template_kwargs": "BYTES",
+        "image": "BYTES",
+        "stream": "BOOL",
+        "sampling_parameters": "BYTES",
+        "exclude_input_in_output": "BOOL",
+        "return_finish_reason": "BOOL",
+        "return_num_input_tokens": "BOOL",
+        "return_num_output_tokens": "BOOL",
+        "return_token_ids": "BOOL",
+    }
+)
+OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "text_output": "BYTES",
+        "finish_reason": "BYTES",
+        "num_input_tokens": "UINT32",
+        "num_image_tokens": "UINT32",
+        "num_output_tokens": "UINT32",
+        "token_ids": "INT32",
+    }
+)
+
+# Without it an error in a stream carries no status code, only text.
+STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"triton_grpc_error": "true"})
+
+
+def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
+    """The call of tritonclient's ``stream_infer`` for ``request``.
+
+    Args:
+        stream: true for one response per piece of text, false for one with the whole text.
+    """
+    return {
+        "model_name": MODEL_NAME,
+        "inputs": _inputs(request, stream),
+        "outputs": [
+            InferRequestedOutput(name)
+            for name in OUTPUT_DATATYPES
+            if name != "token_ids" or request.return_token_ids
+        ],
+        "request_id": request.request_id,
+    }
+
+
+def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
+    inputs = [
+        _flag("stream", stream),
+        _flag("exclude_input_in_output", True),
+        _flag("return_finish_reason", True),
+        _flag("return_num_input_tokens", True),
+        _flag("return_num_output_tokens", True),
+        _flag("return_token_ids", request.return_token_ids),
+        _bytes("sampling_parameters", _json(request.sampling_parameters)),
+    ]
+    if request.text_input is not None:
+        inputs.append(_bytes("text_input", request.text_input.encode()))
+    for name in ("messages", "tools", "chat_template_kwargs"):
+        value = getattr(request, name)
+        if value is not None:
+            inputs.append(_bytes(name, _json(value)))
+    if request.images:
+        inputs.append(_bytes("image", *request.images))
+    return inputs
+
+
+def _flag(name: str, value: bool) -> InferInput:
+    return _tensor(name, np.array([value], dtype=np.bool_))
+
+
+def _bytes(name: str, *values: bytes) -> InferInput:
+    return _tensor(name, np.array(values, dtype=np.object_))
+
+
+def _tensor(name: str, array: "np.ndarray[Any, Any]") -> InferInput:
+    tensor = InferInput(name, list(array.shape), INPUT_DATATYPES[name])
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_response(result: InferResult) -> GenerationDelta:
+    """One response of the model. Outputs that it lacks keep their defaults."""
+    finish_reason = _first(result, "finish_reason", b"").decode()
+    token_ids = result.as_numpy("token_ids")
+    return GenerationDelta(
+        text=_first(result, "text_output", b"").decode(),
+        token_ids=() if token_ids is None else tuple(token_ids.ravel().tolist()),
+        finish_reason=cast(FinishReason, finish_reason) if finish_reason else None,
+        num_input_tokens=_count(result, "num_input_tokens"),
+        num_image_tokens=_count(result, "num_image_tokens"),
+        num_output_tokens=_count(result, "num_output_tokens") or 0,
+    )
+
+
+def _count(result: InferResult, name: str) -> int | None:
+    value = _first(result, name, None)
+    return None if value is None else int(value)
+
+
+def _first(result: InferResult, name: str, default: Any) -> Any:
+    array = result.as_numpy(name)
+    return default if array is None or not array.size else array.ravel()[0]

@@ -1,0 +1,248 @@
+"""Train the demo checkpoint from scratch: ``python -m demo_model.train``.
+
+First the vision encoder alone with dense auxiliary heads, then everything jointly on questions and
+answers. Seeds are fixed; since each phase ends by the clock, a faster machine takes more steps.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Glm4vForConditionalGeneration, PreTrainedTokenizerFast
+
+from demo_model.architecture import (
+    CellHeads,
+    build_model,
+    image_processor,
+    patches_of,
+    speed_up,
+    start_well,
+)
+from demo_model.examples import IGNORED, SHARED, Batch, Examples
+from demo_model.export import export
+from demo_model.vocabulary import build_tokenizer
+
+SAVE_SECONDS = 180
+
+
+@dataclass
+class Trainee:
+    """What is being trained, and where its state is saved on the way."""
+
+    model: Glm4vForConditionalGeneration
+    heads: CellHeads
+    state_file: Path
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them."""
+        yield from self.model.parameters()
+        yield from self.heads.parameters()
+
+    def save(self) -> None:
+        """Write the weights, so that nothing is lost."""
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        state = {"model": self.model.state_dict(), "heads": self.heads.state_dict()}
+        torch.save(state, self.state_file)
+
+    def restore(self, file: Path) -> None:
+        """Go on from saved weights."""
+        state = torch.load(file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+
+
+class Optimizers:
+    """Muon for the matrices, AdamW for the rest: what learnt fastest here by far."""
+
+    def __init__(self, trainee: Trainee, parameters: Iterable[nn.Parameter], rate: float) -> None:
+        model = trainee.model.model
+        plain = {
+            id(trainee.model.lm_head.weight),
+            id(model.language_model.embed_tokens.weight),
+            id(model.visual.embeddings.position_embedding.weight),
+            id(trainee.heads.linear.weight),
+        }
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim == 2 and id(p) not in plain]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in parameters if id(p) not in chosen]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.03},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True),
+            torch.optim.Muon(
+                matrices, lr=rate, weight_decay=0.03, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            ),
+        ]
+        self._parameters = parameters
+
+    def step(self, loss: torch.Tensor, rate: float) -> None:
+        """One step down the gradient of ``loss``."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+
+def train_vision(
+    trainee: Trainee, tokenizer: PreTrainedTokenizerFast, minutes: float, rate: float, seed: int
+) -> None:
+    """The vision encoder alone, on what each cell of a picture shows."""
+    visual, processor = trainee.model.model.visual, image_processor()
+    optimizers = Optimizers(trainee, [*visual.parameters(), *trainee.heads.parameters()], rate)
+    batches = _batches(Examples(tokenizer, seed + 77, rows=48, questions=0))
+    began, average = time.monotonic(), None
+    for step in range(1, 10**9):
+        done = (time.monotonic() - began) / (minutes * 60)
+        if done >= 1:
+            break
+        batch = next(batches)
+        pixels, grids = patches_of(batch.pictures, processor)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = visual(pixels, grid_thw=grids).pooler_output
+        loss, right = trainee.heads(features.float(), batch.cells)
+        optimizers.step(loss, rate * min(1, step / 100) * (1 - 0.6 * done))
+        current = torch.tensor(right).nan_to_num(0.5)
+        average = current if average is None else 0.95 * average + 0.05 * current
+        if step % 50 == 0:
+            shares = " ".join(f"{share:.3f}" for share in average.tolist())
+            print(
+                f"vision {step:5d} {time.monotonic() - began:5.0f}s loss {loss.item():.3f}"
+                f"  shape colour left right ground zone: {shares}",
+                flush=True,
+            )
+    trainee.save()
+
+
+def train_jointly(
+    trainee: Trainee,
+    tokenizer: PreTrainedTokenizerFast,
+    minutes: float,
+    rate: float,
+    seed: int,
+    rows: int,
+    questions: int,
+) -> None:
+    """Everything, on dialogues, with the auxiliary heads kept at a falling weight."""
+    optimizers = Optimizers(trainee, trainee.parameters(), rate)
+    batches = _batches(Examples(tokenizer, seed + 5, rows, questions))
+    began = saved = time.monotonic()
+    average, waited = 0.0, 0.0
+    for step in range(1, 10**9):
+        done = (time.monotonic() - began) / (minutes * 60)
+        if done >= 1:
+            break
+        before = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - before
+        language, cells, right = _losses(trainee, batch)
+        loss = language + 0.4 * (1 - 0.7 * done) * cells
+        cosine = 0.5 + 0.5 * math.cos(math.pi * done)
+        optimizers.step(loss, rate * min(1, step / 200) * max(0.01, cosine))
+        value = language.item()
+        average = value if step == 1 else 0.98 * average + 0.02 * value
+        if step % 50 == 0:
+            shares = " ".join(f"{share:.2f}" for share in right)
+            print(
+                f"joint {step:5d} {time.monotonic() - began:5.0f}s language {average:.4f}"
+                f" cells {cells.item():.3f} ({shares}) waited {waited:.0f}s",
+                flush=True,
+            )
+        if time.monotonic() - saved > SAVE_SECONDS:
+            saved = time.monotonic()
+            trainee.save()
+    trainee.save()
+
+
+def _losses(trainee: Trainee, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    model: Any = trainee.model
+    pixels, grids = patches_of(batch.pictures, image_processor())
+    length = batch.branches.shape[1]
+    visible = (batch.branches[:, None, :] == SHARED) | (
+        batch.branches[:, None, :] == batch.branches[:, :, None]
+    )
+    visible &= torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill_(~visible, -1e9)[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.model.visual(pixels, grid_thw=grids).pooler_output
+        embeddings = model.get_input_embeddings()(batch.ids)
+        is_image = (batch.ids == model.config.image_token_id)[..., None]
+        embeddings = embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
+        hidden = model.model.language_model(
+            inputs_embeds=embeddings,
+            position_ids=batch.positions,
+            attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
+        wanted = batch.labels[:, 1:]
+        learnt = wanted != IGNORED
+        logits = model.lm_head(hidden[:, :-1][learnt])
+    language = F.cross_entropy(logits.float(), wanted[learnt])
+    cells, right = trainee.heads(features.float(), batch.cells)
+    return language, cells, right
+
+
+def _batches(examples: Examples) -> Iterator[Batch]:
+    return iter(DataLoader(examples, batch_size=None, num_workers=1, prefetch_factor=4))
+
+
+def main() -> None:
+    """Train, then export the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m demo_model.train")
+    parser.add_argument("--vision-minutes", type=float, default=9, help="first phase (default 9)")
+    parser.add_argument("--minutes", type=float, default=60, help="second phase (default 60)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--rows", type=int, default=64, help="conversations in a step")
+    parser.add_argument("--questions", type=int, default=5, help="questions a conversation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="go on from the state of an earlier run")
+    parser.add_argument(
+        "--state", type=Path, default=Path("build/demo-model.pt"), help="weights on the way"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "checkpoint", help="the checkpoint"
+    )
+    arguments = parser.parse_args()
+
+    torch.manual_seed(arguments.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    trainee = Trainee(model, CellHeads(model.lm_head.in_features), arguments.state)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    if arguments.init:
+        trainee.restore(arguments.init)
+    else:
+        start_well(model, image_processor(), arguments.seed)
+    speed_up(model)
+    if arguments.vision_minutes > 0:
+        train_vision(trainee, tokenizer, arguments.vision_minutes, arguments.rate, arguments.seed)
+    if arguments.minutes > 0:
+        train_jointly(
+            trainee,
+            tokenizer,
+            arguments.minutes,
+            arguments.rate,
+            arguments.seed,
+            arguments.rows,
+            arguments.questions,
+        )
+    export(model.state_dict(), tokenizer, arguments.output)
+    print(f"written to {arguments.output}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

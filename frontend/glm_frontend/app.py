@@ -1,0 +1,79 @@
+"""The FastAPI app, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from glm_client import AsyncClient
+from glm_frontend.backend import Backend
+from glm_frontend.errors import install_error_handlers
+from glm_frontend.images.fetch import ImageFetcher, create_transport
+from glm_frontend.middleware import (
+    REQUEST_ID_HEADER,
+    BodyLimitMiddleware,
+    RequestContextMiddleware,
+    UnexpectedErrorMiddleware,
+)
+from glm_frontend.openapi import DocumentedAPI
+from glm_frontend.routers import chat, docs, health, models, multimodal
+from glm_frontend.services import build_services
+from glm_frontend.settings import Settings
+
+
+def create_app(
+    settings: Settings, backend: Backend | None = None, fetcher: ImageFetcher | None = None
+) -> FastAPI:
+    """The app. It connects when it starts, and closes its connections when it stops.
+
+    Args:
+        backend: the model server; by default that of ``settings.triton_url``.
+        fetcher: loads pictures; by default one that may dial out.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        used_backend = backend or AsyncClient(settings.triton_url)
+        used_fetcher = fetcher or ImageFetcher(settings, create_transport())
+        app.state.services = build_services(settings, used_backend, used_fetcher)
+        try:
+            yield
+        finally:
+            await used_fetcher.aclose()
+            await used_backend.aclose()
+
+    app = DocumentedAPI(
+        title="GLM-4.6V-Flash",
+        version=version("glm-triton-server"),
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+    )
+    install_error_handlers(app)
+    for router in (chat.router, multimodal.router, models.router, health.router, docs.router):
+        app.include_router(router)
+    app.mount(docs.ASSETS_PATH, docs.swagger_assets())
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Outermost first: even a 500 has CORS headers, a request id and a log line."""
+    middleware = [Middleware(RequestContextMiddleware)]
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+                expose_headers=[REQUEST_ID_HEADER, "retry-after"],
+            )
+        )
+    middleware.append(Middleware(UnexpectedErrorMiddleware))
+    middleware.append(Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes))
+    return middleware

@@ -1,0 +1,34 @@
+"""What the frontend needs of a model server. ``glm_client.AsyncClient`` has it."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from glm_client import Generation, GenerationDelta, GenerationRequest
+
+
+class Backend(Protocol):
+    """Errors, arguments and cancellation are those of :class:`glm_client.AsyncClient`."""
+
+    def stream(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> AsyncGenerator[GenerationDelta]:
+        """The answer, piece by piece."""
+        ...
+
+    async def generate(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> Generation:
+        """The whole answer."""
+        ...
+
+    async def server_live(self) -> bool:
+        """Whether the server can be reached."""
+        ...
+
+    async def models_ready(self) -> dict[str, bool]:
+        """Whether each stage is loaded."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give all connections up."""
+        ...

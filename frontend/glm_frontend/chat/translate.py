@@ -1,0 +1,108 @@
+"""From a checked HTTP request to the model server's request, and from its field names back."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from glm_client import GenerationRequest
+from glm_frontend.images.fetch import Picture
+from glm_frontend.schemas.chat import ChatCompletionRequest, ImagePart, Message, TextPart
+from glm_frontend.schemas.multimodal import MultimodalRequest
+
+_WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
+_WIRE_SAMPLING = "sampling_parameters."
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A request that lacks but the files of its pictures.
+
+    Attributes:
+        prompt: ``messages`` or ``text_input`` of the model server's request.
+        pictures: in the order in which the prompt refers to them.
+        renamed: from paths on the wire to what the HTTP request calls the same place. Paths below
+            them follow.
+    """
+
+    prompt: Mapping[str, Any]
+    pictures: Sequence[Picture]
+    sampling_parameters: Mapping[str, Any]
+    template_kwargs: Mapping[str, Any]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self, images: Sequence[bytes], request_id: str) -> GenerationRequest:
+        """The model server's request, with the files of ``pictures``."""
+        return GenerationRequest(
+            **self.prompt,
+            images=images,
+            sampling_parameters=self.sampling_parameters,
+            chat_template_kwargs=self.template_kwargs or None,
+            request_id=request_id,
+        )
+
+    def http_param(self, wire_param: str) -> str:
+        """Where in the HTTP request that is which the model server calls ``wire_param``."""
+        if match := _WIRE_IMAGE.match(wire_param):
+            return self.pictures[int(match[1])].param
+        for wire, name in self.renamed.items():
+            if wire_param.startswith(wire):
+                return name + wire_param.removeprefix(wire)
+        return wire_param.removeprefix(_WIRE_SAMPLING)
+
+
+def translate_chat(body: ChatCompletionRequest) -> Translation:
+    """The translation of a chat completion request."""
+    pictures: list[Picture] = []
+    renamed: dict[str, str] = {}
+    messages = []
+    for i, message in enumerate(body.messages):
+        path = f"messages[{i}].content"
+        if isinstance(message.content, TextPart | ImagePart):  # a list of one on the wire
+            renamed[f"{path}[0]"] = path
+        messages.append(_message(message, path, pictures))
+    if body.max_completion_tokens is not None:
+        renamed[f"{_WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
+    kwargs = body.chat_template_kwargs
+    return Translation(
+        prompt={"messages": messages},
+        pictures=pictures,
+        sampling_parameters=body.sampling_parameters(),
+        template_kwargs={} if kwargs is None else kwargs.model_dump(exclude_none=True),
+        renamed=renamed,
+    )
+
+
+def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, Any]:
+    """``message`` for the wire; its pictures are added to ``pictures``."""
+    translated: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
+    match message.content:
+        case list() as parts:
+            translated["content"] = [
+                _part(part, f"{path}[{i}]", pictures) for i, part in enumerate(parts)
+            ]
+        case TextPart() | ImagePart() as part:
+            translated["content"] = [_part(part, path, pictures)]
+        case content:
+            translated["content"] = content
+    if message.reasoning_content is not None:
+        translated["reasoning_content"] = message.reasoning_content
+    return translated
+
+
+def _part(part: TextPart | ImagePart, path: str, pictures: list[Picture]) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    pictures.append(Picture(part.image_url.url, f"{path}.image_url.url"))
+    return {"type": "image"}
+
+
+def translate_multimodal(body: MultimodalRequest, pictures: Sequence[Picture]) -> Translation:
+    """The translation of a multimodal request about ``pictures``, wherever they came from."""
+    return Translation(
+        prompt={"text_input": body.prompt},
+        pictures=pictures,
+        sampling_parameters=body.sampling_parameters(),
+        template_kwargs=body.template_kwargs(),
+        renamed={"text_input": "prompt"},
+    )

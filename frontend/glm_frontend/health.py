@@ -1,0 +1,118 @@
+"""Whether a request could be answered now.
+
+Triton goes on saying "ready" after the process of a stage died, so only an answer is proof: that of
+a real request a moment ago, or else of a tiny one made for this.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from glm_client import GenerationRequest, GLMError, OverloadedError, UnavailableError
+from glm_client.wire import MODEL_NAME, STAGES
+from glm_frontend.backend import Backend
+from glm_frontend.schemas.health import Health, PartState
+
+FRESH_SECONDS = 2.0
+PROBE_TIMEOUT = 5.0
+TRITON = "triton"
+
+
+class HealthProbe:
+    """Checks the backend, at most once in ``FRESH_SECONDS`` and once at a time."""
+
+    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._last_success = float("-inf")
+        self._last_failure = float("-inf")
+        self._failure = _healthy()
+        self._report: Health | None = None
+        self._reported = float("-inf")
+        self._was_live = False
+        self._running: asyncio.Task[Health] | None = None
+
+    def note_success(self) -> None:
+        """A real request just got a piece of its answer."""
+        self._last_success = self._clock()
+
+    def note_failure(self, error: UnavailableError) -> None:
+        """A real request just found a part missing.
+
+        It weighs more than a success: of several processes of a stage one may be dead, and then
+        only some requests fail.
+        """
+        self._last_failure = self._clock()
+        self._failure = _failed(error, "A request")
+
+    async def check(self) -> Health:
+        """The state now, or as of a moment ago."""
+        if self._is_fresh(self._last_failure):
+            return self._failure
+        if self._is_fresh(self._last_success):
+            return _healthy()
+        if self._report is not None and self._is_fresh(self._reported):
+            return self._report
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        # Shielded: the caller's leaving must not end the check of the others.
+        return await asyncio.shield(self._running)
+
+    def _is_fresh(self, moment: float) -> bool:
+        return self._clock() - moment < FRESH_SECONDS
+
+    async def _run(self) -> Health:
+        try:
+            self._report = await self._probe()
+            self._reported = self._clock()
+            return self._report
+        finally:
+            self._running = None
+
+    async def _probe(self) -> Health:
+        if not await self._backend.server_live():
+            # Triton opens its port when its models are loaded, not before.
+            state: PartState = "unreachable" if self._was_live else "loading"
+            return _unhealthy(
+                dict.fromkeys((TRITON, *STAGES), state),
+                "Triton cannot be reached: it is loading the models, or not running.",
+            )
+        self._was_live = True
+        ready = await self._backend.models_ready()
+        if missing := [stage for stage in STAGES if not ready.get(stage)]:
+            return _unhealthy(
+                dict.fromkeys(missing, "loading"), f"Not loaded yet: {', '.join(missing)}."
+            )
+        try:
+            await self._backend.generate(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
+        except OverloadedError:
+            return _unhealthy({MODEL_NAME: "overloaded"}, "The queue is full.")
+        except GLMError as error:
+            return _failed(error, "A test request")
+        return _healthy()
+
+
+_TINY_REQUEST = GenerationRequest(
+    text_input="hi",
+    sampling_parameters={"max_tokens": 1, "temperature": 0},
+    request_id="health",
+)
+
+
+def _failed(error: GLMError, who: str) -> Health:
+    # A dead stage is named in the message; where nothing is, it is the last one's fault.
+    stage = next((stage for stage in STAGES if stage in error.message), MODEL_NAME)
+    return _unhealthy({stage: "failed"}, f"{who} got no answer ({type(error).__name__}).")
+
+
+def _healthy() -> Health:
+    return Health(status="ok", checks=_checks({}), message="Requests are answered.")
+
+
+def _unhealthy(states: dict[str, PartState], message: str) -> Health:
+    return Health(status="unavailable", checks=_checks(states), message=message)
+
+
+def _checks(states: dict[str, PartState]) -> dict[str, PartState]:
+    parts: dict[str, PartState] = dict.fromkeys((TRITON, *STAGES), "ok")
+    return parts | states

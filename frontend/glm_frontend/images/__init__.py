@@ -1,0 +1,1 @@
+"""From what a request names as its pictures to their bytes."""

@@ -1,0 +1,36 @@
+"""Which addresses a server may dial on a stranger's word: public ones only."""
+
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+# IPv6 addresses that stand for an IPv4 address, which has to be public itself. The standard library
+# knows of the mapped, 6to4 and Teredo forms; these two hold it in their last four bytes.
+_IPV4_COMPATIBLE = IPv6Network("::/96")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+
+
+def is_public(address: str) -> bool:
+    """Whether ``address`` belongs to the public internet, and so does an IPv4 address inside it."""
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv4Address):
+        return _is_public_itself(ip)
+    if ip in _NAT64_LOCAL:
+        return False
+    embedded = _embedded(ip)
+    if embedded:
+        return all(_is_public_itself(ipv4) for ipv4 in embedded)
+    return _is_public_itself(ip)
+
+
+def _is_public_itself(ip: IPv4Address | IPv6Address) -> bool:
+    # is_global alone lets multicast through, and, depending on the Python version, reserved ranges.
+    site_local = isinstance(ip, IPv6Address) and ip.is_site_local
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or site_local)
+
+
+def _embedded(ip: IPv6Address) -> list[IPv4Address]:
+    if ip in _IPV4_COMPATIBLE or ip in _NAT64:
+        return [IPv4Address(ip.packed[-4:])]
+    if ip.teredo:
+        return list(ip.teredo)
+    return [ipv4 for ipv4 in (ip.ipv4_mapped, ip.sixtofour) if ipv4]

@@ -1,0 +1,122 @@
+"""What surrounds every request, as pure ASGI: its id and log line, its last resort, its size."""
+
+import logging
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glm_frontend.errors import APIError, internal
+from glm_frontend.logs import LOGGER_NAME
+
+REQUEST_ID_HEADER = "x-request-id"
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+logger = logging.getLogger(LOGGER_NAME)
+
+
+class RequestContextMiddleware:
+    """Gives each request an id (the client's own where it is sane) and writes the access log.
+
+    The id is in ``request.state.request_id`` and in the response's ``x-request-id``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        if not _SANE_REQUEST_ID.fullmatch(request_id):
+            request_id = f"req-{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0  # stays 0 when the request ends without an answer
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            logger.info(
+                "request method=%s path=%s status=%d duration_ms=%.1f client=%s request_id=%s",
+                scope["method"],
+                scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
+                status,
+                (time.perf_counter() - started) * 1000,
+                (scope.get("client") or ("-",))[0],
+                request_id,
+            )
+
+
+class UnexpectedErrorMiddleware:
+    """Turns an exception that nobody expected into a 500 that tells nothing of our insides."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            logger.exception("unexpected error request_id=%s", request_id)
+            if started:
+                raise  # too late for a status; the server cuts the connection
+            await internal().response(request_id)(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            await self._too_large().response(scope["state"]["request_id"])(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, receive_limited, send)
+
+    def _too_large(self) -> APIError:
+        return APIError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The request body has more than the {self._max_bytes} bytes allowed.",
+            code="body_too_large",
+        )

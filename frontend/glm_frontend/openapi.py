@@ -1,0 +1,118 @@
+"""The OpenAPI document: bodies that routes read by themselves, event streams, errors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from glm_frontend.schemas.errors import ErrorResponse
+from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+
+REF = "#/components/schemas/{model}"
+
+DESCRIPTION = """\
+Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API.
+
+Any OpenAI client works with `base_url` set to this server's `/v1`. Every error has OpenAI's shape,
+and every response the header `x-request-id`, which the server's log has too; a request may bring
+its own.
+"""
+
+_ERROR_DESCRIPTIONS: Mapping[int, str] = {
+    400: "The request is wrong; `param` names the field.",
+    401: "The API key is missing or unknown.",
+    404: "The model is not served here.",
+    413: "The body is larger than the server takes.",
+    415: "The body has another content type than those below.",
+    429: "As many requests are under way as the server takes; see `retry-after`.",
+    500: "The server failed.",
+    503: "The model is not available now.",
+    504: "The answer took too long.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documentation of these error responses."""
+    return {
+        status: {"model": ErrorResponse, "description": _ERROR_DESCRIPTIONS[status]}
+        for status in statuses
+    }
+
+
+INFERENCE_ERRORS = errors(*_ERROR_DESCRIPTIONS)
+
+
+def json_response(model: BaseModel) -> Response:
+    """``model`` as JSON, without the fields that were never set."""
+    return Response(model.model_dump_json(exclude_unset=True), media_type="application/json")
+
+
+def json_body(model: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, Any]:
+    """The documentation of a JSON body."""
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(model), "examples": dict(examples)}},
+    }
+
+
+def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
+    """The documentation of the same body as a multipart form; ``files`` may be files."""
+    schema = model.model_json_schema(ref_template=REF)
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    schema["properties"] = schema["properties"] | {
+        name: {"type": "array", "items": file, "description": "A picture's file; repeatable."}
+        for name in files
+    }
+    schema.pop("$defs", None)
+    schema["title"] = f"{model.__name__}Form"
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def event_stream(model: type[BaseModel]) -> dict[str, Any]:
+    """The documentation of an answer that may also be a stream of ``model``."""
+    return {
+        "description": "The answer; with `stream: true` server-sent events, ended by `[DONE]`.",
+        "content": {"text/event-stream": {"schema": _ref(model)}},
+    }
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+class DocumentedAPI(FastAPI):
+    """FastAPI, with the models in its document that only ``openapi_extra`` refers to."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; made once."""
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title,
+                version=self.version,
+                description=DESCRIPTION,
+                routes=self.routes,
+            )
+            _, definitions = models_json_schema(
+                [
+                    (ChatCompletionRequest, "validation"),
+                    (MultimodalRequest, "validation"),
+                    (ChatCompletionChunk, "serialization"),
+                    (MultimodalInferenceChunk, "serialization"),
+                ],
+                ref_template=REF,
+            )
+            schemas = document["components"]["schemas"]
+            schemas.update(definitions["$defs"])
+            # FastAPI's own error for bad parameters, which this server never gives.
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            self.openapi_schema = document
+        return self.openapi_schema

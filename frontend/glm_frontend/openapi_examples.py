@@ -1,0 +1,66 @@
+"""Requests to try from ``/docs``. The pictures are tiny, but real."""
+
+from typing import Any
+
+# A pixel, and a red disc on white of 64 x 64.
+_PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/"
+    "PchI7wAAAABJRU5ErkJggg=="
+)
+_RED_DISC = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEX////cHh7/Hx2WAAAA"
+    "gElEQVR42r3QsQ2DQBBE0cdCQGAZSsAduANTEiVQGqVQAiEB8jm4wFi6xAkTjfbPajXLteo2BKZ7HtQpLQQNA0FLT/DkRjAS"
+    "eQtUJFRCBbPIcPxmTqaBoYha6IvoL7PDVkQHrEX0huVcx0z6PbHIOV1KG8FONgcrNcnrcXrvlfoAVy4aHSoIu8MAAAAASUVO"
+    "RK5CYII="
+)
+
+
+def _question(text: str, picture: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": text},
+                {"type": "image_url", "image_url": {"url": picture}},
+            ],
+        }
+    ]
+
+
+CHAT_EXAMPLES: dict[str, Any] = {
+    "describe": {
+        "summary": "Describe a picture (Chinese)",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("请描述这张图片", _RED_DISC),
+            "max_tokens": 512,
+            "temperature": 0.7,
+        },
+    },
+    "question": {
+        "summary": "What is in this image?",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What is in this image?", _PIXEL),
+            "max_tokens": 128,
+        },
+    },
+    "stream": {
+        "summary": "Streamed, without a thought",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What colour is the disc?", _RED_DISC),
+            "chat_template_kwargs": {"enable_thinking": False},
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    },
+}
+
+MULTIMODAL_EXAMPLES: dict[str, Any] = {
+    "picture": {
+        "summary": "One picture",
+        "value": {"prompt": "What is in this image?", "images": [_RED_DISC]},
+    },
+    "text": {"summary": "Text only", "value": {"prompt": "Who are you?", "max_tokens": 64}},
+}

@@ -1,0 +1,70 @@
+"""``POST /v1/chat/completions``."""
+
+import time
+import uuid
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.chat.chunks import ChunkWriter
+from glm_frontend.chat.translate import translate_chat
+from glm_frontend.disconnect import started, until_disconnect
+from glm_frontend.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
+from glm_frontend.openapi_examples import CHAT_EXAMPLES
+from glm_frontend.schemas.chat import (
+    AssistantMessage,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    Choice,
+)
+from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.sse import EventStream
+from glm_frontend.validation import read_json
+
+router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(require_key)])
+
+
+@router.post(
+    "/chat/completions",
+    summary="Go on with a conversation about pictures and text",
+    response_model=ChatCompletion,
+    responses={200: event_stream(ChatCompletionChunk), **INFERENCE_ERRORS},
+    openapi_extra={"requestBody": json_body(ChatCompletionRequest, CHAT_EXAMPLES)},
+)
+async def create_chat_completion(
+    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+) -> Response:
+    """OpenAI's chat completions, with pictures anywhere in the conversation.
+
+    The model thinks before it answers; the thought is in `reasoning_content`, apart from the
+    answer in `content`. `chat_template_kwargs: {"enable_thinking": false}` turns it off.
+    """
+    body = await read_json(request, ChatCompletionRequest)
+    services.check_model(body.model)
+    translation = translate_chat(body)
+    answer_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+    if body.stream:
+        deltas = services.answerer.stream(translation, request_id)
+        options = body.stream_options
+        writer = ChunkWriter(
+            id=answer_id,
+            created=created,
+            model=body.model,
+            include_usage=options is not None and bool(options.include_usage),
+        )
+        return EventStream(writer.write(await started(request, deltas)), deltas, request_id)
+    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+    message = AssistantMessage(role="assistant", content=answer.content)
+    if answer.reasoning:
+        message.reasoning_content = answer.reasoning
+    return json_response(
+        ChatCompletion(
+            id=answer_id,
+            object="chat.completion",
+            created=created,
+            model=body.model,
+            choices=[Choice(index=0, message=message, finish_reason=answer.finish_reason)],
+            usage=answer.usage,
+        )
+    )

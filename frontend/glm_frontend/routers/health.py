@@ -1,0 +1,26 @@
+"""``GET /v1/health``. Open to everybody: load balancers have no key."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from glm_frontend.schemas.health import Health
+from glm_frontend.services import ServicesDep
+
+router = APIRouter(prefix="/v1", tags=["Health"])
+
+
+@router.get(
+    "/health",
+    summary="Whether a request could be answered now",
+    responses={503: {"model": Health, "description": "No request could be answered now."}},
+)
+async def get_health(services: ServicesDep, response: Response) -> Health:
+    """200 only when a request could be answered now: one was answered a moment ago.
+
+    Otherwise 503, and `checks` tells which part is missing.
+    """
+    health = await services.health.check()
+    if health.status != "ok":
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return health

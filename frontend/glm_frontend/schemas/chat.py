@@ -1,0 +1,239 @@
+"""``POST /v1/chat/completions``, in OpenAI's form."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from glm_client import FinishReason
+from glm_frontend.schemas.common import (
+    PART_TYPE_ERROR,
+    TAG,
+    RequestModel,
+    SamplingParameters,
+    Usage,
+)
+
+Role = Literal["system", "developer", "user", "assistant"]
+
+
+class ImageURL(RequestModel):
+    """Where a picture is."""
+
+    url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="The picture itself as `data:image/png;base64,...` (recommended), or its "
+        "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
+    )
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None, description="Taken for compatibility, without effect: the model chooses the size."
+    )
+
+
+class TextPart(RequestModel):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(RequestModel):
+    """A picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+def _part_tag(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return f"{TAG}{kind}" if kind in ("text", "image_url") else None
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag(f"{TAG}text")] | Annotated[ImagePart, Tag(f"{TAG}image_url")],
+    Discriminator(
+        _part_tag,
+        custom_error_type=PART_TYPE_ERROR,
+        custom_error_message="must be 'text' or 'image_url'",
+    ),
+]
+
+
+def _content_tag(content: Any) -> str | None:
+    match content:
+        case str():
+            return f"{TAG}text"
+        case list():
+            return f"{TAG}parts"
+        case dict() | TextPart() | ImagePart():
+            return f"{TAG}part"
+    return None
+
+
+Content = Annotated[
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[ContentPart], Tag(f"{TAG}parts")]
+    | Annotated[ContentPart, Tag(f"{TAG}part")],
+    Discriminator(
+        _content_tag,
+        custom_error_type="content_type",
+        custom_error_message="must be a string, a list of parts or one part",
+    ),
+]
+
+
+class Message(RequestModel):
+    """One turn of the conversation."""
+
+    role: Role = Field(description="Who speaks; `developer` is the same as `system`.")
+    content: Content | None = Field(
+        None,
+        validate_default=True,
+        description="Text, or a list of text and picture parts, or one such part. Only the "
+        "assistant's may be null.",
+    )
+    reasoning_content: str | None = Field(
+        None, description="The assistant's thought, as an earlier answer of this server gave it."
+    )
+
+    @field_validator("content")
+    @classmethod
+    def _only_the_assistants_may_be_null(
+        cls, content: Content | None, info: ValidationInfo
+    ) -> Content | None:
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("missing", "is required")
+        return content
+
+    @field_validator("reasoning_content")
+    @classmethod
+    def _only_the_assistant_thinks(cls, thought: str | None, info: ValidationInfo) -> str | None:
+        if thought is not None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("not_assistant", "only an assistant message may have one")
+        return thought
+
+
+class StreamOptions(RequestModel):
+    """What a stream holds."""
+
+    include_usage: bool | None = Field(
+        None, description="true: one more chunk before `[DONE]` has the usage. Default false."
+    )
+
+
+class ChatCompletionRequest(SamplingParameters):
+    """A conversation to go on with."""
+
+    model: str = Field(description="The name of the served model; GET /v1/models tells it.")
+    messages: list[Message] = Field(
+        min_length=1, description="The conversation so far; pictures may be anywhere in it."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="OpenAI's newer name of `max_tokens`."
+    )
+    n: Literal[1] | None = Field(None, description="Number of answers; only 1.")
+    stream: bool | None = Field(
+        None,
+        description="true: the answer comes as server-sent events while it is written. "
+        "Default false.",
+    )
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    metadata: dict[str, str] | None = Field(
+        None, description="Taken for compatibility, without effect; nothing is stored."
+    )
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _names_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if value is not None and max_tokens is not None and value != max_tokens:
+            raise PydanticCustomError(
+                "names_disagree", "is the same as max_tokens, and the two differ; give one of them"
+            )
+        return value
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_with_stream(
+        cls, value: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
+        return value
+
+    def sampling_parameters(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        sampling = super().sampling_parameters()
+        if self.max_completion_tokens is not None:
+            sampling["max_tokens"] = self.max_completion_tokens
+        return sampling
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str | None = Field(
+        default=None, description="The model's thought; absent when there is none."
+    )
+
+
+class Choice(BaseModel):
+    """The one answer."""
+
+    index: Literal[0]
+    message: AssistantMessage
+    finish_reason: FinishReason = Field(
+        description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`."
+    )
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="Unix time in seconds.")
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class ChunkDelta(BaseModel):
+    """What is new; fields without news are absent."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The next piece of the one answer."""
+
+    index: Literal[0]
+    delta: ChunkDelta
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One event of a streamed answer.
+
+    The first has the role, the last the finish reason; with `include_usage` one more follows that
+    has no choices but the usage, and all others have a null there. Then comes `[DONE]`.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int = Field(description="Unix time in seconds.")
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None

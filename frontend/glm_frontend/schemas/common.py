@@ -1,0 +1,211 @@
+"""What the bodies of both inference endpoints have in common."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+MAX_STOP_STRINGS = 16
+
+TAG = "~"
+"""Begins the tags of our unions, which pydantic puts into the location of an error."""
+PART_TYPE_ERROR = "part_type"
+"""The error of a union whose ``type`` is missing or unknown."""
+
+UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "annotations": ([],),
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "include_obfuscation": (False,),
+        "logprobs": (False,),
+        "modalities": (["text"],),
+        "moderation": (),
+        "name": (),
+        "parallel_tool_calls": (True, False),
+        "prediction": (),
+        "prompt_cache_key": (),
+        "prompt_cache_retention": (),
+        "reasoning_effort": (),
+        "refusal": (),
+        "response_format": ({"type": "text"},),
+        "safety_identifier": (),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "tool_call_id": (),
+        "tool_calls": ([],),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "top_logprobs": (0,),
+        "verbosity": (),
+        "web_search_options": (),
+    }
+)
+"""Fields of OpenAI's API that this server does not have, each with the values that ask for nothing.
+
+Those values, and null, are let pass; others are refused by name, never ignored.
+"""
+
+StopString = Annotated[str, StringConstraints(min_length=1)]
+Stop = Annotated[
+    list[StopString],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(max_length=MAX_STOP_STRINGS),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOP_STRINGS},
+            ]
+        }
+    ),
+]
+TokenId = Annotated[int, Field(ge=0)]
+TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+
+
+class RequestModel(BaseModel):
+    """A part of a request's body: a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if not _asks_for_nothing(key, value)}
+
+
+def _asks_for_nothing(key: str, value: Any) -> bool:
+    harmless = UNSUPPORTED_FIELDS.get(key)
+    return harmless is not None and (value is None or value in harmless)
+
+
+class ChatTemplateKwargs(RequestModel):
+    """Switches of the model's chat template."""
+
+    enable_thinking: bool | None = Field(
+        None,
+        description="false: answer at once. By default the model thinks first; the thought comes "
+        "as `reasoning_content`.",
+    )
+
+
+class SamplingParameters(RequestModel):
+    """How the answer's tokens are chosen, and when it ends."""
+
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of the answer, its thought included. Default 512, or what the "
+        "context leaves if that is less.",
+        json_schema_extra={"default": 512},
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="0 takes the likeliest token; higher is more random. Default: the "
+        "checkpoint's own.",
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Choose among the likeliest tokens that together have this probability. "
+        "0.9 is a good value. Default: the checkpoint's own.",
+    )
+    top_k: int | None = Field(
+        None,
+        ge=-1,
+        description="Choose among this many of the likeliest tokens; 0 or -1: all. Default: the "
+        "checkpoint's own.",
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out tokens less likely than this fraction of the likeliest one's "
+        "probability. Default 0.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=-(2**63),
+        le=2**63 - 1,
+        description="The same request with the same seed gets the same answer.",
+    )
+    stop: Stop | None = Field(
+        None,
+        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it.",
+    )
+    stop_token_ids: list[TokenId] | None = Field(
+        None, description="Further tokens that end the answer."
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Above 0: less of what was written already. Default 0."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Above 0: less of what was written often. Default 0."
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        gt=0,
+        description="Above 1: less of what the prompt and the answer hold already. Default: the "
+        "checkpoint's own.",
+    )
+    logit_bias: dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, description="From token ids to what is added to their logits, -100 to 100."
+    )
+    min_tokens: int | None = Field(
+        None, ge=0, description="The answer does not end before so many tokens. Default 0."
+    )
+    ignore_eos: bool | None = Field(
+        None, description="true: only `max_tokens` and `stop` end the answer, for benchmarks."
+    )
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(
+        None, description="Switches of the chat template."
+    )
+
+    @field_validator("min_tokens")
+    @classmethod
+    def _min_is_not_above_max(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if value is not None and max_tokens is not None and value > max_tokens:
+            raise PydanticCustomError("above_max_tokens", "must not be greater than max_tokens")
+        return value
+
+    def sampling_parameters(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        return self.model_dump(
+            include=set(SamplingParameters.model_fields) - {"chat_template_kwargs"},
+            exclude_none=True,
+        )
+
+
+class PromptTokensDetails(BaseModel):
+    """What the prompt's tokens stand for."""
+
+    image_tokens: int = Field(description="Tokens of the pictures.")
+
+
+class Usage(BaseModel):
+    """Tokens that a request took."""
+
+    prompt_tokens: int
+    completion_tokens: int = Field(description="Tokens of the answer, its thought included.")
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails

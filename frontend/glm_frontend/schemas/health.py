@@ -1,0 +1,18 @@
+"""``GET /v1/health``."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+PartState = Literal["ok", "loading", "failed", "overloaded", "unreachable"]
+
+
+class Health(BaseModel):
+    """Whether a request could be answered now."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, PartState] = Field(
+        description="The state of each part that an answer needs: `triton` (the server), "
+        "`preprocessing` and `generation` (its two models)."
+    )
+    message: str

@@ -1,0 +1,111 @@
+"""What the endpoints work with, built once when the app starts, and how they get at it."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from glm_frontend.answers import Answerer
+from glm_frontend.auth import KeyRing
+from glm_frontend.backend import Backend
+from glm_frontend.errors import APIError
+from glm_frontend.health import HealthProbe
+from glm_frontend.images.fetch import ImageFetcher
+from glm_frontend.limits import InflightLimiter, Permit
+from glm_frontend.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All state of the app; ``app.state.services``.
+
+    Attributes:
+        started: Unix time in seconds.
+    """
+
+    settings: Settings
+    answerer: Answerer
+    health: HealthProbe
+    keys: KeyRing
+    limiter: InflightLimiter
+    started: int
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse any name but that of the served model; None stands for it.
+
+        Raises:
+            APIError: 404.
+        """
+        served = self.settings.served_model_name
+        if name is not None and name != served:
+            raise APIError(
+                HTTPStatus.NOT_FOUND,
+                f"model: there is no {name!r} here, only {served!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+
+def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) -> Services:
+    """The services over ``backend``; the caller closes that and ``fetcher``."""
+    health = HealthProbe(backend)
+    return Services(
+        settings=settings,
+        answerer=Answerer(backend, fetcher, health, settings.request_timeout),
+        health=health,
+        keys=KeyRing(settings.api_keys),
+        limiter=InflightLimiter(settings.max_inflight),
+        started=int(time.time()),
+    )
+
+
+# All of these are async: FastAPI runs other dependencies in threads.
+async def get_services(request: Request) -> Services:
+    """The app's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+_bearer = HTTPBearer(
+    auto_error=False, description="Only where the server has keys (`GLM_API_KEYS`)."
+)
+
+
+async def require_key(
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> None:
+    """Let the request in only with a known key.
+
+    Raises:
+        APIError: 401.
+    """
+    services.keys.check(None if credentials is None else credentials.credentials)
+
+
+async def get_permit(services: ServicesDep) -> AsyncIterator[Permit]:
+    """A permit, until the response is sent.
+
+    Raises:
+        APIError: 429.
+    """
+    with services.limiter.acquire() as permit:
+        yield permit
+
+
+PermitDep = Annotated[Permit, Depends(get_permit)]
+
+
+async def get_request_id(request: Request) -> str:
+    """The id that the middleware gave the request."""
+    request_id: str = request.state.request_id
+    return request_id
+
+
+RequestIdDep = Annotated[str, Depends(get_request_id)]

@@ -1,0 +1,121 @@
+"""Settings from the environment. A bad value stops the start; nothing falls back to a default."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "GLM_"
+
+_KEY = re.compile(r"[!-~]+")
+_ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
+
+
+class SettingsError(Exception):
+    """One or more settings are bad; the message has a line for each, naming key and value."""
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _origin(value: str) -> str:
+    if not _ORIGIN.fullmatch(value):
+        raise ValueError(f"{value!r} is not an origin such as https://example.com, nor *")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _visible(key: SecretStr) -> SecretStr:
+    if not _KEY.fullmatch(key.get_secret_value()):
+        raise ValueError("a key may only have visible ASCII characters")
+    return key
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+CommaSeparated = NoDecode, BeforeValidator(_split)
+Text = Annotated[str, AfterValidator(_not_blank)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What the frontend reads from the environment; each name there begins with ``GLM_``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: Text = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    triton_url: Text = "127.0.0.1:8001"
+    """Host and port of Triton's gRPC endpoint."""
+    served_model_name: Text = "glm-4.6v-flash"
+    """The only name that requests may give as ``model``."""
+    api_keys: Annotated[
+        tuple[Annotated[SecretStr, AfterValidator(_visible)], ...], *CommaSeparated
+    ] = ()
+    """Bearer keys that are let in, separated by commas; empty: no key is asked for."""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], *CommaSeparated
+    ] = ()
+    """Origins whose pages may call from a browser, separated by commas; ``*`` for any."""
+    max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
+    """Most bytes of a request's body, and of all pictures fetched for one request."""
+    max_images: int = Field(default=16, ge=0)
+    """Most pictures in one request."""
+    max_image_bytes: int = Field(default=20 * 1024**2, ge=1)
+    """Most bytes of one picture's file."""
+    max_inflight: int = Field(default=256, ge=1)
+    """Most requests at once; further ones get a 429."""
+    request_timeout: Seconds = 600
+    """Seconds that an answer may take."""
+    graceful_timeout: Seconds = 30
+    """Seconds that answers under way have to finish when the frontend is stopped."""
+    image_fetch: bool = True
+    """Whether pictures may be given as http(s) URLs."""
+    image_fetch_allowed_hosts: Annotated[tuple[str, ...], *CommaSeparated] = ()
+    """Hosts that pictures may be fetched from, separated by commas; empty: any public host."""
+    image_fetch_timeout: Seconds = 10
+    """Seconds for one picture, redirects included."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        "info"
+    )
+    """Least severe records that are logged."""
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: naming every bad key with its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line for each bad setting: its key, its value (but of keys) and what is wrong with it."""
+    return "\n".join(_line(details) for details in error.errors())
+
+
+def _line(details: Mapping[str, Any]) -> str:
+    reason: str = details["msg"].removeprefix("Value error, ")
+    if not details["loc"]:  # about several settings together
+        return reason
+    name = str(details["loc"][0])
+    value = "" if name == "api_keys" else f"={details['input']!r}"
+    return f"{PREFIX}{name.upper()}{value}: {reason}"

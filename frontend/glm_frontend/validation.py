@@ -1,0 +1,113 @@
+"""From the bytes of a body to a checked model; every error names its field."""
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from glm_frontend.errors import APIError, invalid
+from glm_frontend.schemas.common import PART_TYPE_ERROR, TAG, UNSUPPORTED_FIELDS
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_SHOWN_ERRORS = 3
+MAX_SHOWN_VALUE = 64
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """The body of ``request``, which has to be a JSON object.
+
+    Raises:
+        APIError: 400 or 415.
+    """
+    media_type = content_type(request)
+    if media_type != "application/json":
+        raise APIError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"The content-type has to be application/json, not {media_type or 'absent'}.",
+            code="unsupported_media_type",
+        )
+    try:
+        data = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(None, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    return validate(model, data, strict=True)
+
+
+def content_type(request: Request) -> str:
+    """The media type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
+    """Check ``data``, parsed JSON, against ``model``.
+
+    Args:
+        strict: whether "1" is refused where a number is due.
+
+    Raises:
+        APIError: 400, about the first errors; ``param`` is the first one's field.
+    """
+    if not isinstance(data, dict):
+        raise invalid(None, "The body has to be a JSON object.", code="invalid_json")
+    try:
+        return model.model_validate(data, strict=strict)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    described = [_describe(details) for details in errors[:MAX_SHOWN_ERRORS]]
+    message = "; ".join(f"{param}: {reason}" for param, reason in described)
+    if len(errors) > len(described):
+        message += f"; and {len(errors) - len(described)} more"
+    raise APIError(
+        HTTPStatus.BAD_REQUEST, message, param=described[0][0], code=_code(errors[0])
+    ) from None
+
+
+def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
+    location = [*details["loc"]]
+    kind, reason = details["type"], details["msg"]
+    if kind == "missing":
+        reason = "is required"
+    elif kind == "extra_forbidden" and location[-1] in UNSUPPORTED_FIELDS:
+        reason = "is not supported by this server"
+    elif kind == "extra_forbidden":
+        reason = "is not a known field"
+    elif kind == PART_TYPE_ERROR:
+        location.append("type")
+    elif reason.startswith("Input should be "):
+        reason = "has to be " + reason.removeprefix("Input should be ") + _shown(details["input"])
+    else:
+        reason = reason[0].lower() + reason[1:]
+    return _path(location), reason
+
+
+def _path(location: Sequence[int | str]) -> str:
+    if location[-1] == "[key]":  # pydantic's mark for a bad key, after the key itself
+        location = location[:-1]
+    path = ""
+    for i, step in enumerate(location):
+        is_tag = isinstance(step, str) and step.startswith(TAG) and i < len(location) - 1
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not is_tag:
+            path += f".{step[:MAX_SHOWN_VALUE]}"
+    return path.removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, str | int | float | bool | None):
+        return ""
+    text = json.dumps(value, ensure_ascii=False)
+    return f", not {text}" if len(text) <= MAX_SHOWN_VALUE else ""
+
+
+def _code(details: Mapping[str, Any]) -> str:
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        known = details["loc"][-1] in UNSUPPORTED_FIELDS
+        return "unsupported_field" if known else "unknown_field"
+    return "missing_field" if kind == "missing" else "invalid_value"

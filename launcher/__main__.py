@@ -1,0 +1,41 @@
+"""The command line: ``python -m launcher [--verbose]``."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from pydantic import ValidationError
+
+from launcher.main import log_error, serve
+from launcher.settings import Settings, describe, settings_help
+
+
+def main() -> int:
+    """Returns the exit code: 0 after Ctrl-C or SIGTERM, 1 when something failed, 2 for a bad
+    setting, 130 when a second Ctrl-C cut the stop short."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launcher",
+        description="Starts Triton with the model repository, then the frontend, and stops both "
+        "on Ctrl-C (a second Ctrl-C kills them).",
+        epilog="Settings, by environment (README.md has those of the frontend and the models):\n"
+        + settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--verbose", action="store_true", help="show every line that Triton logs")
+    arguments = parser.parse_args()
+
+    logging.basicConfig(format="%(name)-8s | %(message)s", stream=sys.stdout, level=logging.WARNING)
+    for name in ("launcher", "triton", "frontend"):
+        logging.getLogger(name).setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
+    log = logging.getLogger("launcher")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        log_error(log, describe(error))
+        return 2
+    return asyncio.run(serve(settings, log))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

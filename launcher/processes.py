@@ -1,0 +1,158 @@
+"""A child process in a session of its own: start it, relay its log, stop it with all it started."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+CHILD_SCRIPT = Path(__file__).with_name("child.py")
+TAIL_LINES = 10
+MAX_LINE = 64 * 1024
+# What a program has started gets this long to end after it.
+SESSION_GRACE = 2.0
+
+ReadLine = Callable[[str], int]
+
+
+def _information(line: str) -> int:
+    return logging.INFO
+
+
+class Child:
+    """One started program. Each line it writes is given to `read_line`, which returns the level at
+    which it goes to the logger of the program's name; the last ones above DEBUG stay in `tail`.
+
+    `ended` is done when the program has ended and what it wrote until then is in the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        output: asyncio.StreamReader,
+        stop_timeout: float,
+        read_line: ReadLine,
+    ) -> None:
+        self.name = name
+        self._stop_timeout = stop_timeout
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._process = process
+        self._output = output
+        self._read_line = read_line
+        self._relay = asyncio.create_task(self._relay_output())
+        self.ended = asyncio.create_task(self._wait())
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stop_timeout: float,
+        read_line: ReadLine = _information,
+    ) -> Self:
+        """Starts `command` in a session of its own, so that a Ctrl-C in the terminal reaches only
+        the launcher. `stop_timeout`: seconds that it gets to end after a SIGTERM.
+
+        Call from the main thread (see child.py).
+        """
+        # A pipe of our own: asyncio's wait() would last until every process that the program has
+        # started, and that has inherited its output, has ended too.
+        read_end, write_end = os.pipe()
+        output = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb")
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(CHILD_SCRIPT), str(os.getpid()), *command),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            start_new_session=True,
+        )
+        os.close(write_end)
+        return cls(name, process, output, stop_timeout, read_line)
+
+    @property
+    def exit_words(self) -> str:
+        """How the program ended, for the log. Only once it has."""
+        code = self._process.returncode
+        assert code is not None
+        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    def session_pids(self) -> list[int]:
+        """The program and all that it has started, also after it ended itself."""
+        pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+        return [pid for pid in pids if _live_session(pid) == self._process.pid]
+
+    async def stop(self, force: asyncio.Event) -> None:
+        """SIGTERM; SIGKILL to the whole session after `stop_timeout` or once `force` is set.
+
+        Returns when no process of the session is left.
+        """
+        forced = asyncio.create_task(force.wait())
+        if not self.ended.done():
+            self._process.terminate()
+            await asyncio.wait(
+                {self.ended, forced},
+                timeout=self._stop_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not self.ended.done():
+                reason = "" if force.is_set() else f": it did not end in {self._stop_timeout:g} s"
+                logging.getLogger(self.name).warning("killed%s", reason)
+                self._kill_session()
+        if self.session_pids():
+            await asyncio.wait({forced}, timeout=SESSION_GRACE)
+        forced.cancel()
+        while self.session_pids():
+            self._kill_session()
+            await asyncio.sleep(0.05)
+        await self.ended
+
+    def _kill_session(self) -> None:
+        for pid in self.session_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def _wait(self) -> None:
+        await self._process.wait()
+        # Not to the end of its output, which a process that it left behind may hold open.
+        await asyncio.wait([self._relay], timeout=0.5)
+
+    async def _relay_output(self) -> None:
+        rest = b""
+        while chunk := await self._output.read(MAX_LINE):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._relay_line(line)
+        if rest:
+            self._relay_line(rest)
+
+    def _relay_line(self, line: bytes) -> None:
+        # Of a progress bar, which draws over itself, the last state.
+        text = line.decode(errors="replace").rstrip().rpartition("\r")[2]
+        level = self._read_line(text)
+        if level > logging.DEBUG:
+            self.tail.append(text)
+        logging.getLogger(self.name).log(level, "%s", text)
+
+
+def _live_session(pid: int) -> int | None:
+    """The session of a process; None when it has ended, reaped or not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # pid (name) state ppid pgrp session ...; the name may hold blanks and brackets.
+    state, _, _, session = stat.rpartition(")")[2].split()[:4]
+    return None if state in "ZX" else int(session)

@@ -1,0 +1,131 @@
+"""The launcher's settings, read from the environment (prefix ``GLM_``): the frontend's and its own.
+
+Other ``GLM_*`` variables belong to the models and are passed on as they are.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import DirectoryPath, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+import glm_frontend.settings
+from glm_frontend.settings import PREFIX
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The setting of each port, with the setting of the address that it is bound to.
+PORTS = {
+    "port": "host",
+    "triton_grpc_port": "triton_host",
+    "triton_metrics_port": "triton_host",
+    "triton_http_port": "triton_host",
+}
+
+
+class Settings(glm_frontend.settings.Settings):
+    """All that the frontend reads, so that its bad values stop the start too, and the launcher's.
+
+    Raises pydantic's ValidationError for a bad value; `describe` puts it into words.
+    """
+
+    model_config = SettingsConfigDict(
+        use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+    )
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port that the frontend listens on."""
+    triton_host: str = "127.0.0.1"
+    """Address that Triton's three ports listen on."""
+    triton_grpc_port: int = Field(default=8001, ge=1, le=65535)
+    """Triton's gRPC port."""
+    triton_metrics_port: int = Field(default=8002, ge=1, le=65535)
+    """Triton's port for Prometheus."""
+    triton_http_port: int = Field(default=8003, ge=1, le=65535)
+    """Triton's HTTP port."""
+    triton_exit_timeout: int = Field(default=30, ge=1)
+    """Seconds that requests under way have to finish when Triton is stopped."""
+    start_timeout: float = Field(default=1800, gt=0)
+    """Seconds until the first picture must be answered."""
+    model: str = str(ROOT / "demo_model" / "checkpoint")
+    """Checkpoint: a folder, or the id of one on the hub."""
+    model_repository: DirectoryPath = ROOT / "model_repository"
+    """Triton's model repository."""
+
+    @field_validator("model")
+    @classmethod
+    def _absolute_model(cls, value: str) -> str:
+        """Triton's processes run elsewhere, so a folder is made absolute. A hub id stays."""
+        folder = Path(value).expanduser()
+        if value and folder.is_dir():
+            return str(folder.resolve())
+        if not value or folder.is_absolute() or value.startswith((".", "~")):
+            raise ValueError("no such folder")
+        return value
+
+    @field_validator("model_repository")
+    @classmethod
+    def _absolute_repository(cls, value: Path) -> Path:
+        return value.resolve()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        owner: dict[int, str] = {}
+        for name in PORTS:
+            port = getattr(self, name)
+            if port in owner:
+                raise ValueError(f"{variable(owner[port])} and {variable(name)} are both {port}")
+            owner[port] = name
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """Where this machine reaches the frontend."""
+        return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def triton_grpc_url(self) -> str:
+        """Where this machine reaches Triton's gRPC port, as ``host:port``."""
+        return f"{_reachable(self.triton_host)}:{self.triton_grpc_port}"
+
+    @property
+    def triton_http_url(self) -> str:
+        return f"http://{_reachable(self.triton_host)}:{self.triton_http_port}"
+
+    @property
+    def triton_metrics_url(self) -> str:
+        return f"http://{_reachable(self.triton_host)}:{self.triton_metrics_port}"
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def describe(error: ValidationError) -> str:
+    """One line for each bad setting, with its key, its value and what is wrong with it."""
+    lines = []
+    for detail in error.errors():
+        reason = detail["msg"].removeprefix("Value error, ")
+        if detail["loc"]:
+            name = str(detail["loc"][0])
+            value = "" if name == "api_keys" else f"={detail['input']!r}"
+            reason = f"{variable(name)}{value}: {reason}"
+        lines.append(reason)
+    return "\n".join(lines)
+
+
+def settings_help() -> str:
+    """The launcher's own settings as a table for ``--help``."""
+    return "\n".join(
+        f"  {variable(name):24} {Settings.model_fields[name].description} "
+        f"Default: {Settings.model_fields[name].default}"
+        for name in Settings.__annotations__
+        if name in Settings.model_fields
+    )
+
+
+def _reachable(host: str) -> str:
+    """An address to dial for an address to bind."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,248 @@
+"""Finds tritonserver, in a Triton container or in the nvidia-pytriton wheel, and how to run it.
+
+Of the wheel only the binaries are used. It was built to be driven by its own Python API, so three
+things that a container has must be put together here: a folder with the Python backend and the stub
+of this Python version, the loader's path to the libraries of the wheel, and the one to libpython.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.errors import LaunchError
+from launcher.settings import Settings
+
+CONTAINER = Path("/opt/tritonserver")
+
+# A region per model instance, allocated in full at the start and grown in these steps. The patches
+# of a 1024 px picture are 3.2 MB; Docker's default /dev/shm of 64 MB holds three instances of 16.
+SHM_BYTES = 16 * 1024 * 1024
+
+# What changes the server or shows more than a caller's own request needs the key of this run.
+# Inference, health, metadata and model-config stay open.
+RESTRICTED_APIS = "model-repository,shared-memory,statistics,trace,logging"
+ADMIN_HEADER = "glm-admin-key"
+
+# What Triton says on every machine without a GPU.
+NO_GPU_LINES = (
+    "Error: Failed to initialize NVML",
+    "CudaDriverHelper has not been initialized",
+    "DCGM unable to start",
+)
+LOG_LINE = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ \d+ (?P<source>\S+):\d+\]")
+LEVELS = {"W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+LOADING = re.compile(r"\bloading: (?P<model>[^:]+):\d+")
+LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
+# The server escapes line ends; from "At:" on stands a Python traceback.
+LOAD_FAILED = re.compile(
+    r"failed to load '(?P<model>[^']+)' version \d+: (?:Internal: )?"
+    r"(?P<reason>.*?)(?:\\n\\nAt:.*)?\"?$"
+)
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A tritonserver that can be started on this machine."""
+
+    binary: Path
+    origin: str
+    backends: Path | None = None
+    """A backend folder to give with --backend-directory; None: the server knows its own."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What to set on top of the launcher's own environment."""
+
+    def command(self, settings: Settings, admin_key: str) -> list[str]:
+        """The command line. `admin_key` opens the administrative APIs (header ADMIN_HEADER)."""
+        restricted = f"{RESTRICTED_APIS}:{ADMIN_HEADER}={admin_key}"
+        command = [
+            str(self.binary),
+            f"--model-repository={settings.model_repository}",
+            # Explicit, so that a model whose process died can be loaded again.
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--disable-auto-complete-config",
+            f"--http-address={settings.triton_host}",
+            f"--http-port={settings.triton_http_port}",
+            f"--grpc-address={settings.triton_host}",
+            f"--grpc-port={settings.triton_grpc_port}",
+            f"--metrics-address={settings.triton_host}",
+            f"--metrics-port={settings.triton_metrics_port}",
+            f"--http-restricted-api={restricted}",
+            f"--grpc-restricted-protocol={restricted}",
+            f"--exit-timeout-secs={settings.triton_exit_timeout}",
+            f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
+            f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
+            # Every tensor of ours is on the CPU when Triton holds it.
+            "--pinned-memory-pool-byte-size=0",
+        ]
+        if self.backends is not None:
+            command.append(f"--backend-directory={self.backends}")
+        return command
+
+
+def find_triton(run_folder: Path) -> Triton:
+    """The container's server if there is one, else the wheel's, made ready in `run_folder`.
+
+    Raises LaunchError with what to install when there is none, or when a library is missing.
+    """
+    binary = CONTAINER / "bin" / "tritonserver"
+    if binary.is_file():
+        return Triton(binary, f"Triton of {CONTAINER}")
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise LaunchError(
+            f"no Triton Inference Server: there is no {binary}, and the package nvidia-pytriton is "
+            "not installed (`make setup` installs it)"
+        )
+    return _wheel_triton(Path(spec.submodule_search_locations[0]), run_folder)
+
+
+def _wheel_triton(package: Path, run_folder: Path) -> Triton:
+    python = Path(sys.executable)
+    if not (python.parent / "python3").exists():
+        # Triton's Python processes take their packages from the first python3 on the PATH.
+        raise LaunchError(
+            f"there is no python3 beside {python}: start the launcher from a virtual environment"
+        )
+    backends = run_folder / "backends"
+    assemble_backends(package / "tritonserver", backends)
+    binary = package / "tritonserver" / "bin" / "tritonserver"
+    library_path = [package.parent / "nvidia_pytriton.libs"]
+    stub = backends / "python" / "triton_python_backend_stub"
+    library_path += libpython_folder(loaded_libraries(stub, library_path))
+    missing = {
+        name
+        for program in (binary, stub)
+        for name, path in loaded_libraries(program, library_path).items()
+        if path is None
+    }
+    if missing:
+        raise LaunchError(missing_libraries(missing))
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    return Triton(
+        binary,
+        "Triton of the nvidia-pytriton package",
+        backends,
+        {"PATH": path, "LD_LIBRARY_PATH": _library_path(library_path)},
+    )
+
+
+def assemble_backends(tritonserver: Path, target: Path) -> None:
+    """Links the Python backend and the stub of this Python into ``target/python``."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = tritonserver / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise LaunchError(f"Triton has no Python {version} backend; use Python 3.11 or 3.12")
+    folder = target / "python"
+    folder.mkdir(parents=True)
+    for source in [stub, *(tritonserver / "backends" / "python").iterdir()]:
+        if source.is_file():
+            (folder / source.name).symlink_to(source)
+
+
+def loaded_libraries(program: Path, library_path: Iterable[Path]) -> dict[str, Path | None]:
+    """The shared libraries that `program` would load, by the loader's own word.
+
+    None stands for a library that the loader does not find.
+    """
+    # What ldd does; ldd itself is not installed everywhere.
+    environment = {"LD_TRACE_LOADED_OBJECTS": "1", "LD_LIBRARY_PATH": _library_path(library_path)}
+    listing = subprocess.run(
+        [program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+    found = re.findall(r"^\s*(\S+) => (not found|/\S+)", listing, re.MULTILINE)
+    return {name: None if path == "not found" else Path(path) for name, path in found}
+
+
+def libpython_folder(libraries: Mapping[str, Path | None]) -> list[Path]:
+    """The folder of this Python's own libpython, if the loader would not take that one by itself.
+
+    The stub embeds libpython. A Python outside the system's folders brings its own; one that was
+    built without can use the system's of the same version, if that is installed.
+    """
+    name = libpython_name()
+    for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"):
+        own = Path(folder or "") / name
+        if own.is_file():
+            taken = libraries.get(name)
+            return [] if taken is not None and taken.samefile(own) else [own.parent]
+    return []
+
+
+def libpython_name() -> str:
+    return f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+
+
+def missing_libraries(names: Iterable[str]) -> str:
+    """Which libraries are missing, and the command that installs them on Debian or Ubuntu."""
+    packages = {
+        libpython_name(): libpython_name().removesuffix(".so.1.0"),
+        "libz.so.1": "zlib1g",
+        "libstdc++.so.6": "libstdc++6",
+        "libgcc_s.so.1": "libgcc-s1",
+        "libexpat.so.1": "libexpat1",
+    }
+    names = sorted(names)
+    known = [packages[name] for name in names if name in packages]
+    message = f"Triton needs {', '.join(names)}, which this machine has not."
+    if known:
+        message += f" Install: apt install {' '.join(known)}"
+    if libpython_name() in names:
+        message += (
+            ". (This Python was built without its shared library; one built with --enable-shared, "
+            "or a distribution's, brings it along.)"
+        )
+    return message
+
+
+def line_level(line: str) -> int:
+    """The level of a line of the server's log: its own information is for --verbose only.
+
+    What the models log or print is information.
+    """
+    if not line or line.startswith(("+--", "| ")) or any(noise in line for noise in NO_GPU_LINES):
+        return logging.DEBUG
+    match = LOG_LINE.match(line)
+    if match is None:
+        return logging.INFO
+    of_a_model = match["source"].endswith(".py")
+    return LEVELS.get(match["level"], logging.INFO if of_a_model else logging.DEBUG)
+
+
+class LoadProgress:
+    """What the server's log says about the loading of each model."""
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self._states = dict.fromkeys(sorted(models), "waiting")
+        self.failures: dict[str, str] = {}
+
+    def read(self, line: str) -> None:
+        """Takes in a line of the log."""
+        for pattern, state in ((LOADING, "loading"), (LOADED, "ready"), (LOAD_FAILED, "failed")):
+            if (match := pattern.search(line)) and match["model"] in self._states:
+                self._states[match["model"]] = state
+                if state == "failed":
+                    self.failures[match["model"]] = match["reason"].replace("\\n", "\n")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{model} {state}" for model, state in self._states.items())
+
+
+def models_in(repository: Path) -> list[str]:
+    """The models of a repository; raises LaunchError when there is none."""
+    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if not models:
+        raise LaunchError(f"no model in {repository} (a folder with a config.pbtxt)")
+    return models
+
+
+def _library_path(folders: Iterable[Path]) -> str:
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    return os.pathsep.join([*map(str, folders), *([inherited] if inherited else [])])

@@ -1,0 +1,157 @@
+"""The three sides of the wire hold together: config.pbtxt, the models' adapters, the client.
+
+The sides import nothing from each other, so only this file would notice when one of them changes.
+"""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from glm_client import wire
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+MODELS = ("preprocessing", "generation")
+
+# Triton's name of a type in config.pbtxt, and on the wire.
+DATATYPES = {
+    "TYPE_STRING": "BYTES",
+    "TYPE_BOOL": "BOOL",
+    "TYPE_FP32": "FP32",
+    "TYPE_INT32": "INT32",
+    "TYPE_UINT32": "UINT32",
+    "TYPE_UINT8": "UINT8",
+}
+
+
+def _config(model: str) -> Any:
+    text = (REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _datatypes(tensors: Any) -> dict[str, str]:
+    names = model_config_pb2.DataType.Name
+    return {tensor.name: DATATYPES[names(tensor.data_type)] for tensor in tensors}
+
+
+def _source(model: str) -> ast.Module:
+    return ast.parse((REPOSITORY / model / "1" / "model.py").read_text(encoding="utf-8"))
+
+
+def _strings(model: str) -> set[str]:
+    """Every string literal of an adapter."""
+    return {
+        node.value
+        for node in ast.walk(_source(model))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def _constant(model: str, name: str) -> Any:
+    for node in _source(model).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{model} has no {name}")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_adapter_names_every_tensor_of_its_config(model: str) -> None:
+    config = _config(model)
+    declared = {tensor.name for tensor in (*config.input, *config.output)}
+    assert declared <= _strings(model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_folder_is_the_models_name_and_the_backend_is_python(model: str) -> None:
+    config = _config(model)
+    assert (config.name, config.backend, config.max_batch_size) == (model, "python", 0)
+
+
+def test_only_generation_is_decoupled() -> None:
+    assert _config("generation").model_transaction_policy.decoupled
+    assert not _config("preprocessing").model_transaction_policy.decoupled
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_input_is_optional(model: str) -> None:
+    assert all(tensor.optional for tensor in _config(model).input)
+
+
+def test_the_client_speaks_of_generations_tensors_by_their_types() -> None:
+    config = _config("generation")
+    inputs, outputs = _datatypes(config.input), _datatypes(config.output)
+    assert wire.INPUT_DATATYPES.items() <= inputs.items()
+    assert wire.OUTPUT_DATATYPES.items() <= outputs.items()
+    assert wire.MODEL_NAME == "generation"
+    assert tuple(wire.STAGES) == MODELS
+
+
+def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives() -> None:
+    preprocessing, generation = _config("preprocessing"), _config("generation")
+    handed = _constant("generation", "_PROMPT_INPUTS")
+    assert set(handed) == {tensor.name for tensor in preprocessing.input}
+    for mine in generation.input:
+        for theirs in preprocessing.input:
+            if mine.name == theirs.name:
+                assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
+    asked = _constant("generation", "_PROMPT_OUTPUTS")
+    assert set(asked) == {tensor.name for tensor in preprocessing.output}
+
+
+def test_generation_knows_preprocessings_own_fault_by_its_text() -> None:
+    assert _constant("generation", "_PREPROCESSING_FAULT") in _strings("preprocessing")
+
+
+VLLM_BACKEND_INPUTS = {
+    "text_input": "BYTES",
+    "image": "BYTES",
+    "stream": "BOOL",
+    "sampling_parameters": "BYTES",
+    "exclude_input_in_output": "BOOL",
+    "return_finish_reason": "BOOL",
+    "return_cumulative_logprob": "BOOL",
+    "return_logprobs": "BOOL",
+    "return_num_input_tokens": "BOOL",
+    "return_num_output_tokens": "BOOL",
+}
+VLLM_BACKEND_OUTPUTS = {
+    "text_output": "BYTES",
+    "finish_reason": "BYTES",
+    "cumulative_logprob": "FP32",
+    "logprobs": "BYTES",
+    "num_input_tokens": "UINT32",
+    "num_output_tokens": "UINT32",
+}
+
+
+def test_generation_is_a_superset_of_vllm_backend() -> None:
+    config = _config("generation")
+    assert VLLM_BACKEND_INPUTS.items() <= _datatypes(config.input).items()
+    assert VLLM_BACKEND_OUTPUTS.items() <= _datatypes(config.output).items()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_only_the_adapter_knows_triton_and_nothing_imports_client_or_frontend(model: str) -> None:
+    """A model folder is copied alone to other Tritons."""
+    for file in (REPOSITORY / model / "1").rglob("*.py"):
+        imported = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: a relative import loads a module twice"
+                imported.add((node.module or "").split(".")[0])
+        assert not imported & {"glm_client", "glm_frontend", "launcher", "demo_model", "tests"}
+        if file.name != "model.py":
+            assert "triton_python_backend_utils" not in imported
+        other = "glm_engine" if model == "preprocessing" else "glm_preprocessing"
+        assert other not in imported
+
+
+def test_the_repository_holds_models_only() -> None:
+    """Triton takes every folder here for a model and does not start if one is none."""
+    folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
+    assert folders == set(MODELS)

@@ -1,0 +1,74 @@
+"""Requests that several end-to-end tests make, and the pictures in them."""
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from e2e.launching import Stack
+
+MODEL = "glm-4.6v-flash"
+PICTURES = Path(__file__).parent / "pictures"
+# Drawn by other means than the demo model's training: see pictures/draw.py.
+DESCRIPTIONS = {
+    "browser-1207.jpg": "The number 1207.",
+    "browser-star.png": "A pink star.",
+    "browser-two.png": "A brown square and a green circle.",
+    "hand-blue.png": "Nothing but a blue background.",
+    "hand-circle-64.png": "An orange circle.",
+    "hand-triangle.jpg": "A blue triangle.",
+    "photo-circle.jpg": "A blue circle.",
+    "photo-square.jpg": "A red square.",
+    "photo-star.jpg": "An orange star.",
+    "plot-42.png": "The number 42.",
+    "plot-circle-square.png": "A red circle and a blue square.",
+    "plot-three.jpg": "A green triangle, a yellow star and a purple circle.",
+}
+
+
+def data_uri(name: str) -> str:
+    """A picture of the folder as a client sends it."""
+    kind = "jpeg" if name.endswith(".jpg") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode((PICTURES / name).read_bytes()).decode()
+
+
+def chat(question: str, *pictures: str, **fields: Any) -> dict[str, Any]:
+    """The body of a chat completion with one user turn, greedy unless ``fields`` say otherwise."""
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": data_uri(name)}} for name in pictures
+    ]
+    content = [*parts, {"type": "text", "text": question}]
+    body = {"model": MODEL, "messages": [{"role": "user", "content": content}], "temperature": 0}
+    return body | fields
+
+
+def post(stack: Stack, body: Any, path: str = "/v1/chat/completions") -> requests.Response:
+    """Send a body as JSON."""
+    return requests.post(stack.base_url + path, json=body, timeout=60)
+
+
+def content(response: requests.Response) -> str:
+    """The text of a chat completion."""
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def metrics(stack: Stack) -> dict[str, float]:
+    """Triton's metrics of ours, by name with labels."""
+    lines = requests.get(f"{stack.metrics_url}/metrics", timeout=10).text.splitlines()
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("glm_"))
+    }
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Returns when the condition comes true; fails when it does not."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)

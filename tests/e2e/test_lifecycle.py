@@ -1,0 +1,123 @@
+"""Start, stop and death of the server's processes. Each test has a server of its own."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from e2e.launching import STOP_TIMEOUT, Stack, wait_until
+
+StartStack = Callable[..., Stack]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartStack]:
+    """Starts servers that are cleared away after the test."""
+    started: list[Stack] = []
+
+    def start_stack(**settings: str) -> Stack:
+        started.append(Stack(tmp_path / f"launcher-{len(started)}.log", **settings))
+        return started[-1]
+
+    yield start_stack
+    for server in started:
+        server.kill()
+
+
+def assert_nothing_is_left(server: Stack, regions: set[Path]) -> None:
+    assert server.pids() == []
+    assert [region for region in regions if region.exists()] == []
+    socket.create_server(("127.0.0.1", server.port)).close()
+
+
+def test_ctrl_c_stops_in_order_and_leaves_nothing(start: StartStack) -> None:
+    server = start()
+    server.wait_ready()
+    regions = server.regions()
+    assert len(server.pids("triton_python_backend_stub")) >= 2
+    assert len(regions) >= 2
+    server.interrupt()
+    assert server.wait_stopped() == 0, server.log
+    assert_nothing_is_left(server, regions)
+    assert server.log.index("stopping frontend") < server.log.index("stopping triton")
+    assert "killed" not in server.log
+
+
+def test_ctrl_c_while_models_load(start: StartStack) -> None:
+    server = start()
+    wait_until(lambda: bool(server.regions()), STOP_TIMEOUT)
+    regions = server.regions()
+    server.interrupt()
+    assert server.wait_stopped() == 0, server.log
+    assert_nothing_is_left(server, regions)
+    assert "starting the frontend" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("bin/tritonserver", "triton"), ("glm_frontend", "frontend")]
+)
+def test_death_of_a_part_ends_all(start: StartStack, program: str, name: str) -> None:
+    server = start()
+    server.wait_ready()
+    regions = server.regions()
+    (pid,) = server.pids(program)
+    os.kill(pid, signal.SIGKILL)
+    assert server.wait_stopped() == 1
+    assert f"{name} has ended (signal SIGKILL)" in server.log
+    assert_nothing_is_left(server, regions)
+
+
+def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
+    server = start()
+    server.wait_ready()
+    regions = server.regions()
+    server.process.kill()
+    server.process.wait()
+    wait_until(lambda: not server.pids(), STOP_TIMEOUT)
+    assert_nothing_is_left(server, regions)
+
+
+def test_shared_memory_of_killed_processes_is_removed(start: StartStack) -> None:
+    server = start()
+    server.wait_ready()
+    regions = server.regions()
+    # All at once, the stubs first: nobody is left who could clean up.
+    for pid in [*server.pids("triton_python_backend_stub"), *server.pids("bin/tritonserver")]:
+        os.kill(pid, signal.SIGKILL)
+    assert server.wait_stopped() == 1
+    assert "removed shared memory that Triton left" in server.log
+    assert_nothing_is_left(server, regions)
+
+
+def test_a_taken_port_is_named(start: StartStack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = start(GLM_TRITON_METRICS_PORT=str(port))
+        assert server.wait_stopped() == 1
+    assert f"port {port} is taken by another program (GLM_TRITON_METRICS_PORT={port}" in server.log
+
+
+def test_a_bad_setting_is_named(start: StartStack) -> None:
+    server = start(GLM_PORT="http")
+    assert server.wait_stopped() == 2
+    assert "GLM_PORT='http'" in server.log
+
+
+def test_a_model_that_cannot_be_loaded_is_told(start: StartStack, tmp_path: Path) -> None:
+    server = start(GLM_MODEL=str(tmp_path))
+    assert server.wait_stopped() == 1
+    assert "could not be loaded" in server.log
+    assert_nothing_is_left(server, set())
+
+
+def test_admin_api_needs_the_launcher_s_key(stack: Stack) -> None:
+    index = requests.post(f"{stack.triton_http_url}/v2/repository/index", timeout=10)
+    assert index.status_code == 403
+    unload = f"{stack.triton_http_url}/v2/repository/models/generation/unload"
+    assert requests.post(unload, timeout=10).status_code == 403
+    assert requests.get(f"{stack.triton_http_url}/v2/health/ready", timeout=10).status_code == 200
+    assert requests.get(f"{stack.metrics_url}/metrics", timeout=10).status_code == 200

@@ -1,0 +1,174 @@
+"""Direct clients of Triton: tritonclient alone, vllm_backend's tensor names, generate_stream."""
+
+import base64
+import json
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+from e2e.calls import PICTURES, metrics, wait_for
+from e2e.launching import Stack
+
+HEADERS = {"triton_grpc_error": "true"}
+
+
+def _text(name: str, *values: bytes) -> grpc.InferInput:
+    tensor = grpc.InferInput(name, [len(values)], "BYTES")
+    return tensor.set_data_from_numpy(np.array(values, dtype=object))
+
+
+def _flag(name: str, value: bool) -> grpc.InferInput:
+    return grpc.InferInput(name, [1], "BOOL").set_data_from_numpy(np.array([value]))
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[grpc.InferenceServerClient]:
+    client = grpc.InferenceServerClient(stack.grpc_url)
+    yield client
+    client.close()
+
+
+def _responses(client: grpc.InferenceServerClient, *inputs: Any) -> list[dict[str, Any]]:
+    """All responses of one request, each as {output name: value}; raises its error."""
+    arrived: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(lambda result, error: arrived.put((result, error)), headers=HEADERS)
+    try:
+        client.async_stream_infer("generation", list(inputs), enable_empty_final_response=True)
+        responses = []
+        while True:
+            result, error = arrived.get(timeout=30)
+            if error is not None:
+                raise error
+            response = result.get_response()
+            outputs = {output.name: result.as_numpy(output.name)[0] for output in response.outputs}
+            if outputs:
+                responses.append(outputs)
+            if response.parameters["triton_final_response"].bool_param:
+                return responses
+    finally:
+        client.stop_stream()
+
+
+def test_vllm_backends_call_works_as_it_is(client: grpc.InferenceServerClient) -> None:
+    picture = base64.b64encode((PICTURES / "photo-square.jpg").read_bytes())
+    [response] = _responses(
+        client,
+        _text("text_input", b"What is in this image?"),
+        _text("image", picture),
+        _flag("stream", False),
+        _text("sampling_parameters", b'{"temperature": 0, "max_tokens": 64}'),
+        _flag("exclude_input_in_output", True),
+        _flag("return_finish_reason", True),
+        _flag("return_num_input_tokens", True),
+        _flag("return_num_output_tokens", True),
+        _flag("return_cumulative_logprob", True),
+        _flag("return_logprobs", True),
+    )
+    assert response["text_output"].decode().endswith("A red square.")
+    assert response["finish_reason"] == b"stop"
+    assert response["num_input_tokens"] > 16
+    assert response["num_output_tokens"] == len(json.loads(response["logprobs"]))
+    assert response["cumulative_logprob"] <= 0
+
+
+def test_the_input_comes_first_unless_excluded(client: grpc.InferenceServerClient) -> None:
+    question = _text("text_input", b"Who are you?")
+    greedy = _text("sampling_parameters", b'{"temperature": 0}')
+    [with_input] = _responses(client, question, greedy)
+    [without] = _responses(client, question, greedy, _flag("exclude_input_in_output", True))
+    assert with_input["text_output"] == b"Who are you?" + without["text_output"]
+
+
+def test_a_stream_adds_up_to_the_whole(client: grpc.InferenceServerClient) -> None:
+    inputs = [
+        _text("messages", json.dumps([{"role": "user", "content": "你能做什么？"}]).encode()),
+        _text("sampling_parameters", b'{"temperature": 0}'),
+        _flag("return_num_output_tokens", True),
+        _flag("return_token_ids", True),
+    ]
+    [whole] = _responses(client, *inputs)
+    pieces = _responses(client, *inputs, _flag("stream", True))
+    assert len(pieces) > 3
+    assert b"".join(piece["text_output"] for piece in pieces) == whole["text_output"]
+    for piece in pieces:
+        piece["text_output"].decode()  # never half a character
+    assert sum(int(piece["num_output_tokens"]) for piece in pieces) == whole["num_output_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "messages: is missing"),
+        ([_text("text_input", b"hi"), _text("image", b"no image")], "image[0]: not an image"),
+        ([_text("messages", b"[]")], "messages: "),
+        ([_text("text_input", b"\xff\xfe")], "text_input: is not valid UTF-8"),
+        (
+            [_text("text_input", b"hi"), _text("sampling_parameters", b'{"top_p": 7}')],
+            "sampling_parameters.top_p: ",
+        ),
+        (
+            [_text("text_input", b"hi"), _text("sampling_parameters", b'{"beams": 7}')],
+            "sampling_parameters.beams: is not supported",
+        ),
+    ],
+)
+def test_errors_have_their_code_and_name_the_field(
+    client: grpc.InferenceServerClient, inputs: list[Any], message: str
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        _responses(client, *inputs)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert caught.value.message().startswith(message)
+
+
+def test_generate_and_generate_stream_over_http(stack: Stack) -> None:
+    url = f"{stack.triton_http_url}/v2/models/generation"
+    body: dict[str, Any] = {
+        "text_input": "What is in this image?",
+        "image": base64.b64encode((PICTURES / "plot-42.png").read_bytes()).decode(),
+        "exclude_input_in_output": True,
+        "sampling_parameters": '{"temperature": 0}',
+    }
+    whole = requests.post(f"{url}/generate", json=body, timeout=30).json()["text_output"]
+    assert whole.endswith("The number 42.")
+    events = requests.post(f"{url}/generate_stream", json=body | {"stream": True}, timeout=30).text
+    pieces = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
+    assert "".join(piece["text_output"] for piece in pieces) == whole
+
+
+def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> None:
+    picture = (PICTURES / "plot-42.png").read_bytes()
+    result = client.infer("preprocessing", [_text("text_input", b"hi"), _text("image", picture)])
+    patches, grid = result.as_numpy("patches"), result.as_numpy("image_grid_thw")
+    assert patches.dtype == np.uint8 and patches.shape == (int(grid.prod()), 588)
+    tokens = len(result.as_numpy("input_ids"))
+    assert result.as_numpy("position_ids").shape == (3, tokens)
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("preprocessing", [_text("text_input", b"hi"), _text("tools", b"{")])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_cancelled_stream_frees_its_request(
+    stack: Stack, client: grpc.InferenceServerClient
+) -> None:
+    before = metrics(stack)['glm_requests_total{finish_reason="cancelled"}']
+    arrived: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: arrived.put(result or error))
+    client.async_stream_infer(
+        "generation",
+        [
+            _text("text_input", b"hello"),
+            _flag("stream", True),
+            _text("sampling_parameters", b'{"ignore_eos": true, "max_tokens": 4000}'),
+        ],
+    )
+    arrived.get(timeout=10)
+    client.stop_stream(cancel_requests=True)
+    wait_for(lambda: metrics(stack)["glm_requests_running"] == 0)
+    wait_for(lambda: metrics(stack)['glm_requests_total{finish_reason="cancelled"}'] == before + 1)

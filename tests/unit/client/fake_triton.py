@@ -1,0 +1,110 @@
+"""Stands in for tritonclient's asyncio client: plays a script of responses, and notes the calls."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferenceServerException, InferResult, service_pb2
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+
+def result(**outputs: Any) -> InferResult:
+    """A response of Triton with these outputs: text, bytes, or numpy arrays."""
+    response = service_pb2.ModelInferResponse()
+    for name, value in outputs.items():
+        if isinstance(value, str):
+            value = np.array([value.encode()], dtype=np.object_)
+        tensor = response.outputs.add()
+        tensor.name, tensor.datatype = name, np_to_triton_dtype(value.dtype)
+        tensor.shape.extend(value.shape)
+        is_bytes = value.dtype == np.object_
+        raw = serialize_byte_tensor(value).item() if is_bytes else value.tobytes()
+        response.raw_output_contents.append(raw)
+    return InferResult(response)
+
+
+def count(value: int) -> Any:
+    """A token count as Triton sends it."""
+    return np.array([value], dtype=np.uint32)
+
+
+def rpc_error(status: grpc.StatusCode, message: str) -> grpc.aio.AioRpcError:
+    """What grpc raises when a call ends in ``status``."""
+    return grpc.aio.AioRpcError(status, grpc.aio.Metadata(), grpc.aio.Metadata(), message)
+
+
+ANSWER = (
+    result(text_output="<think>hm", num_output_tokens=count(2), num_input_tokens=count(9)),
+    result(text_output="</think>\nA red", num_output_tokens=count(3)),
+    result(text_output=" circle.", num_output_tokens=count(2), finish_reason="stop"),
+)
+
+
+class FakeCall:
+    """One stream. After the last item of the script it ends; None stands for waiting for ever."""
+
+    def __init__(self, script: Sequence[Any]) -> None:
+        self._script = iter(script)
+        self.cancelled = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Any, Any]:
+        await asyncio.sleep(0)
+        for item in self._script:
+            if item is None:
+                await asyncio.Event().wait()
+            if isinstance(item, InferenceServerException):
+                return None, item
+            if isinstance(item, Exception):
+                raise item
+            return item, None
+        raise StopAsyncIteration
+
+    def cancel(self) -> bool:
+        self.cancelled = True
+        return True
+
+
+class FakeTriton:
+    """Each stream plays ``script``; ``calls`` are what was asked for, ``streams`` the answers."""
+
+    def __init__(self, script: Sequence[Any] = ANSWER, *, reachable: bool = True) -> None:
+        self.script = script
+        self.reachable = reachable
+        self.calls: list[dict[str, Any]] = []
+        self.options: list[dict[str, Any]] = []
+        self.streams: list[FakeCall] = []
+        self.closed = False
+        self._reading: set[asyncio.Task[None]] = set()
+
+    def stream_infer(self, inputs_iterator: Any, **options: Any) -> FakeCall:
+        async def read() -> None:
+            self.calls.extend([call async for call in inputs_iterator])
+
+        task = asyncio.get_running_loop().create_task(read())
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        self.options.append(options)
+        self.streams.append(FakeCall(self.script))
+        return self.streams[-1]
+
+    async def is_server_live(self) -> bool:
+        return self._answer()
+
+    async def is_server_ready(self) -> bool:
+        return self._answer()
+
+    async def is_model_ready(self, name: str) -> bool:
+        return self._answer() and name == "generation"
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _answer(self) -> bool:
+        if not self.reachable:
+            raise InferenceServerException("connection refused", status="StatusCode.UNAVAILABLE")
+        return True

@@ -1,0 +1,119 @@
+"""The asyncio client: answers, errors, and cancelling at once."""
+
+import asyncio
+from contextlib import aclosing
+
+import grpc
+import pytest
+from tritonclient.grpc import InferenceServerException
+
+from glm_client import (
+    AsyncClient,
+    DeadlineExceededError,
+    Generation,
+    GenerationRequest,
+    InternalError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from unit.client.fake_triton import ANSWER, FakeTriton, rpc_error
+
+REQUEST = GenerationRequest(text_input="hi")
+
+
+async def test_stream(triton: FakeTriton) -> None:
+    async with AsyncClient(timeout=7) as client:
+        deltas = [delta async for delta in client.stream(REQUEST)]
+    assert [delta.text for delta in deltas] == ["<think>hm", "</think>\nA red", " circle."]
+    assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
+    assert triton.options[0]["stream_timeout"] == 7
+    assert triton.options[0]["headers"] == {"triton_grpc_error": "true"}
+    assert triton.closed
+
+
+async def test_generate_joins_and_sums(triton: FakeTriton) -> None:
+    generation = await AsyncClient().generate(REQUEST, timeout=3)
+    assert generation == Generation(
+        text="<think>hm</think>\nA red circle.",
+        finish_reason="stop",
+        num_input_tokens=9,
+        num_image_tokens=0,
+        num_output_tokens=7,
+    )
+    assert triton.options[0]["stream_timeout"] == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "image[0]: damaged", InvalidRequestError),
+        (grpc.StatusCode.UNAVAILABLE, "queue full: 8", OverloadedError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceededError),
+    ],
+)
+async def test_errors(
+    triton: FakeTriton, status: grpc.StatusCode, message: str, kind: type[Exception]
+) -> None:
+    triton.script = [ANSWER[0], rpc_error(status, message)]
+    texts = []
+    with pytest.raises(kind):
+        async for delta in AsyncClient().stream(REQUEST):
+            texts.append(delta.text)
+    assert texts == ["<think>hm"]
+    with pytest.raises(kind):
+        await AsyncClient().generate(REQUEST)
+
+
+async def test_an_error_without_a_status_is_internal(triton: FakeTriton) -> None:
+    triton.script = [InferenceServerException("oh no")]
+    with pytest.raises(InternalError, match="oh no"):
+        await AsyncClient().generate(REQUEST)
+
+
+async def test_a_stream_that_ends_early_is_an_error(triton: FakeTriton) -> None:
+    triton.script = ANSWER[:2]
+    with pytest.raises(InternalError, match="before the answer was complete"):
+        await AsyncClient().generate(REQUEST)
+
+
+async def test_closing_the_iterator_cancels(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], None]
+    async with aclosing(AsyncClient().stream(REQUEST)) as deltas:
+        await anext(deltas)
+        assert not triton.streams[0].cancelled
+    assert triton.streams[0].cancelled
+
+
+@pytest.mark.parametrize("method", ["stream", "generate"])
+async def test_cancelling_the_task_cancels(triton: FakeTriton, method: str) -> None:
+    triton.script = [ANSWER[0], None]
+
+    async def work() -> None:
+        client = AsyncClient()
+        if method == "generate":
+            await client.generate(REQUEST)
+        async for _ in client.stream(REQUEST):
+            pass
+
+    task = asyncio.create_task(work())
+    while not triton.calls:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert triton.streams[0].cancelled
+
+
+async def test_readiness(triton: FakeTriton) -> None:
+    client = AsyncClient()
+    assert await client.server_live()
+    assert await client.server_ready()
+    assert await client.models_ready() == {"preprocessing": False, "generation": True}
+
+
+async def test_readiness_of_a_server_that_is_not_there(triton: FakeTriton) -> None:
+    triton.reachable = False
+    client = AsyncClient()
+    assert not await client.server_live()
+    assert not await client.server_ready()
+    assert await client.models_ready() == {"preprocessing": False, "generation": False}

@@ -1,0 +1,92 @@
+"""The command line: what it sends, what it prints, how it exits."""
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from glm_client.cli import main
+from unit.client.fake_triton import FakeTriton, rpc_error
+from unit.client.test_wire import inputs
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG")
+    return str(path)
+
+
+def test_the_answer_alone_goes_to_stdout(
+    triton: FakeTriton, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([picture, picture, "What is this?"]) == 0
+    assert capsys.readouterr() == ("A red circle.\n", "")
+    values = inputs(triton.calls[0])
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is this?"}]
+    assert json.loads(values["messages"][0]) == [{"role": "user", "content": content}]
+    assert values["image"].tolist() == [b"\x89PNG", b"\x89PNG"]
+    assert json.loads(values["sampling_parameters"][0]) == {}
+
+
+def test_options(triton: FakeTriton, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--system", "Be brief.", "--max-tokens", "5", "--temperature", "0", "--top-p", "0.5"]
+    assert main([*options, "--no-thinking", "--timeout", "9", "Why?"]) == 0
+    values = inputs(triton.calls[0])
+    assert json.loads(values["messages"][0])[0] == {"role": "system", "content": "Be brief."}
+    sampling = {"max_tokens": 5, "temperature": 0, "top_p": 0.5}
+    assert json.loads(values["sampling_parameters"][0]) == sampling
+    assert json.loads(values["chat_template_kwargs"][0]) == {"enable_thinking": False}
+    assert triton.options[0]["stream_timeout"] == 9
+
+
+def test_the_thought_goes_to_stderr_on_demand(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--show-thinking", "Why?"]) == 0
+    assert capsys.readouterr() == ("A red circle.\n", "hm")
+
+
+def test_a_server_error_is_one_line(triton: FakeTriton, capsys: pytest.CaptureFixture[str]) -> None:
+    triton.script = [rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "image[0]: not\nan image")]
+    assert main(["Why?"]) == 1
+    assert capsys.readouterr() == ("", "error: image[0]: not an image\n")
+
+
+def test_a_missing_picture_is_wrong_usage(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["nowhere.png", "Why?"]) == 2
+    assert capsys.readouterr().err == "error: nowhere.png: No such file or directory\n"
+    assert not triton.streams
+
+
+@pytest.mark.parametrize("arguments", [[], ["--max-tokens", "x", "Why?"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_a_picture_without_a_question(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([picture])
+    assert stop.value.code == 2
+    assert "the question about" in capsys.readouterr().err
+
+
+def test_ctrl_c_cancels_the_request(triton: FakeTriton) -> None:
+    triton.script = [None]
+
+    def press() -> None:
+        while not triton.calls:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    assert main(["Why?"]) == 130
+    assert triton.streams[0].cancelled

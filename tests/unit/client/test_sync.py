@@ -1,0 +1,97 @@
+"""The blocking client, over the same fake."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from glm_client import (
+    Client,
+    GenerationRequest,
+    InvalidRequestError,
+    RequestCancelledError,
+)
+from unit.client.fake_triton import ANSWER, FakeTriton, rpc_error
+
+REQUEST = GenerationRequest(text_input="hi")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_stream_and_generate(triton: FakeTriton) -> None:
+    with Client() as client:
+        texts = [delta.text for delta in client.stream(REQUEST)]
+        assert client.generate(REQUEST).text == "".join(texts) == "<think>hm</think>\nA red circle."
+        assert client.server_live()
+        assert client.server_ready()
+        assert client.models_ready() == {"preprocessing": False, "generation": True}
+    assert triton.closed
+
+
+def test_an_ended_stream_stays_ended(triton: FakeTriton) -> None:
+    with Client() as client:
+        deltas = client.stream(REQUEST)
+        assert len(list(deltas)) == 3
+        assert list(deltas) == []
+
+
+def test_errors_reach_the_caller(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "messages: no")]
+    with Client() as client:
+        with pytest.raises(InvalidRequestError, match="messages: no"):
+            list(client.stream(REQUEST))
+        with pytest.raises(InvalidRequestError, match="messages: no"):
+            client.generate(REQUEST)
+
+
+def test_a_fault_of_ours_does_not_look_like_an_end(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], ZeroDivisionError()]
+    with Client() as client, pytest.raises(ZeroDivisionError):
+        list(client.stream(REQUEST))
+
+
+def test_cancel_from_another_thread(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], None]
+    with Client() as client:
+        deltas = client.stream(REQUEST)
+        assert next(deltas).text == "<think>hm"
+        threading.Timer(0.01, deltas.cancel).start()
+        with pytest.raises(RequestCancelledError):
+            next(deltas)
+        wait_until(lambda: triton.streams[0].cancelled)
+
+
+def test_leaving_with_cancels(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], None]
+    with Client() as client:
+        with client.stream(REQUEST) as deltas:
+            next(deltas)
+        wait_until(lambda: triton.streams[0].cancelled)
+
+
+def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
+    triton.script = [None]
+    client = Client()
+    errors: list[Exception] = []
+
+    def wait_for_answer() -> None:
+        try:
+            client.generate(REQUEST)
+        except RequestCancelledError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait_for_answer)
+    waiting.start()
+    wait_until(lambda: bool(triton.calls))
+    client.close()
+    waiting.join(5)
+    assert len(errors) == 1
+    assert triton.streams[0].cancelled
+    client.close()  # twice is fine

@@ -1,0 +1,101 @@
+"""Requests and responses as tensors."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.utils import deserialize_bytes_tensor
+
+from glm_client import GenerationDelta, GenerationRequest
+from glm_client.wire import INPUT_DATATYPES, OUTPUT_DATATYPES, build_call, parse_response
+from unit.client.fake_triton import count, result
+
+
+def inputs(call: dict[str, Any]) -> dict[str, Any]:
+    """The values of the call's tensors, as numpy arrays."""
+    values = {}
+    for tensor in call["inputs"]:
+        assert tensor.datatype() == INPUT_DATATYPES[tensor.name()]
+        raw = tensor._get_content()
+        is_bytes = tensor.datatype() == "BYTES"
+        array = deserialize_bytes_tensor(raw) if is_bytes else np.frombuffer(raw, np.bool_)
+        assert array.shape == tuple(tensor.shape())
+        values[tensor.name()] = array
+    return values
+
+
+def test_a_conversation() -> None:
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "是?"}]}]
+    request = GenerationRequest(
+        messages=messages,
+        images=[b"\x89PNG\x00", b""],
+        tools=[{"type": "function"}],
+        chat_template_kwargs={"enable_thinking": False},
+        sampling_parameters={"max_tokens": 5},
+        request_id="r-1",
+    )
+    call = build_call(request, stream=True)
+    values = inputs(call)
+    assert json.loads(values["messages"][0]) == messages
+    assert "是?".encode() in values["messages"][0]
+    assert values["image"].tolist() == [b"\x89PNG\x00", b""]
+    assert json.loads(values["tools"][0]) == [{"type": "function"}]
+    assert json.loads(values["chat_template_kwargs"][0]) == {"enable_thinking": False}
+    assert json.loads(values["sampling_parameters"][0]) == {"max_tokens": 5}
+    assert values["stream"].tolist() == [True]
+    assert (call["model_name"], call["request_id"]) == ("generation", "r-1")
+
+
+def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
+    values = inputs(build_call(GenerationRequest(text_input="hi"), stream=False))
+    assert values["text_input"].tolist() == [b"hi"]
+    assert values["stream"].tolist() == [False]
+    assert not {"messages", "image", "tools", "chat_template_kwargs"} & set(values)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_token_ids_are_asked_for_on_demand(wanted: bool) -> None:
+    call = build_call(GenerationRequest(text_input="hi", return_token_ids=wanted), stream=True)
+    outputs = {output.name() for output in call["outputs"]}
+    assert outputs == set(OUTPUT_DATATYPES) - (set() if wanted else {"token_ids"})
+    assert inputs(call)["return_token_ids"].tolist() == [wanted]
+
+
+@pytest.mark.parametrize("given", [{}, {"messages": [], "text_input": "hi"}])
+def test_one_prompt_has_to_be_given(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="messages, text_input"):
+        GenerationRequest(**given)
+
+
+def test_a_number_that_json_lacks_is_refused() -> None:
+    request = GenerationRequest(text_input="x", sampling_parameters={"temperature": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        build_call(request, stream=True)
+
+
+def test_a_full_response() -> None:
+    response = result(
+        text_output="红",
+        finish_reason="length",
+        num_input_tokens=count(30),
+        num_image_tokens=count(25),
+        num_output_tokens=count(2),
+        token_ids=np.array([7, 8], dtype=np.int32),
+    )
+    assert parse_response(response) == GenerationDelta(
+        text="红",
+        finish_reason="length",
+        num_input_tokens=30,
+        num_image_tokens=25,
+        num_output_tokens=2,
+        token_ids=(7, 8),
+    )
+
+
+def test_a_response_without_outputs_is_empty() -> None:
+    assert parse_response(result()) == GenerationDelta(text="")
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    assert parse_response(result(text_output="a", finish_reason="")).finish_reason is None

@@ -1,0 +1,156 @@
+"""A backend that plays a script, and a client that can leave."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message
+
+from glm_client import Generation, GenerationDelta, GenerationRequest
+
+MODEL = "glm-4.6v-flash"
+CHAT = "/v1/chat/completions"
+MULTIMODAL = "/v1/multi-modal/inference"
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI"
+    "7wAAAABJRU5ErkJggg=="
+)
+
+
+def delta(text: str, **values: Any) -> GenerationDelta:
+    return GenerationDelta(text=text, num_output_tokens=1, **values)
+
+
+ANSWER = (
+    delta("<think>a ", num_input_tokens=30, num_image_tokens=25),
+    delta("thought</th"),
+    delta("ink>\nA red"),
+    delta(" circle.", finish_reason="stop"),
+)
+
+
+class FakeBackend:
+    """Satisfies ``glm_frontend.backend.Backend``.
+
+    ``script`` holds the pieces of every answer; an exception in it is raised, None waits for ever.
+    ``requests`` are those that came, ``cancelled`` counts those that were given up.
+    """
+
+    def __init__(self, script: Sequence[GenerationDelta | Exception | None] = ANSWER) -> None:
+        self.script = script
+        self.live = True
+        self.ready = {"preprocessing": True, "generation": True}
+        self.requests: list[GenerationRequest] = []
+        self.timeouts: list[float | None] = []
+        self.cancelled = 0
+        self.closed = False
+
+    async def stream(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> AsyncGenerator[GenerationDelta]:
+        self.requests.append(request)
+        self.timeouts.append(timeout)
+        finished = False
+        try:
+            for item in self.script:
+                await asyncio.sleep(0)
+                if item is None:
+                    await asyncio.Event().wait()
+                elif isinstance(item, Exception):
+                    finished = True
+                    raise item
+                else:
+                    yield item
+            finished = True
+        finally:
+            self.cancelled += not finished
+
+    async def generate(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> Generation:
+        deltas = [item async for item in self.stream(request, timeout=timeout)]
+        return Generation(
+            text="".join(item.text for item in deltas),
+            finish_reason=deltas[-1].finish_reason or "stop",
+            num_input_tokens=deltas[0].num_input_tokens or 0,
+            num_image_tokens=deltas[0].num_image_tokens or 0,
+            num_output_tokens=len(deltas),
+        )
+
+    async def server_live(self) -> bool:
+        return self.live
+
+    async def models_ready(self) -> dict[str, bool]:
+        return self.ready
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Visitor:
+    """One POST of JSON straight to the app, by a client that leaves when it is told to."""
+
+    def __init__(self, app: ASGIApp, path: str, body: dict[str, Any]) -> None:
+        self.messages: list[Message] = []
+        self._app = app
+        self._body = json.dumps(body).encode()
+        self._left = asyncio.Event()
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"test"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
+        self._sent = False
+
+    async def run(self) -> None:
+        """Returns when the app is done with the request."""
+        await self._app(self._scope, self._receive, self._send)
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self._left.set()
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0]["status"])
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.messages).decode()
+
+    async def _receive(self) -> Message:
+        if not self._sent:
+            self._sent = True
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.messages.append(message)
+
+
+def chat(content: Any = "hi", **fields: Any) -> dict[str, Any]:
+    """The body of a chat completion with one user message."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def picture(url: str = PIXEL) -> dict[str, Any]:
+    """A picture part."""
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def events(text: str) -> list[Any]:
+    """The events of a stream, parsed; its end has to be ``[DONE]``."""
+    *data, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    assert all(line.startswith("data: ") for line in data)
+    return [json.loads(line.removeprefix("data: ")) for line in data]

@@ -1,0 +1,209 @@
+"""``POST /v1/chat/completions``: what is sent to the model, what comes back, and in which order."""
+
+import base64
+import re
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from starlette.testclient import TestClient
+
+from glm_frontend.app import create_app
+from glm_frontend.settings import Settings
+from unit.frontend.fakes import (
+    ANSWER,
+    CHAT,
+    MODEL,
+    PIXEL,
+    FakeBackend,
+    chat,
+    delta,
+    events,
+    picture,
+)
+
+TEXT = {"type": "text", "text": "What is this?"}
+PIXEL_BYTES = base64.b64decode(PIXEL.partition(",")[2])
+USAGE = {
+    "prompt_tokens": 30,
+    "completion_tokens": 4,
+    "total_tokens": 34,
+    "prompt_tokens_details": {"image_tokens": 25},
+}
+
+
+def post(client: TestClient, body: dict[str, Any]) -> Any:
+    response = client.post(CHAT, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_the_response_has_the_manuals_shape(client: TestClient) -> None:
+    answer = post(client, chat([TEXT, picture()]))
+    assert re.fullmatch(r"chatcmpl-\w+", answer.pop("id"))
+    assert isinstance(answer.pop("created"), int)
+    assert answer == {
+        "object": "chat.completion",
+        "model": MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "A red circle.",
+                    "reasoning_content": "a thought",
+                },
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": USAGE,
+    }
+
+
+def test_without_a_thought_there_is_no_field_for_it(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    backend.script = [delta("<|begin_of_box|>Red<|end_of_box|>", finish_reason="length")]
+    choice = post(client, chat())["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "Red"}
+    assert choice["finish_reason"] == "length"
+
+
+def test_pictures_anywhere_in_order(client: TestClient, backend: FakeBackend) -> None:
+    other = "data:image/jpeg;base64,/9j/"
+    body = chat() | {
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [TEXT, picture(), TEXT, picture(other)]},
+            {"role": "assistant", "content": "A dot.", "reasoning_content": "hm"},
+            {"role": "user", "content": picture(other)},
+            {"role": "assistant", "content": None},
+            {"role": "user", "content": TEXT},
+        ]
+    }
+    post(client, body)
+    (request,) = backend.requests
+    image = {"type": "image"}
+    assert request.messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [TEXT, image, TEXT, image]},
+        {"role": "assistant", "content": "A dot.", "reasoning_content": "hm"},
+        {"role": "user", "content": [image]},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": [TEXT]},
+    ]
+    assert request.images == [PIXEL_BYTES, b"\xff\xd8\xff", b"\xff\xd8\xff"]
+
+
+def test_detail_and_user_are_taken(client: TestClient) -> None:
+    part = {"type": "image_url", "image_url": {"url": PIXEL, "detail": "high"}}
+    post(client, chat([part], user="me"))
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_thinking_can_be_chosen(client: TestClient, backend: FakeBackend, value: bool) -> None:
+    post(client, chat(chat_template_kwargs={"enable_thinking": value}))
+    assert backend.requests[0].chat_template_kwargs == {"enable_thinking": value}
+
+
+def test_max_completion_tokens_is_max_tokens(client: TestClient, backend: FakeBackend) -> None:
+    post(client, chat(max_completion_tokens=9))
+    post(client, chat(max_completion_tokens=9, max_tokens=9))
+    assert [request.sampling_parameters for request in backend.requests] == [{"max_tokens": 9}] * 2
+
+
+def test_the_time_limit_is_the_settings(client: TestClient, backend: FakeBackend) -> None:
+    post(client, chat())
+    assert backend.timeouts == [Settings().request_timeout]
+
+
+def test_an_answer_of_this_server_can_be_sent_back(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    message = post(client, chat())["choices"][0]["message"]
+    body = chat()
+    body["messages"] += [message, {"role": "user", "content": "Why?"}]
+    post(client, body)
+    assert backend.requests[1].messages is not None
+    assert backend.requests[1].messages[1] == message
+
+
+@pytest.mark.parametrize("include_usage", [None, False, True])
+def test_the_order_of_a_stream(client: TestClient, include_usage: bool | None) -> None:
+    body = chat(stream=True)
+    if include_usage is not None:
+        body["stream_options"] = {"include_usage": include_usage}
+    response = client.post(CHAT, json=body)
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    chunks = events(response.text)
+    assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
+    assert {(chunk["object"], chunk["model"]) for chunk in chunks} == {
+        ("chat.completion.chunk", MODEL)
+    }
+    if include_usage:
+        last = chunks.pop()
+        assert (last["choices"], last["usage"]) == ([], USAGE)
+        assert all(chunk["usage"] is None for chunk in chunks)
+    else:
+        assert all("usage" not in chunk for chunk in chunks)
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": 0, "delta": piece, "finish_reason": reason}]
+        for piece, reason in [
+            ({"role": "assistant", "content": ""}, None),
+            ({"reasoning_content": "a "}, None),
+            ({"reasoning_content": "thought"}, None),
+            ({"content": "A red"}, None),
+            ({"content": " circle."}, None),
+            ({}, "stop"),
+        ]
+    ]
+
+
+def test_text_that_was_held_back_comes_before_the_finish_reason(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    backend.script = [delta("1 <"), delta("", finish_reason="length")]
+    chunks = events(client.post(CHAT, json=chat(stream=True)).text)
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in chunks] == [
+        "",
+        "1 ",
+        "<",
+        None,
+    ]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+async def test_the_official_sdk(backend: FakeBackend) -> None:
+    app = create_app(Settings(), backend)
+    transport = httpx2.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport) as http,
+        openai.AsyncOpenAI(
+            base_url="http://test/v1", api_key="-", http_client=http, max_retries=0
+        ) as sdk,
+    ):
+        messages: Any = [{"role": "user", "content": [TEXT, picture()]}]
+        answer = await sdk.chat.completions.create(model=MODEL, messages=messages)
+        assert answer.choices[0].message.content == "A red circle."
+        assert answer.usage is not None
+        assert answer.usage.total_tokens == 34
+
+        messages += [answer.choices[0].message, {"role": "user", "content": "Why?"}]
+        stream = await sdk.chat.completions.create(model=MODEL, messages=messages, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(pieces) == "A red circle."
+
+        with pytest.raises(openai.BadRequestError) as bad:
+            await sdk.chat.completions.create(model=MODEL, messages=messages, temperature=3)
+        assert (bad.value.param, bad.value.code) == ("temperature", "invalid_value")
+        with pytest.raises(openai.NotFoundError):
+            await sdk.chat.completions.create(model="other", messages=messages)
+
+        backend.script = [ANSWER[0], RuntimeError()]
+        stream = await sdk.chat.completions.create(model=MODEL, messages=messages, stream=True)
+        with pytest.raises(openai.APIError, match="The server failed"):
+            [chunk async for chunk in stream]
+        assert [model.id async for model in sdk.models.list()] == [MODEL]

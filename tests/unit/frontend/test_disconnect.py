@@ -1,0 +1,108 @@
+"""A client that leaves: its request is cancelled at once, whatever it was doing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from glm_client import GenerationDelta
+from glm_frontend.app import create_app
+from glm_frontend.images.fetch import ImageFetcher
+from glm_frontend.settings import Settings
+from unit.frontend.fakes import ANSWER, CHAT, MULTIMODAL, FakeBackend, Visitor, chat, picture
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat()),
+        (CHAT, chat(stream=True)),
+        (MULTIMODAL, {"prompt": "hi"}),
+        (MULTIMODAL, {"prompt": "hi", "stream": True}),
+    ],
+)
+@pytest.mark.parametrize("script", [[None], [ANSWER[0], None]])
+async def test_leaving_cancels(
+    path: str, body: dict[str, Any], script: list[GenerationDelta | None]
+) -> None:
+    backend = FakeBackend(script)
+    app = create_app(Settings(), backend)
+    async with app.router.lifespan_context(app):
+        visitor = Visitor(app, path, body)
+        running = asyncio.create_task(visitor.run())
+        await wait_until(lambda: bool(backend.requests))
+        await asyncio.sleep(0.01)
+        assert backend.cancelled == 0
+        visitor.leave()
+        async with asyncio.timeout(1):
+            await running
+        assert backend.cancelled == 1
+
+
+async def test_leaving_while_the_connection_is_full_cancels() -> None:
+    """The stream waits in ``send``, not for the backend, when the client leaves."""
+    backend = FakeBackend()
+    app = create_app(Settings(), backend)
+    async with app.router.lifespan_context(app):
+        visitor = Visitor(app, CHAT, chat(stream=True))
+        stuck = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            visitor.messages.append(message)
+            if message["type"] == "http.response.body":
+                stuck.set()
+                await asyncio.Event().wait()
+
+        visitor._send = send  # type: ignore[method-assign]
+        running = asyncio.create_task(visitor.run())
+        await stuck.wait()
+        visitor.leave()
+        async with asyncio.timeout(1):
+            await running
+        assert backend.cancelled == 1
+
+
+async def test_leaving_while_a_picture_is_fetched_stops_the_fetch() -> None:
+    fetching, stopped = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        fetching.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        raise AssertionError
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["93.184.215.14"]
+
+    settings, backend = Settings(), FakeBackend()
+    fetcher = ImageFetcher(settings, httpx2.MockTransport(handle), resolve)
+    app = create_app(settings, backend, fetcher)
+    async with app.router.lifespan_context(app):
+        visitor = Visitor(app, CHAT, chat([picture("https://example.com/a.png")]))
+        running = asyncio.create_task(visitor.run())
+        await fetching.wait()
+        visitor.leave()
+        async with asyncio.timeout(1):
+            await running
+            await stopped.wait()
+    assert not backend.requests
+
+
+async def test_a_finished_stream_is_not_cancelled() -> None:
+    backend = FakeBackend()
+    app = create_app(Settings(), backend)
+    async with app.router.lifespan_context(app):
+        visitor = Visitor(app, CHAT, chat(stream=True))
+        await visitor.run()
+        assert visitor.text.endswith("data: [DONE]\n\n")
+        assert backend.cancelled == 0

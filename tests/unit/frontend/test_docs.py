@@ -1,0 +1,95 @@
+"""The documentation: complete, right, and all from this server."""
+
+import re
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from unit.frontend.fakes import CHAT, MULTIMODAL
+
+
+@pytest.fixture
+def document(client: TestClient) -> Any:
+    return client.get("/openapi.json").json()
+
+
+def test_the_page_asks_nobody_else(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.search(r"(?:https?:)?//[\w.-]+\.\w+", page.text)
+    assert '"validatorUrl": null' in page.text
+    assets = re.findall(r'(?:href|src)="([^"]+)"', page.text)
+    assert len(assets) == 3
+    for asset in assets:
+        assert client.get(f"/{asset}").status_code == 200
+
+
+def test_the_front_door_leads_to_the_docs(client: TestClient) -> None:
+    response = client.get("/", follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (307, "docs")
+
+
+def test_all_endpoints_are_there(document: Any) -> None:
+    assert {(path, *methods) for path, methods in document["paths"].items()} == {
+        (CHAT, "post"),
+        (MULTIMODAL, "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{model_id}", "get"),
+        ("/v1/health", "get"),
+    }
+
+
+def test_every_reference_leads_somewhere(document: Any) -> None:
+    references = set(re.findall(r"'\$ref': '#/components/schemas/([^']+)'", str(document)))
+    assert references
+    assert references <= set(document["components"]["schemas"])
+
+
+def test_fields_are_described_with_default_and_range(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    fields = schemas["ChatCompletionRequest"]["properties"]
+    assert fields["max_tokens"]["default"] == 512
+    assert {"minimum": 0.0, "maximum": 2.0, "type": "number"} in fields["temperature"]["anyOf"]
+    for name in ("ChatCompletionRequest", "MultimodalRequest"):
+        missing = [
+            field
+            for field, schema in schemas[name]["properties"].items()
+            if not schema.get("description")
+        ]
+        assert missing == []
+
+
+def test_both_content_types_are_documented(document: Any) -> None:
+    content = document["paths"][MULTIMODAL]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    form = content["multipart/form-data"]["schema"]
+    assert form["required"] == ["prompt"]
+    assert {"prompt", "image", "images", "max_tokens"} <= set(form["properties"])
+
+
+def test_errors_are_documented(document: Any) -> None:
+    responses = document["paths"][CHAT]["post"]["responses"]
+    assert set(responses) == {
+        *("200", "400", "401", "404", "413", "415", "429", "500", "503", "504")
+    }
+    for status, response in responses.items():
+        if status != "200":
+            schema = response["content"]["application/json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+    assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert "422" not in str(document)
+
+
+def test_the_key_is_documented(document: Any) -> None:
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert document["paths"][CHAT]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in document["paths"]["/v1/health"]["get"]
+
+
+@pytest.mark.parametrize("path", [CHAT, MULTIMODAL])
+def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    assert content["examples"]
+    for example in content["examples"].values():
+        assert client.post(path, json=example["value"]).status_code == 200

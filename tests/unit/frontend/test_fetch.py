@@ -1,0 +1,379 @@
+"""Pictures from data URIs and from the network, and everything that must not be fetched."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import httpx2
+import pytest
+
+from glm_frontend.errors import APIError
+from glm_frontend.images.fetch import ImageFetcher, Picture, resolve
+from glm_frontend.settings import Settings
+from unit.frontend.fakes import PIXEL
+
+PUBLIC = "93.184.215.14"
+BYTES = b"\x89PNG picture"
+BASE64 = base64.b64encode(BYTES).decode()
+URL = "https://pictures.example/a.png"
+PNG = {"content-type": "image/png"}
+
+
+class Web:
+    """Every host is at ``addresses``; ``answer`` answers; ``requests`` are those that were sent."""
+
+    def __init__(
+        self,
+        answer: Callable[[httpx2.Request], httpx2.Response] | None = None,
+        addresses: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.requests: list[httpx2.Request] = []
+        self._answer = answer or (lambda request: png())
+        self._addresses = addresses or {}
+
+    def fetcher(self, **settings: Any) -> ImageFetcher:
+        return ImageFetcher(Settings(**settings), httpx2.MockTransport(self._send), self._resolve)
+
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(request)
+        return self._answer(request)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+        return self._addresses.get(host, [PUBLIC])
+
+
+def png(body: bytes = BYTES, headers: Mapping[str, str] = PNG) -> httpx2.Response:
+    return httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(body))
+
+
+def redirect(location: str, status: int = 302) -> httpx2.Response:
+    return httpx2.Response(status, headers={"location": location})
+
+
+async def load(
+    source: str | bytes, *, plain: bool = False, web: Web | None = None, **settings: Any
+) -> bytes:
+    fetcher = (web or Web()).fetcher(**settings)
+    (data,) = await fetcher.load_all([Picture(source, "here", plain_base64=plain)])
+    return data
+
+
+async def refused(source: str | bytes, **options: Any) -> APIError:
+    with pytest.raises(APIError) as error:
+        await load(source, **options)
+    assert (error.value.status, error.value.param) == (400, "here")
+    assert error.value.message.startswith("here: ")
+    return error.value
+
+
+# Inline
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/png;base64,{BASE64}",
+        f"DATA:IMAGE/PNG;BASE64,{BASE64}",
+        f"data:image/png;name=a.png;base64,{BASE64}",
+        f"data:image/png;base64,{BASE64.rstrip('=')}",
+        f"  data:image/png;base64,\n{BASE64[:7]}\r\n{BASE64[7:]} \n",
+        f"data:image/png;base64,{BASE64.replace('=', '%3D')}",
+    ],
+)
+async def test_data_uris(uri: str) -> None:
+    assert await load(uri) == BYTES
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64,abc!",
+        "data:image/png;base64,/9j/4AAQSkZJRgABAQE...",
+        "data:image/png;base64,A",
+        "data:image/png;base64,QUJD=QUJD",
+        "data:image/png;base64,图片",
+        f"data:image/png,{BASE64}",
+        f"data:text/plain;base64,{BASE64}",
+        f"data:;base64,{BASE64}",
+        f"data:image/png;base64{BASE64}",
+        "data:",
+    ],
+)
+async def test_broken_data_uris_point_to_the_prefix(uri: str) -> None:
+    error = await refused(uri)
+    assert error.code == "invalid_base64"
+    assert "base64" in error.message
+    assert "the prefix data:image/xxx;base64, must be complete" in error.message
+
+
+async def test_an_empty_picture() -> None:
+    assert (await refused("data:image/png;base64,")).code == "empty_image"
+    assert (await refused(b"")).code == "empty_image"
+
+
+async def test_plain_base64_only_where_it_is_allowed() -> None:
+    assert await load(BASE64, plain=True) == BYTES
+    error = await refused(BASE64)
+    assert "the prefix data:image/xxx;base64, must be complete" in error.message
+
+
+@pytest.mark.parametrize("size", [9, 10, 11])
+async def test_the_size_limit_inline(size: int) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(b"x" * size).decode()
+    for source in (uri, b"x" * size):
+        if size <= 10:
+            assert await load(source, max_image_bytes=10) == b"x" * size
+        else:
+            assert (await refused(source, max_image_bytes=10)).code == "image_too_large"
+
+
+async def test_order_and_number() -> None:
+    sources: list[str | bytes] = [b"1", URL, PIXEL, b"2", URL]
+    pictures = [Picture(source, f"p{i}") for i, source in enumerate(sources)]
+    files = await Web().fetcher(max_images=5).load_all(pictures)
+    assert [files[i] for i in (0, 1, 3, 4)] == [b"1", BYTES, b"2", BYTES]
+    with pytest.raises(APIError) as error:
+        await Web().fetcher(max_images=4).load_all(pictures)
+    assert (error.value.param, error.value.code) == ("p4", "too_many_images")
+
+
+async def test_no_pictures() -> None:
+    assert await Web().fetcher(max_images=0).load_all([]) == []
+
+
+# From the network
+
+
+async def test_fetch_dials_the_checked_address() -> None:
+    web = Web()
+    assert await load("https://pictures.example:8443/a.png?b=c#d", web=web) == BYTES
+    (request,) = web.requests
+    assert str(request.url).startswith(f"https://{PUBLIC}:8443/a.png?b=c")
+    assert request.headers["host"] == "pictures.example:8443"
+    assert request.extensions["sni_hostname"] == "pictures.example"
+    assert request.headers["accept-encoding"] == "identity"
+
+
+async def test_fetch_from_an_ipv6_address() -> None:
+    web = Web(addresses={"pictures.example": ["2606:4700:4700::1111"]})
+    assert await load(URL, web=web) == BYTES
+    assert web.requests[0].url.host == "2606:4700:4700::1111"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://pictures.example/a.png",
+        "gopher://pictures.example/",
+        "javascript:alert(1)",
+        "unix:///run/docker.sock",
+    ],
+)
+async def test_other_schemes_are_refused_by_name(url: str) -> None:
+    web = Web()
+    error = await refused(url, web=web)
+    assert f"{url.partition(':')[0]}: URLs are not taken" in error.message
+    assert not web.requests
+
+
+@pytest.mark.parametrize(
+    "url", ["https:///a.png", "https://user:pw@pictures.example/", "https://[::1/"]
+)
+async def test_bad_urls(url: str) -> None:
+    web = Web()
+    assert (await refused(url, web=web)).code == "invalid_image_url"
+    assert not web.requests
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["10.0.0.1"],
+        ["169.254.169.254"],
+        ["::1"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        [PUBLIC, "192.168.0.1"],
+        [],
+    ],
+)
+async def test_hosts_inside_are_refused(addresses: list[str]) -> None:
+    web = Web(addresses={"pictures.example": addresses})
+    assert (await refused(URL, web=web)).code == "image_host_not_allowed"
+    assert not web.requests
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "0177.0.0.1", "127.1", "0", "[::1]", "[::]"],
+)
+async def test_the_systems_resolver_knows_all_spellings_of_inside(host: str) -> None:
+    web = Web()
+    fetcher = ImageFetcher(Settings(), httpx2.MockTransport(web._send), resolve)
+    with pytest.raises(APIError) as error:
+        await fetcher.load_all([Picture(f"http://{host}/a.png", "here")])
+    assert error.value.code in ("image_host_not_allowed", "invalid_image_url")
+    assert not web.requests
+
+
+async def test_a_host_that_does_not_exist() -> None:
+    async def fail(host: str, port: int) -> Sequence[str]:
+        raise OSError("Name or service not known")
+
+    fetcher = ImageFetcher(Settings(), httpx2.MockTransport(lambda request: png()), fail)
+    with pytest.raises(APIError, match="is not known"):
+        await fetcher.load_all([Picture(URL, "here")])
+
+
+async def test_allowed_hosts() -> None:
+    allowed: dict[str, Any] = {"image_fetch_allowed_hosts": ("Pictures.example",)}
+    assert await load(URL, **allowed) == BYTES
+    for url in ("https://other.example/", "https://a.pictures.example/", f"https://{PUBLIC}/"):
+        web = Web()
+        assert (await refused(url, web=web, **allowed)).code == "image_host_not_allowed"
+        assert not web.requests
+
+
+async def test_fetching_can_be_off() -> None:
+    web = Web()
+    error = await refused(URL, web=web, image_fetch=False)
+    assert error.code == "image_fetch_disabled"
+    assert not web.requests
+    assert await load(PIXEL, image_fetch=False)
+
+
+async def test_redirects_are_followed_and_checked() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        match request.headers["host"], request.url.path:
+            case "pictures.example", "/a.png":
+                return redirect("/b.png", 307)
+            case "pictures.example", _:
+                return redirect("https://cdn.example/c.png")
+        return png()
+
+    web = Web(answer)
+    assert await load(URL, web=web) == BYTES
+    assert [request.headers["host"] for request in web.requests] == [
+        "pictures.example",
+        "pictures.example",
+        "cdn.example",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("http://inside.example/", "image_host_not_allowed"),
+        ("//inside.example/", "image_host_not_allowed"),
+        ("file:///etc/passwd", "invalid_image_url"),
+        ("http://[::1", "invalid_image_url"),
+        ("https://user@pictures.example/", "invalid_image_url"),
+    ],
+)
+async def test_redirects_to_where_one_may_not_go(location: str, code: str) -> None:
+    web = Web(lambda request: redirect(location), {"inside.example": ["10.0.0.1"]})
+    assert (await refused(URL, web=web)).code == code
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("count", [3, 4])
+async def test_three_redirects_are_enough(count: int) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        done = int(request.url.params.get("n", "0"))
+        return png() if done == count else redirect(f"/?n={done + 1}")
+
+    web = Web(answer)
+    if count == 3:
+        assert await load(URL, web=web) == BYTES
+    else:
+        assert "more than 3 redirects" in (await refused(URL, web=web)).message
+        assert len(web.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (httpx2.Response(404), "status 404"),
+        (httpx2.Response(302), "status 302"),
+        (httpx2.Response(206, headers=PNG), "status 206"),
+        (png(headers={"content-type": "text/html; charset=utf-8"}), "'text/html'"),
+        (png(headers=PNG | {"content-encoding": "gzip"}), "compressed"),
+        (png(b""), "empty"),
+    ],
+)
+async def test_answers_that_are_no_picture(response: httpx2.Response, reason: str) -> None:
+    assert reason in (await refused(URL, web=Web(lambda request: response))).message
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "Application/Octet-Stream", None])
+async def test_content_types_that_are_taken(content_type: str | None) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    response = httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(BYTES))
+    assert await load(URL, web=Web(lambda request: response)) == BYTES
+
+
+class Endless(httpx2.AsyncByteStream):
+    """A body without an end; ``sent`` bytes were taken from it."""
+
+    def __init__(self, delay: float) -> None:
+        self.sent = 0
+        self.closed = False
+        self._delay = delay
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(self._delay)
+            self.sent += 100
+            yield b"x" * 100
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def endless(delay: float) -> tuple[Endless, Web]:
+    body = Endless(delay)
+    response = httpx2.Response(200, headers=PNG, stream=body)
+    return body, Web(lambda request: response)
+
+
+async def test_the_size_limit_holds_while_the_bytes_come() -> None:
+    body, web = endless(delay=0)
+    assert (await refused(URL, web=web, max_image_bytes=1000)).code == "image_too_large"
+    assert body.sent == 1100
+    assert body.closed
+
+
+async def test_the_pictures_of_a_request_have_a_limit_together() -> None:
+    body, web = endless(delay=0)
+    error = await refused(URL, web=web, max_image_bytes=10_000, max_body_bytes=500)
+    assert (error.code, body.sent) == ("image_too_large", 600)
+
+
+async def test_the_time_limit() -> None:
+    body, web = endless(delay=0.01)
+    error = await refused(URL, web=web, image_fetch_timeout=0.05)
+    assert "more than 0.05 s" in error.message
+    assert body.closed
+
+
+async def test_a_broken_connection() -> None:
+    def fail(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("connection refused by 93.184.215.14")
+
+    error = await refused(URL, web=Web(fail))
+    assert error.code == "image_fetch_failed"
+    assert PUBLIC not in error.message
+
+
+async def test_one_bad_picture_stops_the_others() -> None:
+    body, web = endless(delay=0.01)
+    pictures = [Picture(URL, "slow"), Picture("file:///x", "bad")]
+    with pytest.raises(APIError) as error:
+        await web.fetcher().load_all(pictures)
+    assert error.value.param == "bad"
+    sent = body.sent
+    await asyncio.sleep(0.03)
+    assert body.sent == sent

@@ -1,0 +1,165 @@
+"""Health: only an answer is proof."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from glm_client import GLMError, InternalError, OverloadedError, UnavailableError
+from glm_frontend.health import FRESH_SECONDS, HealthProbe
+from unit.frontend.fakes import CHAT, FakeBackend, chat
+
+OK = {"triton": "ok", "preprocessing": "ok", "generation": "ok"}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def probe(backend: FakeBackend, clock: Clock) -> HealthProbe:
+    return HealthProbe(backend, clock)
+
+
+async def test_an_answer_is_proof(probe: HealthProbe, backend: FakeBackend) -> None:
+    health = await probe.check()
+    assert (health.status, health.checks) == ("ok", OK)
+    (request,) = backend.requests
+    assert request.sampling_parameters["max_tokens"] == 1
+    assert backend.timeouts == [5]
+
+
+async def test_a_server_that_was_never_there_may_be_loading(
+    probe: HealthProbe, backend: FakeBackend, clock: Clock
+) -> None:
+    backend.live = False
+    assert (await probe.check()).checks["triton"] == "loading"
+    backend.live = True
+    clock.now += FRESH_SECONDS
+    assert (await probe.check()).checks["triton"] == "ok"
+    backend.live = False
+    clock.now += FRESH_SECONDS
+    health = await probe.check()
+    assert (health.status, health.checks["triton"]) == ("unavailable", "unreachable")
+
+
+async def test_models_that_are_loading(probe: HealthProbe, backend: FakeBackend) -> None:
+    backend.ready = {"preprocessing": True, "generation": False}
+    health = await probe.check()
+    assert (health.status, health.checks) == ("unavailable", OK | {"generation": "loading"})
+    assert "generation" in health.message
+    assert not backend.requests
+
+
+@pytest.mark.parametrize(
+    ("error", "changed"),
+    [
+        (
+            UnavailableError("Stub process 'generation_0_0' is not healthy"),
+            {"generation": "failed"},
+        ),
+        (
+            UnavailableError("preprocessing is not available: Stub process ..."),
+            {"preprocessing": "failed"},
+        ),
+        (InternalError("?"), {"generation": "failed"}),
+        (OverloadedError("queue full: 8"), {"generation": "overloaded"}),
+    ],
+)
+async def test_no_answer(
+    probe: HealthProbe, backend: FakeBackend, error: GLMError, changed: dict[str, str]
+) -> None:
+    backend.script = [error]
+    health = await probe.check()
+    assert (health.status, health.checks) == ("unavailable", OK | changed)
+
+
+async def test_callers_share_one_check(probe: HealthProbe, backend: FakeBackend) -> None:
+    reports = await asyncio.gather(*(probe.check() for _ in range(5)))
+    assert len(backend.requests) == 1
+    assert all(report.status == "ok" for report in reports)
+
+
+async def test_a_caller_that_leaves_does_not_end_the_check(
+    probe: HealthProbe, backend: FakeBackend
+) -> None:
+    first = asyncio.create_task(probe.check())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(probe.check())
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).status == "ok"
+    assert len(backend.requests) == 1
+
+
+async def test_a_report_is_fresh_for_a_while(
+    probe: HealthProbe, backend: FakeBackend, clock: Clock
+) -> None:
+    await probe.check()
+    clock.now += FRESH_SECONDS - 0.1
+    await probe.check()
+    assert len(backend.requests) == 1
+    clock.now += 0.1
+    await probe.check()
+    assert len(backend.requests) == 2
+
+
+async def test_a_real_answer_is_proof_as_well(
+    probe: HealthProbe, backend: FakeBackend, clock: Clock
+) -> None:
+    probe.note_success()
+    backend.script = [InternalError("?")]
+    assert (await probe.check()).status == "ok"
+    clock.now += FRESH_SECONDS
+    assert (await probe.check()).status == "unavailable"
+    probe.note_success()
+    assert (await probe.check()).status == "ok"
+
+
+async def test_a_failure_weighs_more_than_a_success(probe: HealthProbe, clock: Clock) -> None:
+    probe.note_failure(UnavailableError("Stub process 'preprocessing_0_1' is not healthy"))
+    probe.note_success()
+    health = await probe.check()
+    assert (health.status, health.checks) == ("unavailable", OK | {"preprocessing": "failed"})
+    clock.now += FRESH_SECONDS
+    assert (await probe.check()).status == "ok"
+
+
+def test_the_endpoint(client: TestClient) -> None:
+    response = client.get("/v1/health")
+    assert response.status_code == 200
+    assert response.json()["checks"] == OK
+
+
+def test_the_endpoint_when_a_stage_is_dead(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = [UnavailableError("Stub process 'preprocessing_0_0' is not healthy")]
+    response = client.get("/v1/health")
+    body: dict[str, Any] = response.json()
+    assert response.status_code == 503
+    assert (body["status"], body["checks"]["preprocessing"]) == ("unavailable", "failed")
+    assert body["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_failures_of_the_chat_count(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    answer, backend.script = backend.script, [UnavailableError("generation: gone")]
+    client.post(CHAT, json=chat(stream=stream))
+    backend.script = answer
+    assert client.get("/v1/health").status_code == 503
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_of_the_chat_count(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    client.post(CHAT, json=chat(stream=stream))
+    assert client.get("/v1/health").status_code == 200
+    assert len(backend.requests) == 1

@@ -1,0 +1,51 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import LaunchError
+from launcher.main import check_ports
+from launcher.settings import Settings
+
+
+@pytest.fixture
+def free_ports() -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+def settings_for(ports: list[int], host: str = "127.0.0.1") -> Settings:
+    port, grpc, metrics, http = ports
+    return Settings(
+        model=str(Path.cwd()),
+        host=host,
+        port=port,
+        triton_grpc_port=grpc,
+        triton_metrics_port=metrics,
+        triton_http_port=http,
+    )
+
+
+def test_free_ports_pass(free_ports: list[int]) -> None:
+    check_ports(settings_for(free_ports))
+
+
+def test_every_taken_port_is_named_with_its_setting(free_ports: list[int]) -> None:
+    settings = settings_for(free_ports)
+    with (
+        socket.create_server(("127.0.0.1", settings.port)),
+        socket.create_server(("127.0.0.1", settings.triton_metrics_port)),
+        pytest.raises(LaunchError) as caught,
+    ):
+        check_ports(settings)
+    first, second = str(caught.value).splitlines()
+    assert f"port {settings.port} is taken" in first and "GLM_PORT=" in first
+    assert "GLM_TRITON_METRICS_PORT=" in second
+
+
+def test_an_address_of_another_machine_is_named(free_ports: list[int]) -> None:
+    with pytest.raises(LaunchError, match=r"GLM_HOST=192\.0\.2\.1"):
+        check_ports(settings_for(free_ports, host="192.0.2.1"))
