@@ -7,8 +7,9 @@ import sys
 
 from pydantic import ValidationError
 
+from glm_frontend.settings import describe
 from launcher.main import log_error, serve
-from launcher.settings import Settings, describe, settings_help
+from launcher.settings import Settings, settings_help
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ Other ``GLM_*`` variables belong to the models and are passed on as they are.
 from pathlib import Path
 from typing import Self
 
-from pydantic import DirectoryPath, Field, ValidationError, field_validator, model_validator
+from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 import glm_frontend.settings
@@ -26,7 +26,7 @@ PORTS = {
 class Settings(glm_frontend.settings.Settings):
     """All that the frontend reads, so that its bad values stop the start too, and the launcher's.
 
-    Raises pydantic's ValidationError for a bad value; `describe` puts it into words.
+    Raises pydantic's ValidationError for a bad value; the frontend's `describe` puts it into words.
     """
 
     model_config = SettingsConfigDict(
@@ -100,19 +100,6 @@ class Settings(glm_frontend.settings.Settings):
 def variable(field: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + field.upper()
-
-
-def describe(error: ValidationError) -> str:
-    """One line for each bad setting, with its key, its value and what is wrong with it."""
-    lines = []
-    for detail in error.errors():
-        reason = detail["msg"].removeprefix("Value error, ")
-        if detail["loc"]:
-            name = str(detail["loc"][0])
-            value = "" if name == "api_keys" else f"={detail['input']!r}"
-            reason = f"{variable(name)}{value}: {reason}"
-        lines.append(reason)
-    return "\n".join(lines)
 
 
 def settings_help() -> str:

@@ -107,7 +107,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def test_training_rows_are_what_the_template_writes(tokenizer: PreTrainedTokenizerFast) -> None:
     """Every branch of every row is a rendering of the exact template, token by token."""
     batch = next(iter(Examples(tokenizer, seed=9, rows=24, questions=5)))
-    checked = 0
+    checked = unprompted = 0
     for row in range(len(batch.ids)):
         for branch in range(1, 6):
             seen = (batch.branches[row] == SHARED) | (batch.branches[row] == branch)
@@ -121,13 +121,17 @@ def test_training_rows_are_what_the_template_writes(tokenizer: PreTrainedTokeniz
             answer = text[len(prompt.replace("<|image|>", _placeholder(text))) :]
             assert text == prompt.replace("<|image|>", _placeholder(text)) + answer
             assert answer.endswith("<|user|>") and answer.count("<|user|>") == 1
+            if not thinking and (clean := _without_nothink(messages[:-1])):
+                own_prompt = _prompt(tokenizer, clean, thinking=False)
+                assert own_prompt.replace("<|image|>", _placeholder(text)) + answer == text
+                unprompted += 1
             # What is learnt is the answer, whole, and it is tokenised on its own.
             own = tokenizer(answer, add_special_tokens=False).input_ids
             if bool(learnt[-1]):
                 assert ids[-len(own) :] == own and bool(learnt[-len(own) :].all())
                 checked += 1
             assert ids == tokenizer(text, add_special_tokens=False).input_ids
-    assert checked > 60
+    assert checked > 60 and unprompted > 30
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
@@ -144,6 +148,21 @@ def _prompt(
     )
     assert isinstance(prompt, str)
     return prompt
+
+
+def _without_nothink(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as a client sends them with enable_thinking false; none if that is not so."""
+    clean = []
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "user":
+            *parts, last = content
+            if not last.get("text", "").endswith("/nothink"):
+                return []
+            rest = last["text"].removesuffix("/nothink")
+            content = [*parts, {"type": "text", "text": rest}] if rest else parts
+        clean.append({"role": message["role"], "content": content})
+    return clean
 
 
 def _placeholder(text: str) -> str:

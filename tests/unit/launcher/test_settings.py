@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from launcher.settings import Settings, describe, settings_help
+from glm_frontend.settings import describe
+from launcher.settings import Settings, settings_help
 
 
 @pytest.fixture(autouse=True)

@@ -82,6 +82,7 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
             PromptRequest(text_input="x", image=[_png("red"), b"text file"]),
             "image[1]: not an image",
         ),
+        (PromptRequest(text_input="x", image=[_png("red")] * 17), "image: 17 given, at most 16"),
         (PromptRequest(text_input="x", image=[_png("red", (1, 300))]), "image[0]: 1 x 300"),
     ],
 )

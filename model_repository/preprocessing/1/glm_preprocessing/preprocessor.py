@@ -116,6 +116,10 @@ class Preprocessor:
     def _images(
         self, parts: Sequence[ImagePart], images_sent: Sequence[bytes]
     ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
+        if len(parts) > self._settings.max_images:
+            raise InvalidInput(
+                "image", f"{len(parts)} given, at most {self._settings.max_images} are taken"
+            )
         wanted = sum(part.data_uri is None for part in parts)
         if wanted != len(images_sent):
             raise InvalidInput(

@@ -16,11 +16,13 @@ class PreprocessingSettings:
             before the checkpoint's own limits apply; 0 for no limit (``GLM_MAX_IMAGE_SIDE``).
         max_image_pixels: images with more pixels are refused before they are decoded
             (``GLM_MAX_IMAGE_PIXELS``).
+        max_images: in one request (``GLM_MAX_IMAGES``).
     """
 
     model: str
     max_image_side: int
     max_image_pixels: int
+    max_images: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -34,6 +36,7 @@ class PreprocessingSettings:
             model=model,
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
             max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=100_000_000, minimum=1),
+            max_images=_integer(env, "GLM_MAX_IMAGES", default=16, minimum=0),
         )
 
 
