@@ -231,7 +231,11 @@ class TritonPythonModel:
             except queue.Empty:
                 items = []
             for job in self._sort_in(items):
-                self._send(job)
+                try:
+                    self._send(job)
+                except Exception:  # of this job only: the thread answers all the others
+                    logger.exception("request %s could not be answered", job.request_id)
+                    self._give_up(job)
             if time.monotonic() - swept >= _CANCELLATION_POLL_SECONDS:
                 for job in list(self._jobs):
                     self._poll_cancellation(job)
@@ -249,7 +253,7 @@ class TritonPythonModel:
             match item:
                 case Job():
                     self._jobs.add(item)
-                case Output():
+                case Output() if item.request.context in self._jobs:
                     job: Job = item.request.context
                     job.unsent.append(item)
                     if job.stream or item.is_final:
@@ -271,9 +275,7 @@ class TritonPythonModel:
             final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last.is_final else 0
             _try_send(job.sender, response, final)
         else:
-            job.unsent = (
-                outputs  # nothing to show yet, but its tokens and logprobs are still to be told
-            )
+            job.unsent = outputs  # no text yet, but its tokens and logprobs are still to be told
         if last.is_final:
             self._retire(job, str(last.finish_reason))
         else:
@@ -311,10 +313,17 @@ class TritonPythonModel:
         }
 
     def _poll_cancellation(self, job: Job) -> None:
-        if not job.cancelled and job.sender.is_cancelled():
+        if not job.cancelled and _is_cancelled(job.sender):
             job.cancelled = True
             if job.request is not None:
                 self._engine.abort(job.request)
+
+    def _give_up(self, job: Job) -> None:
+        """End a job that could not be answered; what the engine says of it later is dropped."""
+        if job in self._jobs:
+            if job.request is not None:
+                self._engine.abort(job.request)
+            self._close(job, EngineFailure("the answer could not be sent"))
 
     def _close(self, job: Job, error: Exception) -> None:
         _send_error(job.sender, error)
@@ -454,6 +463,14 @@ def _send_error(sender: Any, error: Exception) -> None:
         error=pb_utils.TritonError(str(error), codes[type(error)])
     )
     _try_send(sender, response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _is_cancelled(sender: Any) -> bool:
+    try:
+        return bool(sender.is_cancelled())
+    except Exception:  # of this request only: the thread polls all the others
+        logger.exception("a request could not be asked whether it is cancelled")
+        return False
 
 
 def _try_send(sender: Any, response: Any, flags: int) -> None:
