@@ -94,7 +94,11 @@ class Judge:
 
     @torch.inference_mode()
     def answers(self, cases: list[Case], thinking: bool) -> list[str]:
-        """Greedy answers of cases that all have pictures or all have none; thoughts cut off."""
+        """Greedy answers of cases that all have pictures or all have none.
+
+        A thought is cut off where one was asked for; a missing or an unwanted one stays visible, so
+        that the answer counts as wrong.
+        """
         prompts = []
         images = (
             self._processor([p for case in cases for p in case.pictures], return_tensors="pt")
@@ -126,7 +130,12 @@ class Judge:
         texts = self._tokenizer.batch_decode(
             output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        return [text.split("</think>")[-1].strip() for text in texts]
+        return [_without_thought(text) if thinking else text for text in texts]
+
+
+def _without_thought(text: str) -> str:
+    thought, tag, answer = text.partition("</think>\n")
+    return answer if tag and thought.startswith("<think>") else f"(no thought) {text}"
 
 
 def evaluate(
@@ -152,7 +161,9 @@ def main() -> None:
     """Print a table, and some of what was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m demo_model.evaluate")
     parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--count", type=int, default=500, help="pictures (default 500)")
+    parser.add_argument(
+        "--n", "--count", dest="count", type=int, default=500, help="pictures (default 500)"
+    )
     parser.add_argument("--seed", type=int, default=987_654)
     parser.add_argument("--show-wrong", type=int, default=10, help="wrong answers to print")
     parser.add_argument("--json", type=Path, help="write the figures here as well")

@@ -11,6 +11,7 @@ Who does what, and on which thread:
 * the metrics thread publishes the engine's counts.
 """
 
+import contextlib
 import json
 import logging
 import queue
@@ -70,6 +71,8 @@ class Job:
 
     Attributes:
         prompt_inputs: tensors for ``preprocessing``, copied: Triton reuses the originals' memory.
+            Empty once the prompt is ready.
+        prompt_field: the wire field that the prompt comes from.
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
         request: set once the prompt is ready.
@@ -80,6 +83,7 @@ class Job:
     request_id: str
     sender: Any
     prompt_inputs: dict[str, np.ndarray[Any, Any]]
+    prompt_field: str
     params: SamplingParams
     stream: bool
     flags: frozenset[str]
@@ -87,11 +91,6 @@ class Job:
     cancelled: bool = False
     request: Request | None = None
     unsent: list[Output] = field(default_factory=list)
-
-    @property
-    def prompt_field(self) -> str:
-        """The wire field that the prompt comes from."""
-        return "messages" if "messages" in self.prompt_inputs else "text_input"
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class TritonPythonModel:
 
     def is_ready(self) -> bool:
         """Whether the engine takes requests (asked by Triton 26.03 and later)."""
-        return self._engine.is_alive
+        return self._engine.is_alive and all(thread.is_alive() for thread in self._threads)
 
     def execute(self, requests: list[Any]) -> None:
         """Take requests over. Nothing here waits."""
@@ -169,6 +168,7 @@ class TritonPythonModel:
             request_id=triton_request.request_id() or f"request-{id(sender):x}",
             sender=sender,
             prompt_inputs=prompt_inputs,
+            prompt_field="messages" if "messages" in prompt_inputs else "text_input",
             params=parse_sampling_parameters(
                 _text(triton_request, "sampling_parameters"), self._engine.defaults
             ),
@@ -193,6 +193,7 @@ class TritonPythonModel:
             ).exec()
             if response.has_error():
                 raise _from_bls_error(response.error().message())
+            job.prompt_inputs.clear()  # the image files; what the engine needs is in the response
             request = Request(job.request_id, self._to_prompt(response, job), job.params, job)
             job.request = request
             self._engine.add(request)
@@ -273,7 +274,7 @@ class TritonPythonModel:
         if text or last.is_final:
             response = pb_utils.InferenceResponse(self._tensors(job, text, outputs))
             final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last.is_final else 0
-            _try_send(job.sender, response, final)
+            job.sender.send(response, flags=final)
         else:
             job.unsent = outputs  # no text yet, but its tokens and logprobs are still to be told
         if last.is_final:
@@ -282,13 +283,14 @@ class TritonPythonModel:
             self._poll_cancellation(job)
 
     def _tensors(self, job: Job, text: str, outputs: list[Output]) -> list[Any]:
-        request, flags = outputs[-1].request, job.flags
+        last, flags = outputs[-1], job.flags
+        request = last.request
         token_ids = [token_id for output in outputs for token_id in output.token_ids]
         tensors = [_string_tensor("text_output", text)]
         if "return_finish_reason" in flags:
-            tensors.append(_string_tensor("finish_reason", outputs[-1].finish_reason or ""))
+            tensors.append(_string_tensor("finish_reason", last.finish_reason or ""))
         if "return_cumulative_logprob" in flags:
-            value = np.array([request.cumulative_logprob], np.float32)
+            value = np.array([last.cumulative_logprob], np.float32)
             tensors.append(pb_utils.Tensor("cumulative_logprob", value))
         if "return_logprobs" in flags:
             logprobs = [self._readable(token) for output in outputs for token in output.logprobs]
@@ -338,7 +340,10 @@ class TritonPythonModel:
 
     def _publish_metrics(self) -> None:
         while not self._stopped.wait(_METRICS_SECONDS):
-            self._metrics.publish(self._engine, live=len(self._jobs))
+            try:
+                self._metrics.publish(self._engine, live=len(self._jobs))
+            except Exception:  # numbers that come later are no reason to have none
+                logger.exception("metrics could not be published")
 
 
 class _Metrics:
@@ -390,6 +395,8 @@ class _Metrics:
 
     def publish(self, engine: Engine, live: int) -> None:
         """Bring Triton's metrics up to the engine's counts."""
+        # First, so that a request that counts as finished is not seen running any more.
+        finished = [self._finished.get() for _ in range(self._finished.qsize())]
         stats = engine.stats
         for name, value in (
             ("engine_steps", stats.steps),
@@ -404,8 +411,8 @@ class _Metrics:
         self._waiting.set(max(0, live - stats.running))
         while stats.cancellation_steps:
             self._cancellation_steps.observe(stats.cancellation_steps.popleft())
-        while not self._finished.empty():
-            self._by_reason[self._finished.get()].increment(1)
+        for reason in finished:
+            self._by_reason[reason].increment(1)
 
 
 def _prefix(triton_request: Any, stream: bool) -> str:
@@ -453,16 +460,22 @@ def _from_bls_error(message: str) -> GenerationError:
 
 
 def _send_error(sender: Any, error: Exception) -> None:
+    """The last response of a request, whatever it takes."""
     codes = {
         InvalidRequest: pb_utils.TritonError.INVALID_ARG,
         EngineUnavailable: pb_utils.TritonError.UNAVAILABLE,
         RequestCancelled: pb_utils.TritonError.CANCELLED,
-        EngineFailure: pb_utils.TritonError.INTERNAL,
     }
-    response = pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), codes[type(error)])
-    )
-    _try_send(sender, response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    code = codes.get(type(error), pb_utils.TritonError.INTERNAL)
+    message = str(error).encode(errors="replace").decode()
+    final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    try:
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+        sender.send(response, flags=final)
+    except Exception:  # as when shared memory is full
+        logger.exception("an error could not be sent: %s", message)
+        with contextlib.suppress(Exception):
+            sender.send(flags=final)
 
 
 def _is_cancelled(sender: Any) -> bool:
@@ -471,13 +484,6 @@ def _is_cancelled(sender: Any) -> bool:
     except Exception:  # of this request only: the thread polls all the others
         logger.exception("a request could not be asked whether it is cancelled")
         return False
-
-
-def _try_send(sender: Any, response: Any, flags: int) -> None:
-    try:
-        sender.send(response, flags=flags)
-    except Exception:  # the client may be gone; the other jobs must not suffer from it
-        logger.exception("a response could not be sent")
 
 
 def _string_tensor(name: str, text: str) -> Any:

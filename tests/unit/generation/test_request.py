@@ -62,6 +62,8 @@ def test_what_is_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
         ("{", "sampling_parameters"),
         ("[" * 100_000, "sampling_parameters"),
         ('{"temperature": NaN}', "sampling_parameters.temperature"),
+        ('{"temperature": 1' + "0" * 400 + "}", "sampling_parameters.temperature"),
+        ('{"logit_bias": {"' + "1" * 5000 + '": 1}}', "sampling_parameters.logit_bias.1+"),
         ('{"repetition_penalty": Infinity}', "sampling_parameters.repetition_penalty"),
         ('{"stop_token_ids": [1, -1]}', r"sampling_parameters.stop_token_ids\[1\]"),
         ('{"logit_bias": {"x": 1}}', "sampling_parameters.logit_bias.x"),

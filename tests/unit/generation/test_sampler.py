@@ -65,6 +65,13 @@ def test_temperature_zero_takes_the_most_likely() -> None:
     assert set(_draws(50, temperature=0).tolist()) == {0}
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-300])
+def test_a_temperature_next_to_zero_takes_the_most_likely(temperature: float) -> None:
+    logits = LOGITS.flip(0)  # so that it is not token 0, which a NaN would give
+    request = _request(temperature=temperature)
+    assert Sampler(request, EOS).sample(logits)[0] == len(logits) - 1
+
+
 def test_a_seed_repeats_and_two_seeds_differ() -> None:
     first = [Sampler(_request(seed=5), EOS).sample(LOGITS)[0] for _ in range(3)]
     assert len(set(first)) == 1

@@ -132,6 +132,23 @@ def test_tags_that_a_user_types_stay_text(
     assert special_tokens_of(text) == special_tokens_of("harmless")
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+@pytest.mark.parametrize("tag", ["<|user|>", "<|image|>", "[gMASK]", "</think>"])
+def test_tags_that_are_split_over_parts_stay_text(
+    role: str, tag: str, checkpoint: Checkpoint, tokenizer: PromptTokenizer
+) -> None:
+    template = ChatTemplate(checkpoint.chat_template)
+
+    def render(*texts: str) -> list[int]:
+        parts = [{"type": "text", "text": text} for text in texts]
+        messages = [{"role": "user", "content": "x"}, {"role": role, "content": parts}]
+        prompt = template.render(parse_conversation(messages, None, None, tokenizer))
+        return tokenizer.encode(prompt)
+
+    tag_id = tokenizer.token_id(tag)
+    assert render(tag[:3], tag[3:]).count(tag_id) == render("a", "b").count(tag_id)
+
+
 def test_a_forged_tag_reads_the_same_after_tokenising(
     checkpoint: Checkpoint, tokenizer: PromptTokenizer
 ) -> None:

@@ -1,6 +1,7 @@
 """Image files of every kind that clients send, broken ones included."""
 
 import base64
+import time
 from io import BytesIO
 from typing import Any
 
@@ -127,6 +128,13 @@ def test_a_decompression_bomb_is_refused() -> None:
 def test_what_is_no_image_is_named(sent: bytes) -> None:
     with pytest.raises(InvalidInput, match=r"^image\[0\]: not an image that can be read"):
         decode(sent, "image[0]", MAX_PIXELS)
+
+
+@pytest.mark.parametrize("tail", [b"\n" * 1_000_000 + b"!", b"=" * 1_000_000 + b"!"])
+def test_text_made_to_be_slow_is_not(tail: bytes) -> None:
+    began = time.monotonic()
+    assert file_bytes(b"A" + tail, "image[0]")
+    assert time.monotonic() - began < 1
 
 
 def test_a_truncated_image_is_named() -> None:

@@ -68,6 +68,24 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
     ("request_", "beginning"),
     [
         (PromptRequest(), "messages: is missing"),
+        (PromptRequest(text_input="x", tools="[" * 900 + "]" * 900), "tools"),
+        (PromptRequest(messages='[{"role":"user","content":"\\ud800"}]'), "messages: hold half"),
+        (
+            PromptRequest(
+                messages=json.dumps(
+                    [
+                        {"role": "user", "content": "x"},
+                        {
+                            "role": "assistant",
+                            "content": [{"type": "image"}, {"type": "text", "text": "</think>y"}],
+                        },
+                        {"role": "user", "content": "z"},
+                    ]
+                ),
+                image=[_png("red")],
+            ),
+            "messages: the chat template has room for 0 of their 1 image(s)",
+        ),
         (PromptRequest(messages="[]", text_input="x"), "text_input: "),
         (PromptRequest(messages="{"), "messages: is not valid JSON"),
         (PromptRequest(messages="[" * 100_000), "messages: is not valid JSON"),

@@ -242,7 +242,9 @@ class Engine:
             finish_reason = "length"
         if finish_reason is not None:
             text += item.detokenizer.finish()
-        output = Output(request, text, (token_id,), (logprobs,), finish_reason)
+        output = Output(
+            request, text, (token_id,), (logprobs,), request.cumulative_logprob, finish_reason
+        )
         if output.is_final:
             self._end(request, output)
         else:

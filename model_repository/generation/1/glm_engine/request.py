@@ -1,7 +1,6 @@
 """A request: what the client asked for, and how far the engine is with it. Free of torch."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -100,16 +99,12 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, s
     """A reader for numbers from ``low`` to ``high``; ``above`` leaves ``low`` itself out."""
 
     def read(value: Any, path: str) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidRequest(path, f"has to be a number, not {value!r}")
-        if not (low < value if above else low <= value) or value > high:
+        # Written so that NaN is outside.
+        if not (low < value <= high if above else low <= value <= high):
             lower = f"more than {low:g}" if above else f"at least {low:g}"
-            upper = f" and at most {high:g}" if math.isfinite(high) else ""
-            raise InvalidRequest(path, f"has to be {lower}{upper}, not {value!r}")
+            raise InvalidRequest(path, f"has to be {lower} and at most {high:g}")
         return float(value)
 
     return read
@@ -161,7 +156,7 @@ def _logit_bias(value: Any, path: str) -> dict[int, float]:
         raise InvalidRequest(path, "has to be an object of token ids and numbers")
     bias = {}
     for token_id, amount in value.items():
-        if not token_id.isdecimal():
+        if not token_id.isdecimal() or len(token_id) > 9:
             raise InvalidRequest(f"{path}.{token_id}", "is not a token id")
         bias[int(token_id)] = _number(-100, 100)(amount, f"{path}.{token_id}")
     return bias
@@ -178,7 +173,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "stop_token_ids": _token_ids,
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0, math.inf, above=True),
+    "repetition_penalty": _number(0.01, 100),
     "logit_bias": _logit_bias,
     "min_tokens": _whole(0),
     "ignore_eos": _flag,
@@ -256,12 +251,17 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one step gave one request; the last one has a finish reason or an error."""
+    """What one step gave one request; the last one has a finish reason or an error.
+
+    Attributes:
+        cumulative_logprob: sum of the log probabilities of all tokens up to and with these.
+    """
 
     request: Request
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

@@ -6,6 +6,9 @@ import torch
 
 from glm_engine.request import Request, SamplingParams, TokenLogprobs
 
+# Below it the division would overflow float32, and the choice is certain anyway.
+_GREEDY_TEMPERATURE = 1e-5
+
 
 class Sampler:
     """The random state and the sampling rules of one request.
@@ -35,7 +38,7 @@ class Sampler:
         """
         params = self._request.params
         scores = self._penalised(logits)
-        if params.temperature == 0:
+        if params.temperature < _GREEDY_TEMPERATURE:
             token_id = int(scores.argmax())
         else:
             token_id = self._draw(_filtered(scores / params.temperature, params))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import jinja2
@@ -63,7 +64,7 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **conversation.template_kwargs,
             )
-        except (jinja2.TemplateError, TypeError, AttributeError) as error:
+        except (jinja2.TemplateError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput("messages", f"the chat template refuses them ({error})") from None
 
 
@@ -114,6 +115,7 @@ def parse_conversation(
 class _MessageParser:
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self._escape = tokenizer.escape
+        self._separate = tokenizer.separate
         self.image_parts: list[ImagePart] = []
 
     def message(self, message: Any, field: str) -> dict[str, Any]:
@@ -152,7 +154,12 @@ class _MessageParser:
             content = [content]
         if not isinstance(content, list):
             raise InvalidInput(field, "has to be text or a list of parts")
-        return [self._part(part, f"{field}[{i}]", allowed) for i, part in enumerate(content)]
+        parts = [self._part(part, f"{field}[{i}]", allowed) for i, part in enumerate(content)]
+        # The template joins parts; "<|us" and "er|>" must not become a tag by that.
+        for before, part in pairwise(parts):
+            if before["type"] == part["type"] == "text":
+                part["text"] = self._separate(part["text"])
+        return parts
 
     def _part(self, part: Any, field: str, allowed: frozenset[str]) -> dict[str, Any]:
         if not isinstance(part, dict):

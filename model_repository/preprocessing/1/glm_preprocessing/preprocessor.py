@@ -82,6 +82,8 @@ class Preprocessor:
         """
         conversation = self._conversation(request)
         prompt = self._template.render(conversation)
+        if not _is_text(prompt):
+            raise InvalidInput("messages", "hold half a surrogate pair, which is no text")
         token_ids = self._tokenizer.encode(prompt)
         patches, grids = self._images(conversation.image_parts, request.image)
         input_ids = self._expand_images(token_ids, grids)
@@ -106,12 +108,13 @@ class Preprocessor:
             messages = user_turn(request.text_input, len(request.image))
         else:
             raise InvalidInput("messages", "is missing; give messages or text_input")
-        return parse_conversation(
-            messages,
-            _optional_json(request.tools, "tools"),
-            _optional_json(request.chat_template_kwargs, "chat_template_kwargs"),
-            self._tokenizer,
-        )
+        tools = _optional_json(request.tools, "tools")
+        kwargs = _optional_json(request.chat_template_kwargs, "chat_template_kwargs")
+        try:
+            return parse_conversation(messages, tools, kwargs, self._tokenizer)
+        except RecursionError:
+            field = "chat_template_kwargs" if tools is None else "tools"
+            raise InvalidInput(field, "is nested too deeply") from None
 
     def _images(
         self, parts: Sequence[ImagePart], images_sent: Sequence[bytes]
@@ -147,10 +150,26 @@ class Preprocessor:
         self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]]
     ) -> npt.NDArray[np.int32]:
         ids = np.array(token_ids, np.int32)
+        placeholders = int(np.count_nonzero(ids == self._image_token_id))
+        if placeholders != len(grids):
+            # As for an image before "</think>" in an assistant's turn: a thought is dropped.
+            raise InvalidInput(
+                "messages",
+                f"the chat template has room for {placeholders} of their {len(grids)} image(s)",
+            )
         repeats = np.ones(len(ids), np.int64)
         merged = self._patch_config.merge_size**2
         repeats[ids == self._image_token_id] = [t * h * w // merged for t, h, w in grids]
         return np.repeat(ids, repeats)
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can say it; JSON's escapes can also write halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _optional_json(text: str | None, field: str) -> Any:

@@ -35,7 +35,7 @@ class PreprocessingSettings:
         return cls(
             model=model,
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
-            max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=100_000_000, minimum=1),
+            max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=50_000_000, minimum=1),
             max_images=_integer(env, "GLM_MAX_IMAGES", default=16, minimum=0),
         )
 

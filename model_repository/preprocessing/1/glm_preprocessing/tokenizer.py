@@ -44,6 +44,10 @@ class PromptTokenizer:
 
         return self._any_tag.sub(mark, text.replace(_MARK, ""))
 
+    def separate(self, text: str) -> str:
+        """Text that is joined to other text before it, so that the two make no tag together."""
+        return _MARK + text
+
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt."""
         return [token_id for piece in self._pieces(prompt) for token_id in piece]
