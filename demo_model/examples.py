@@ -1,7 +1,7 @@
 """Training rows: a shared beginning with pictures, and several questions that branch off it."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from demo_model.scenes import (
     BACKGROUNDS,
     CELL,
     COLOURS,
+    KINDS,
     SHAPES,
     Scene,
     render,
@@ -130,18 +131,20 @@ def cell_targets(scene: Scene) -> Array:
     return targets.reshape(-1, 6)
 
 
-def draw_to_size(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Scene]:
+def draw_to_size(
+    rng: random.Random, width: int, height: int, kinds: Mapping[str, int] = KINDS
+) -> tuple[Image.Image, Scene]:
     """A random picture of exactly this size, often drawn at another one and resized.
 
     The image processor resizes nearly every picture it gets, most of them from much larger ones and
     with slightly changed proportions.
     """
     if rng.random() < 0.35:
-        scene = sample_scene(rng, width, height)
+        scene = sample_scene(rng, width, height, kinds)
         return render(scene, rng), scene
     own_width, own_height = width + rng.randint(-12, 12), height + rng.randint(-12, 12)
     scale = rng.choice([rng.uniform(0.6, 1.5), rng.uniform(1.5, 3), rng.uniform(3, 6)])
-    scene = sample_scene(rng, own_width, own_height)
+    scene = sample_scene(rng, own_width, own_height, kinds)
     picture = render(scene, rng, scale).resize((width, height), Image.Resampling.BICUBIC)
     return picture, rescaled(scene, width, height)
 
@@ -150,9 +153,15 @@ class Examples(IterableDataset[Batch]):
     """An endless stream of batches; with ``questions`` 0 only pictures and their cells."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, seed: int, rows: int, questions: int
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        rows: int,
+        questions: int,
+        kinds: Mapping[str, int] = KINDS,
     ) -> None:
-        self._tokenizer, self._seed, self._rows, self._questions = tokenizer, seed, rows, questions
+        self._tokenizer, self._seed, self._kinds = tokenizer, seed, kinds
+        self._rows, self._questions = rows, questions
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches for ever; each worker its own."""
@@ -169,7 +178,7 @@ class Examples(IterableDataset[Batch]):
         cells: list[Array] = []
 
         def draw() -> Scene:
-            picture, scene = draw_to_size(rng, grid[1] * CELL, grid[0] * CELL)
+            picture, scene = draw_to_size(rng, grid[1] * CELL, grid[0] * CELL, self._kinds)
             pictures.append(np.asarray(picture, np.uint8))
             cells.append(cell_targets(scene))
             return scene

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -43,6 +44,11 @@ GRIDS = {
     (3, 5): 2, (3, 7): 2, (7, 3): 2,
 }  # fmt: skip
 CELL = 28
+
+# What a scene has, and how often.
+KINDS = {"shapes": 60, "number": 25, "both": 9, "blank": 6}
+# For the end of training: numbers are learnt last.
+MANY_NUMBERS = {"shapes": 35, "number": 48, "both": 13, "blank": 4}
 
 _DARK_INKS: list[Colour] = [(0, 0, 0), (0, 0, 0), (20, 20, 90), (100, 10, 10), (10, 80, 20)]
 _LIGHT_INKS: list[Colour] = [(255, 255, 255), (255, 255, 255), (255, 255, 190), (190, 230, 255)]
@@ -104,9 +110,11 @@ def sample_grid(rng: random.Random) -> tuple[int, int]:
     return rng.choices(list(GRIDS), list(GRIDS.values()))[0]
 
 
-def sample_scene(rng: random.Random, width: int, height: int) -> Scene:
+def sample_scene(
+    rng: random.Random, width: int, height: int, kinds: Mapping[str, int] = KINDS
+) -> Scene:
     """A random scene of ``width`` x ``height`` pixels, 84 or more on each side."""
-    kind = rng.choices(["shapes", "number", "both", "blank"], [60, 25, 9, 6])[0]
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
     weights = [30, 12, 10, *[3] * 8] if kind != "blank" else [8, 8, 8, *[7] * 8]
     background = rng.choices(BACKGROUNDS, weights)[0]
     scene = Scene(width, height, background, [], None)

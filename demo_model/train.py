@@ -1,7 +1,8 @@
 """Train the demo checkpoint from scratch: ``python -m demo_model.train``.
 
 First the vision encoder alone with dense auxiliary heads, then everything jointly on questions and
-answers. Seeds are fixed; since each phase ends by the clock, a faster machine takes more steps.
+answers, at last the same with many numbers. Seeds are fixed; since each phase ends by the clock, a
+faster machine takes more steps.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from demo_model.architecture import (
 )
 from demo_model.examples import IGNORED, SHARED, Batch, Examples
 from demo_model.export import export
+from demo_model.scenes import MANY_NUMBERS
 from demo_model.vocabulary import build_tokenizer
 
 SAVE_SECONDS = 180
@@ -129,17 +131,11 @@ def train_vision(
 
 
 def train_jointly(
-    trainee: Trainee,
-    tokenizer: PreTrainedTokenizerFast,
-    minutes: float,
-    rate: float,
-    seed: int,
-    rows: int,
-    questions: int,
+    trainee: Trainee, examples: Examples, minutes: float, rate: float, name: str
 ) -> None:
     """Everything, on dialogues, with the auxiliary heads kept at a falling weight."""
     optimizers = Optimizers(trainee, trainee.parameters(), rate)
-    batches = _batches(Examples(tokenizer, seed + 5, rows, questions))
+    batches = _batches(examples)
     began = saved = time.monotonic()
     average, waited = 0.0, 0.0
     for step in range(1, 10**9):
@@ -158,7 +154,7 @@ def train_jointly(
         if step % 50 == 0:
             shares = " ".join(f"{share:.2f}" for share in right)
             print(
-                f"joint {step:5d} {time.monotonic() - began:5.0f}s language {average:.4f}"
+                f"{name} {step:5d} {time.monotonic() - began:5.0f}s language {average:.4f}"
                 f" cells {cells.item():.3f} ({shares}) waited {waited:.0f}s",
                 flush=True,
             )
@@ -205,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m demo_model.train")
     parser.add_argument("--vision-minutes", type=float, default=9, help="first phase (default 9)")
     parser.add_argument("--minutes", type=float, default=60, help="second phase (default 60)")
+    parser.add_argument("--number-minutes", type=float, default=30, help="third phase (default 30)")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--rows", type=int, default=64, help="conversations in a step")
     parser.add_argument("--questions", type=int, default=5, help="questions a conversation")
@@ -230,16 +227,14 @@ def main() -> None:
     speed_up(model)
     if arguments.vision_minutes > 0:
         train_vision(trainee, tokenizer, arguments.vision_minutes, arguments.rate, arguments.seed)
+    size = (arguments.rows, arguments.questions)
     if arguments.minutes > 0:
-        train_jointly(
-            trainee,
-            tokenizer,
-            arguments.minutes,
-            arguments.rate,
-            arguments.seed,
-            arguments.rows,
-            arguments.questions,
-        )
+        examples = Examples(tokenizer, arguments.seed + 5, *size)
+        train_jointly(trainee, examples, arguments.minutes, arguments.rate, "joint")
+    if arguments.number_minutes > 0:
+        examples = Examples(tokenizer, arguments.seed + 11, *size, kinds=MANY_NUMBERS)
+        rate = 0.6 * arguments.rate
+        train_jointly(trainee, examples, arguments.number_minutes, rate, "numbers")
     export(model.state_dict(), tokenizer, arguments.output)
     print(f"written to {arguments.output}", flush=True)
 

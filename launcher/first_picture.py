@@ -29,7 +29,7 @@ def chat_request(model: str) -> dict[str, Any]:
         {"type": "text", "text": QUESTION},
         {"type": "image_url", "image_url": {"url": url}},
     ]
-    return {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 256}
+    return {"model": model, "messages": [{"role": "user", "content": content}]}
 
 
 async def ask(client: httpx2.AsyncClient, model: str) -> str:

@@ -134,6 +134,7 @@ class _Server:
 
         self._log.info("starting %s, model %s", triton.origin, settings.model)
         environment = {**os.environ, **triton.environment, variable("model"): settings.model}
+        environment.pop(variable("api_keys"), None)  # the frontend's secret only
         command = triton.command(settings, self._admin_key)
         self._children.append(
             await Child.start(

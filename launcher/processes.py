@@ -150,7 +150,8 @@ class Child:
 def _live_session(pid: int) -> int | None:
     """The session of a process; None when it has ended, reaped or not."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        # A name of another program may be cut in the middle of a character.
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     # pid (name) state ppid pgrp session ...; the name may hold blanks and brackets.

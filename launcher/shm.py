@@ -44,7 +44,7 @@ class RegionWatch:
 
     def _mapped(self, pid: int) -> set[str]:
         try:
-            maps = (self._proc / str(pid) / "maps").read_text()
+            maps = (self._proc / str(pid) / "maps").read_text(errors="replace")
         except OSError:  # the process has just ended
             return set()
         paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines() if PREFIX in line)

@@ -24,6 +24,13 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 _DIM, _NORMAL = "\033[2m", "\033[0m"
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a question may be longer than a name, or hold what none holds
+        return False
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
@@ -32,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.pictures and Path(options.question).is_file():
+    if not options.pictures and _is_file(options.question):
         parser.error(f"the question about {options.question} is missing")
     try:
         pictures = [_read(path) for path in options.pictures]

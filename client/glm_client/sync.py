@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from queue import SimpleQueue
@@ -24,6 +24,9 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._loop = asyncio.new_event_loop()
+        # Nothing gets onto the loop once _closed is set, so nobody waits for what never runs.
+        self._door = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="glm-client", daemon=True
         )
@@ -32,7 +35,7 @@ class Client:
 
     def stream(self, request: GenerationRequest, *, timeout: float | None = None) -> "DeltaStream":
         """The answer, piece by piece; see :class:`DeltaStream` for how to stop it."""
-        return DeltaStream(self._client, self._loop, request, timeout)
+        return DeltaStream(self._client, self._submit, request, timeout)
 
     def generate(self, request: GenerationRequest, *, timeout: float | None = None) -> Generation:
         """The whole answer. An exception in the waiting thread (Ctrl-C) cancels the request."""
@@ -52,10 +55,12 @@ class Client:
 
     def close(self) -> None:
         """Cancel what is under way and stop the thread. Closing twice does nothing."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._client.aclose())
-        self._wait(_cancel_all())
+        with self._door:
+            if self._closed:
+                return
+            self._closed = True
+        for work in (self._client.aclose(), _cancel_all()):
+            asyncio.run_coroutine_threadsafe(work, self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -72,13 +77,20 @@ class Client:
         self.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._submit(work)
         try:
             return future.result()
         except CancelledError:
             raise RequestCancelledError("the client was closed") from None
         finally:
             future.cancel()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._door:
+            if self._closed:
+                work.close()
+                raise RequestCancelledError("the client is closed")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 class DeltaStream(Iterator[GenerationDelta]):
@@ -90,15 +102,13 @@ class DeltaStream(Iterator[GenerationDelta]):
     def __init__(
         self,
         client: AsyncClient,
-        loop: asyncio.AbstractEventLoop,
+        submit: Callable[[Coroutine[Any, Any, None]], Future[None]],
         request: GenerationRequest,
         timeout: float | None,
     ) -> None:
         self._items: SimpleQueue[GenerationDelta | BaseException | None] = SimpleQueue()
         self._ended = False
-        self._pump: Future[None] = asyncio.run_coroutine_threadsafe(
-            self._run(client, request, timeout), loop
-        )
+        self._pump = submit(self._run(client, request, timeout))
         self._pump.add_done_callback(self._put_end)
 
     def __next__(self) -> GenerationDelta:

@@ -70,7 +70,8 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+                # OpenAI's browser SDK sends headers of its own; without cookies all are harmless.
+                allow_headers=["*"],
                 expose_headers=[REQUEST_ID_HEADER, "retry-after"],
             )
         )

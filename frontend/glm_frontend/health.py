@@ -8,7 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from glm_client import GenerationRequest, GLMError, OverloadedError, UnavailableError
+from glm_client import (
+    DeadlineExceededError,
+    GenerationRequest,
+    GLMError,
+    OverloadedError,
+    UnavailableError,
+)
 from glm_client.wire import MODEL_NAME, STAGES
 from glm_frontend.backend import Backend
 from glm_frontend.schemas.health import Health, PartState
@@ -70,6 +76,15 @@ class HealthProbe:
             self._running = None
 
     async def _probe(self) -> Health:
+        try:
+            async with asyncio.timeout(2 * PROBE_TIMEOUT):
+                return await self._ask()
+        except TimeoutError:
+            return _unhealthy(
+                dict.fromkeys((TRITON, *STAGES), "unreachable"), "Triton does not answer."
+            )
+
+    async def _ask(self) -> Health:
         if not await self._backend.server_live():
             # Triton opens its port when its models are loaded, not before.
             state: PartState = "unreachable" if self._was_live else "loading"
@@ -87,6 +102,10 @@ class HealthProbe:
             await self._backend.generate(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
         except OverloadedError:
             return _unhealthy({MODEL_NAME: "overloaded"}, "The queue is full.")
+        except DeadlineExceededError:
+            return _unhealthy(
+                {MODEL_NAME: "overloaded"}, f"A test request took more than {PROBE_TIMEOUT:g} s."
+            )
         except GLMError as error:
             return _failed(error, "A test request")
         return _healthy()

@@ -73,7 +73,7 @@ class Stack:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 ours = mark in (process / "environ").read_bytes() + b"\0"
-                command = (process / "cmdline").read_bytes().decode()
+                command = (process / "cmdline").read_bytes().decode(errors="replace")
             except OSError:  # it has just ended
                 continue
             if ours and program in command:
@@ -85,7 +85,7 @@ class Stack:
         found = set()
         for pid in self.pids():
             try:
-                maps = Path(f"/proc/{pid}/maps").read_text()
+                maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
             except OSError:
                 continue
             found |= {Path("/dev/shm") / name for name in REGION.findall(maps)}

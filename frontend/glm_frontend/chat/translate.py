@@ -104,5 +104,6 @@ def translate_multimodal(body: MultimodalRequest, pictures: Sequence[Picture]) -
         pictures=pictures,
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
-        renamed={"text_input": "prompt"},
+        # A conversation is what stage 1 makes of the prompt; its faults are the prompt's.
+        renamed={"text_input": "prompt", "messages": "prompt"},
     )

@@ -20,7 +20,8 @@ from glm_frontend.settings import Settings
 MAX_REDIRECTS = 3
 PREFIX_HINT = "the prefix data:image/xxx;base64, must be complete"
 
-_DATA_URI = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>[^,]*),", re.IGNORECASE)
+# Possessive, or a long text without a comma would be tried in a quadratic number of ways.
+_DATA_URI = re.compile(r"data:(?P<type>[^,;]*+)(?P<parameters>[^,]*+),", re.IGNORECASE)
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 

@@ -1,6 +1,5 @@
 """``POST /v1/multi-modal/inference``, as JSON and as multipart form."""
 
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -8,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
+from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
@@ -145,6 +145,6 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[MultimodalReques
 
 def _parse_json(name: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         raise invalid(name, "has to be JSON", code="invalid_json") from None

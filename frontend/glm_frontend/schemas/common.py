@@ -163,7 +163,8 @@ class SamplingParameters(RequestModel):
     )
     repetition_penalty: float | None = Field(
         None,
-        gt=0,
+        ge=0.01,
+        le=100,
         description="Above 1: less of what the prompt and the answer hold already. Default: the "
         "checkpoint's own.",
     )
@@ -171,7 +172,10 @@ class SamplingParameters(RequestModel):
         None, description="From token ids to what is added to their logits, -100 to 100."
     )
     min_tokens: int | None = Field(
-        None, ge=0, description="The answer does not end before so many tokens. Default 0."
+        None,
+        ge=0,
+        description="The model does not end the answer before so many tokens; `stop` may. "
+        "Default 0.",
     )
     ignore_eos: bool | None = Field(
         None, description="true: only `max_tokens` and `stop` end the answer, for benchmarks."

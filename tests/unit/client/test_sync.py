@@ -95,3 +95,26 @@ def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
     assert len(errors) == 1
     assert triton.streams[0].cancelled
     client.close()  # twice is fine
+
+
+def test_a_closed_client_says_so_to_every_thread(triton: FakeTriton) -> None:
+    """However a call and the closing meet, the call ends."""
+    triton.script = [None]
+    for delay in (0, 0.0005, 0.001, 0.002) * 5:
+        client = Client()
+        ended = threading.Event()
+
+        def call(client: Client = client, ended: threading.Event = ended) -> None:
+            with pytest.raises(RequestCancelledError):
+                while True:
+                    client.generate(REQUEST)
+            ended.set()
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        time.sleep(delay)
+        client.close()
+        assert ended.wait(5), "a call was forgotten"
+        thread.join()
+    with pytest.raises(RequestCancelledError, match="closed"):
+        client.stream(REQUEST)

@@ -13,7 +13,8 @@ ORIGIN = "https://app.example"
 PREFLIGHT = {
     "origin": ORIGIN,
     "access-control-request-method": "POST",
-    "access-control-request-headers": "authorization,content-type",
+    # As OpenAI's browser SDK asks.
+    "access-control-request-headers": "authorization,content-type,x-stainless-lang",
 }
 
 

@@ -377,3 +377,10 @@ async def test_one_bad_picture_stops_the_others() -> None:
     sent = body.sent
     await asyncio.sleep(0.03)
     assert body.sent == sent
+
+
+async def test_a_uri_made_to_be_slow_is_not() -> None:
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(APIError):
+        await load("data:" + "a" * 1_000_000)
+    assert asyncio.get_running_loop().time() - began < 1

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from glm_client import GLMError, InternalError, OverloadedError, UnavailableError
+from glm_client import (
+    DeadlineExceededError,
+    GLMError,
+    InternalError,
+    OverloadedError,
+    UnavailableError,
+)
 from glm_frontend.health import FRESH_SECONDS, HealthProbe
 from unit.frontend.fakes import CHAT, FakeBackend, chat
 
@@ -163,3 +169,22 @@ def test_answers_of_the_chat_count(client: TestClient, backend: FakeBackend, str
     client.post(CHAT, json=chat(stream=stream))
     assert client.get("/v1/health").status_code == 200
     assert len(backend.requests) == 1
+
+
+async def test_a_server_that_hangs_is_told_from_one_that_answers(
+    probe: HealthProbe, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr("glm_frontend.health.PROBE_TIMEOUT", 0.05)
+    monkeypatch.setattr(backend, "server_live", hang)
+    health = await asyncio.wait_for(probe.check(), 5)
+    assert (health.status, health.checks["triton"]) == ("unavailable", "unreachable")
+
+
+async def test_a_slow_answer_is_load_and_no_death(probe: HealthProbe, backend: FakeBackend) -> None:
+    backend.script = [DeadlineExceededError("too late")]
+    health = await probe.check()
+    assert (health.status, health.checks["generation"]) == ("unavailable", "overloaded")

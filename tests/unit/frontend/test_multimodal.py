@@ -120,6 +120,7 @@ def test_file_fields_that_a_browser_left_empty(client: TestClient, backend: Fake
         ([("prompt", (None, "hi")), ("temperature", (None, "nan"))], "temperature"),
         ([("prompt", (None, "hi")), ("stream", (None, "perhaps"))], "stream"),
         ([("prompt", (None, "hi")), ("logit_bias", (None, "{"))], "logit_bias"),
+        ([("prompt", (None, "hi")), ("logit_bias", (None, '{"\\ud800": 1}'))], "logit_bias"),
         ([("prompt", (None, "hi")), ("colour", (None, "red"))], "colour"),
         ([("prompt", (None, "hi")), ("picture", ("a.png", b"x"))], "picture"),
         ([("prompt", (None, "hi")), ("image", ("a.png", b""))], "image[0]"),
