@@ -94,12 +94,30 @@ class Harness:
 
 
 @pytest.fixture
-def harness() -> Iterator[Harness]:
-    """A fresh engine, started; afterwards nothing of a request may be left in it."""
-    harness = Harness()
-    harness.engine.start()
-    yield harness
-    harness.engine.stop(timeout=30)
-    assert harness.engine._runner.num_cached_requests == 0
-    for outputs in harness.outputs.values():
-        assert [output.is_final for output in outputs].count(True) == 1 and outputs[-1].is_final
+def make_harness() -> Iterator[Callable[..., Harness]]:
+    """``make_harness(start, **config)`` -> Harness with a fresh engine, started if ``start``.
+
+    Afterwards each engine is stopped, and nothing of a request may be left in it.
+    """
+    made: list[Harness] = []
+
+    def make(start: bool = True, **config: Any) -> Harness:
+        harness = Harness(**config)
+        made.append(harness)
+        if start:
+            harness.engine.start()
+        return harness
+
+    yield make
+    for harness in made:
+        harness.engine.stop(timeout=30)
+        assert harness.engine._runner.num_cached_requests == 0
+        for outputs in harness.outputs.values():
+            assert [output.is_final for output in outputs].count(True) == 1
+            assert outputs[-1].is_final
+
+
+@pytest.fixture
+def harness(make_harness: Callable[..., Harness]) -> Harness:
+    """One with the default settings, started."""
+    return make_harness()

@@ -18,6 +18,7 @@ from unit.generation.conftest import Harness
 from unit.paths import DEMO_CHECKPOINT
 
 MakePrompt = Callable[..., Prompt]
+MakeHarness = Callable[..., Harness]
 
 QUESTIONS: list[tuple[str, list[int], bool]] = [
     ("What is in this image?", [1], True),
@@ -133,9 +134,10 @@ def test_a_running_request_is_gone_within_two_steps_of_its_cancellation(
     assert list(harness.engine.stats.cancellation_steps) in ([0], [1], [2])
 
 
-def test_a_waiting_request_can_be_cancelled(make_prompt: MakePrompt) -> None:
-    harness = Harness(max_num_seqs=1)
-    harness.engine.start()
+def test_a_waiting_request_can_be_cancelled(
+    make_harness: MakeHarness, make_prompt: MakePrompt
+) -> None:
+    harness = make_harness(max_num_seqs=1)
     running = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=3000)
     harness.wait(running, outputs=1)
     waiting = harness.add(make_prompt("hello"))
@@ -144,7 +146,6 @@ def test_a_waiting_request_can_be_cancelled(make_prompt: MakePrompt) -> None:
     assert not harness.outputs[running][-1].is_final
     harness.engine.abort(running)
     harness.wait(running)
-    harness.engine.stop(timeout=10)
 
 
 def test_a_request_cancelled_before_it_is_added_never_runs(
@@ -173,14 +174,14 @@ def test_what_can_never_fit_is_refused_at_the_door(
     assert harness.text(harness.add(make_prompt("hello")))
 
 
-def test_an_answer_without_max_tokens_stays_inside_the_context(make_prompt: MakePrompt) -> None:
-    harness = Harness(max_model_len=40)
-    harness.engine.start()
+def test_an_answer_without_max_tokens_stays_inside_the_context(
+    make_harness: MakeHarness, make_prompt: MakePrompt
+) -> None:
+    harness = make_harness(max_model_len=40)
     prompt = make_prompt("hello")
     request = harness.add(prompt, ignore_eos=True)
     assert harness.wait(request)[-1].finish_reason == "length"
     assert request.num_tokens == 40
-    harness.engine.stop(timeout=10)
 
 
 @pytest.mark.parametrize("method", ["prefill", "decode"])
@@ -215,9 +216,9 @@ def test_out_of_memory_says_what_to_do(
     assert isinstance(error, EngineFailure) and "smaller images" in str(error)
 
 
-def test_stopping_lets_live_requests_finish_and_takes_no_more(make_prompt: MakePrompt) -> None:
-    harness = Harness()
-    harness.engine.start()
+def test_stopping_lets_live_requests_finish_and_takes_no_more(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
     request = harness.add(make_prompt("hello"))
     harness.engine.stop(timeout=30)
     assert harness.outputs[request][-1].finish_reason == "stop"
@@ -226,9 +227,10 @@ def test_stopping_lets_live_requests_finish_and_takes_no_more(make_prompt: MakeP
         harness.add(make_prompt("hello"))
 
 
-def test_stopping_fails_what_is_not_done_in_time(make_prompt: MakePrompt) -> None:
-    harness = Harness(max_num_seqs=1)
-    harness.engine.start()
+def test_stopping_fails_what_is_not_done_in_time(
+    make_harness: MakeHarness, make_prompt: MakePrompt
+) -> None:
+    harness = make_harness(max_num_seqs=1)
     running = harness.add(make_prompt("hello"), ignore_eos=True, max_tokens=4000)
     waiting = harness.add(make_prompt("hello"))
     harness.wait(running, outputs=1)
@@ -240,9 +242,9 @@ def test_stopping_fails_what_is_not_done_in_time(make_prompt: MakePrompt) -> Non
 
 
 def test_a_broken_engine_thread_fails_everybody_and_says_so(
-    make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+    make_harness: MakeHarness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness = Harness()
+    harness = make_harness(start=False)
 
     def broken() -> bool:
         raise RuntimeError("injected")

@@ -87,6 +87,7 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
             "messages: the chat template has room for 0 of their 1 image(s)",
         ),
         (PromptRequest(messages="[]", text_input="x"), "text_input: "),
+        (PromptRequest(text_input="x" * 1_000_000), "text_input: the prompt of 1000035 characters"),
         (PromptRequest(messages="{"), "messages: is not valid JSON"),
         (PromptRequest(messages="[" * 100_000), "messages: is not valid JSON"),
         (PromptRequest(text_input="x", tools="{"), "tools: is not valid JSON"),

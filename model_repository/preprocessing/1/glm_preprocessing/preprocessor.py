@@ -62,6 +62,7 @@ class Preprocessor:
         self._tokenizer = PromptTokenizer(checkpoint.tokenizer)
         self._template = ChatTemplate(checkpoint.chat_template)
         self._patch_config = PatchConfig.from_image_processor(checkpoint.image_processor)
+        self._context: int = checkpoint.config["text_config"]["max_position_embeddings"]
         self._image_token_id = self._tokenizer.token_id("<|image|>")
         if checkpoint.config.get("image_token_id") != self._image_token_id:
             raise ValueError(
@@ -84,6 +85,13 @@ class Preprocessor:
         prompt = self._template.render(conversation)
         if not _is_text(prompt):
             raise InvalidInput("messages", "hold half a surrogate pair, which is no text")
+        if self._tokenizer.min_tokens(prompt) >= self._context:
+            # Before the tokenizer spends seconds on what stage 2 refuses anyway.
+            raise InvalidInput(
+                "text_input" if request.messages is None else "messages",
+                f"the prompt of {len(prompt)} characters leaves no room for an answer in the "
+                f"context of {self._context}",
+            )
         token_ids = self._tokenizer.encode(prompt)
         patches, grids = self._images(conversation.image_parts, request.image)
         input_ids = self._expand_images(token_ids, grids)

@@ -27,6 +27,7 @@ class PromptTokenizer:
         tags = sorted(self._token_ids, key=len, reverse=True)
         self._any_tag = re.compile("|".join(map(re.escape, tags))) if tags else re.compile(r"(?!)")
         self._plain = Tokenizer.from_str(json.dumps({**tokenizer_json, "added_tokens": []}))
+        self._longest_token = max(map(len, [*tokenizer_json["model"]["vocab"], *tags]))
 
     def token_id(self, tag: str) -> int:
         """The id of a special token; raises ValueError where the checkpoint has no such token."""
@@ -47,6 +48,10 @@ class PromptTokenizer:
     def separate(self, text: str) -> str:
         """Text that is joined to other text before it, so that the two make no tag together."""
         return _MARK + text
+
+    def min_tokens(self, text: str) -> int:
+        """A lower bound of the length of ``text`` in tokens, for the price of its length."""
+        return len(text) // self._longest_token
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt."""
