@@ -92,7 +92,8 @@ def test_the_client_speaks_of_generations_tensors_by_their_types() -> None:
 def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives() -> None:
     preprocessing, generation = _config("preprocessing"), _config("generation")
     handed = _constant("generation", "_PROMPT_INPUTS")
-    assert set(handed) == {tensor.name for tensor in preprocessing.input}
+    known_images = _constant("generation", "_KNOWN_IMAGE_INPUTS")
+    assert {*handed, *known_images} == {tensor.name for tensor in preprocessing.input}
     for mine in generation.input:
         for theirs in preprocessing.input:
             if mine.name == theirs.name:

@@ -18,15 +18,18 @@ import queue
 import re
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from glm_engine.config import EngineConfig
-from glm_engine.engine import Engine
+from glm_engine.engine import Engine, EngineStats
 from glm_engine.errors import (
     EngineFailure,
     EngineUnavailable,
@@ -41,7 +44,9 @@ from glm_engine.request import (
     SamplingParams,
     TokenLogprobs,
     parse_sampling_parameters,
+    place_images,
 )
+from glm_engine.vision import KnownImage
 
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
 _BLS_THREADS = 8
@@ -50,7 +55,18 @@ _METRICS_SECONDS = 0.25
 _DRAIN_SECONDS = 20.0
 
 _PROMPT_INPUTS = ("text_input", "messages", "tools", "chat_template_kwargs", "image")
-_PROMPT_OUTPUTS = ("input_ids", "position_ids", "rope_delta", "patches", "image_grid_thw")
+# What stage 1 is told about the entries of `image`, besides: see its config.pbtxt.
+_KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
+_PROMPT_OUTPUTS = (
+    "input_ids",
+    "position_ids",
+    "rope_delta",
+    "patches",
+    "image_grid_thw",
+    "image_hash",
+)
+# Of an image's content hash, as preprocessing makes it too.
+_HASH_BYTES = 16
 # What preprocessing answers after a fault of its own (see its model.py).
 _PREPROCESSING_FAULT = "preprocessing failed"
 _FLAGS = (
@@ -72,6 +88,7 @@ class Job:
     Attributes:
         prompt_inputs: tensors for ``preprocessing``, copied: Triton reuses the originals' memory.
             Empty once the prompt is ready.
+        received: when, in seconds of ``time.monotonic()``.
         prompt_field: the wire field that the prompt comes from.
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
@@ -88,6 +105,7 @@ class Job:
     stream: bool
     flags: frozenset[str]
     prefix: str
+    received: float
     cancelled: bool = False
     request: Request | None = None
     unsent: list[Output] = field(default_factory=list)
@@ -101,6 +119,10 @@ class _Failed:
     error: Exception
 
 
+# What the response thread gets: a new job, the outputs of a step, a job that failed, or the end.
+_Item = Job | Sequence[Output] | _Failed | None
+
+
 class TritonPythonModel:
     """Decoupled: zero or more responses for each request, then one that is final."""
 
@@ -108,12 +130,13 @@ class TritonPythonModel:
         """Load the model and start the threads; what fails here fails the load, in plain words."""
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         config = EngineConfig.from_env()
-        self._outbox: queue.SimpleQueue[Job | Output | _Failed | None] = queue.SimpleQueue()
-        self._engine = Engine(config, on_output=self._outbox.put)
+        self._outbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._engine = Engine(config, on_outputs=self._outbox.put)
         self._limit = config.max_num_seqs + config.max_queue
         self._places = threading.BoundedSemaphore(self._limit)
         self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
         self._jobs: set[Job] = set()
+        self._preprocessing_seconds: deque[float] = deque(maxlen=10_000)
         self._metrics = _Metrics()
         self._stopped = threading.Event()
         self._threads = [
@@ -164,17 +187,22 @@ class TritonPythonModel:
             for name in _PROMPT_INPUTS
             if (tensor := pb_utils.get_input_tensor_by_name(triton_request, name)) is not None
         }
+        flags = frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False))
+        params = parse_sampling_parameters(
+            _text(triton_request, "sampling_parameters"), self._engine.defaults
+        )
+        if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
+            params = replace(params, logprobs=0)
         job = Job(
             request_id=triton_request.request_id() or f"request-{id(sender):x}",
             sender=sender,
             prompt_inputs=prompt_inputs,
             prompt_field="messages" if "messages" in prompt_inputs else "text_input",
-            params=parse_sampling_parameters(
-                _text(triton_request, "sampling_parameters"), self._engine.defaults
-            ),
+            params=params,
             stream=stream,
-            flags=frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False)),
+            flags=flags,
             prefix=_prefix(triton_request, stream),
+            received=time.monotonic(),
         )
         if not self._places.acquire(blocking=False):
             raise EngineUnavailable(f"queue full: {self._limit} requests run or wait already")
@@ -186,16 +214,21 @@ class TritonPythonModel:
         try:
             if job.cancelled:
                 raise RequestCancelled("the request was cancelled")
+            inputs, known = self._without_known_images(job.prompt_inputs)
             response = pb_utils.InferenceRequest(
                 model_name="preprocessing",
                 requested_output_names=list(_PROMPT_OUTPUTS),
-                inputs=[pb_utils.Tensor(name, value) for name, value in job.prompt_inputs.items()],
+                inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
             ).exec()
             if response.has_error():
                 raise _from_bls_error(response.error().message())
             job.prompt_inputs.clear()  # the image files; what the engine needs is in the response
-            request = Request(job.request_id, self._to_prompt(response, job), job.params, job)
+            request = Request(
+                job.request_id, self._to_prompt(response, job, known), job.params, job
+            )
+            request.timeline.received = job.received
             job.request = request
+            self._preprocessing_seconds.append(time.monotonic() - job.received)
             self._engine.add(request)
             if job.cancelled:  # set while this thread was between the two checks
                 self._engine.abort(request)
@@ -205,7 +238,27 @@ class TritonPythonModel:
             logger.exception("request %s failed before it reached the engine", job.request_id)
             self._outbox.put(_Failed(job, EngineFailure("the request could not be prepared")))
 
-    def _to_prompt(self, response: Any, job: Job) -> Prompt:
+    def _without_known_images(
+        self, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[bytes, KnownImage]]:
+        """Inputs that say what is known of the images, instead of those images; and what it is."""
+        if "image" not in inputs or not inputs["image"].size:
+            return dict(inputs), {}
+        entries = inputs["image"].ravel()
+        hashes = [blake2b(entry, digest_size=_HASH_BYTES).digest() for entry in entries]
+        known = {name: found for name in hashes if (found := self._engine.known_image(name))}
+        grids = [known[name].grid if name in known else (0, 0, 0) for name in hashes]
+        needed = [
+            b"" if name in known else entry for name, entry in zip(hashes, entries, strict=True)
+        ]
+        described: tuple[np.ndarray[Any, Any], ...] = (
+            np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, _HASH_BYTES),
+            np.array(grids, np.int32),
+        )
+        about_images = dict(zip(_KNOWN_IMAGE_INPUTS, described, strict=True))
+        return {**inputs, "image": np.array(needed, object), **about_images}, known
+
+    def _to_prompt(self, response: Any, job: Job, known: Mapping[bytes, KnownImage]) -> Prompt:
         tensors = {
             name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
             for name in _PROMPT_OUTPUTS
@@ -215,9 +268,15 @@ class TritonPythonModel:
             input_ids=tensors["input_ids"],
             position_ids=tensors["position_ids"],
             rope_delta=int(tensors["rope_delta"][0]),
-            patches=tensors["patches"],
-            image_grid_thw=tensors["image_grid_thw"],
-            num_image_tokens=int((tensors["input_ids"] == self._engine.image_token_id).sum()),
+            images=place_images(
+                tensors["input_ids"],
+                self._engine.image_token_id,
+                self._engine.merge_size,
+                [(int(t), int(h), int(w)) for t, h, w in tensors["image_grid_thw"]],
+                [row.tobytes() for row in tensors["image_hash"]],
+                tensors["patches"],
+                {name: image.embeddings for name, image in known.items()},
+            ),
         )
 
     # ---- response thread ----
@@ -244,23 +303,28 @@ class TritonPythonModel:
             if None in items:
                 return
 
-    def _drain_outbox(self) -> list[Job | Output | _Failed | None]:
+    def _drain_outbox(self) -> list[_Item]:
         return [self._outbox.get_nowait() for _ in range(self._outbox.qsize())]
 
-    def _sort_in(self, items: list[Job | Output | _Failed | None]) -> list[Job]:
+    def _sort_in(self, items: list[_Item]) -> list[Job]:
         """File the items under their jobs; the jobs that have something to send, in order."""
         ready: dict[Job, None] = {}
         for item in items:
             match item:
+                case None:
+                    pass
                 case Job():
                     self._jobs.add(item)
-                case Output() if item.request.context in self._jobs:
-                    job: Job = item.request.context
-                    job.unsent.append(item)
-                    if job.stream or item.is_final:
-                        ready[job] = None
                 case _Failed(job, error):
                     self._close(job, error)
+                case outputs:
+                    for output in outputs:
+                        job = output.request.context
+                        if job not in self._jobs:
+                            continue  # given up
+                        job.unsent.append(output)
+                        if job.stream or output.is_final:
+                            ready[job] = None
         return list(ready)
 
     def _send(self, job: Job) -> None:
@@ -341,9 +405,46 @@ class TritonPythonModel:
     def _publish_metrics(self) -> None:
         while not self._stopped.wait(_METRICS_SECONDS):
             try:
-                self._metrics.publish(self._engine, live=len(self._jobs))
+                self._metrics.publish(
+                    self._engine.stats, len(self._jobs), self._preprocessing_seconds
+                )
             except Exception:  # numbers that come later are no reason to have none
                 logger.exception("metrics could not be published")
+
+
+# Upper bounds in seconds: of whole requests and their parts, and of what happens once a token.
+_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+_TOKEN_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5]
+
+# Name of the metric without glm_, what it is, and where EngineStats has it.
+_GAUGES = {
+    "requests_running": ("Requests that the engine runs", "running"),
+    "kv_cache_blocks": ("Blocks of the KV cache", "kv_blocks"),
+    "kv_cache_blocks_used": ("Blocks of the KV cache that requests hold", "kv_blocks_used"),
+}
+_COUNTERS = {
+    "engine_steps": ("Passes over the running requests", "steps"),
+    "prompt_tokens": ("Prompt tokens, image tokens included", "prompt_tokens"),
+    "cached_prompt_tokens": ("Prompt tokens found in the KV cache", "cached_tokens"),
+    "image_tokens": ("Prompt tokens that stand for image content", "image_tokens"),
+    "generation_tokens": ("Tokens generated", "generation_tokens"),
+    "preemptions": ("Times that a request lost its blocks to another", "preemptions"),
+    "image_cache_hits": ("Images whose embeddings were known", "image_cache_hits"),
+    "images_encoded": ("Images that the vision encoder ran on", "images_encoded"),
+}
+_HISTOGRAMS = {
+    "preprocessing_seconds": ("From stage 2 to stage 1 and back", _SECONDS),
+    "queue_seconds": ("From the engine's queue to the first part of the prompt", _SECONDS),
+    "vision_seconds": ("Vision encoder, per step that had images", _SECONDS),
+    "prefill_seconds": ("From the first part of the prompt to the first token", _SECONDS),
+    "time_to_first_token_seconds": ("From stage 2's door to the first token", _SECONDS),
+    "time_per_output_token_seconds": ("Per request, after the first token", _TOKEN_SECONDS),
+    "request_seconds": ("From stage 2's door to the last token", _SECONDS),
+    "cancellation_steps": (
+        "Engine steps begun between a cancellation and the release of the request's memory",
+        [0, 1, 2, 4, 8, 16],
+    ),
+}
 
 
 class _Metrics:
@@ -352,38 +453,34 @@ class _Metrics:
     def __init__(self) -> None:
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._families: list[Any] = []
-        self._requests = pb_utils.MetricFamily(
-            name="glm_requests_total",
-            description="Requests answered, by finish reason",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._requests = self._family("requests_total", "Requests answered", counter)
         self._by_reason = {
             reason: self._requests.Metric(labels={"finish_reason": reason})
             for reason in ("stop", "length", "cancelled", "error", "rejected")
         }
-        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
-        self._running = self._metric("glm_requests_running", "Requests that the engine runs", gauge)
-        self._waiting = self._metric("glm_requests_waiting", "Requests before their prefill", gauge)
-        self._counters = {
-            name: self._metric(f"glm_{name}_total", description, counter)
-            for name, description in (
-                ("engine_steps", "Passes over the running requests"),
-                ("prompt_tokens", "Prompt tokens run, image tokens included"),
-                ("image_tokens", "Prompt tokens that stand for image content"),
-                ("generation_tokens", "Tokens generated"),
-            )
+        self._gauges = {
+            attribute: self._family(name, description, gauge).Metric(labels={})
+            for name, (description, attribute) in _GAUGES.items()
         }
-        self._cancellation_steps = self._metric(
-            "glm_cancellation_steps",
-            "Engine steps begun between a cancellation and the release of the request's memory",
-            pb_utils.MetricFamily.HISTOGRAM,
-            buckets=[0, 1, 2, 4, 8, 16],
-        )
+        self._waiting = self._family(
+            "requests_waiting", "Requests before their prefill", gauge
+        ).Metric(labels={})
+        self._counters = {
+            attribute: self._family(f"{name}_total", description, counter).Metric(labels={})
+            for name, (description, attribute) in _COUNTERS.items()
+        }
+        self._histograms = {
+            name: self._family(name, description, pb_utils.MetricFamily.HISTOGRAM).Metric(
+                labels={}, buckets=buckets
+            )
+            for name, (description, buckets) in _HISTOGRAMS.items()
+        }
 
-    def _metric(self, name: str, description: str, kind: Any, **options: Any) -> Any:
-        family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+    def _family(self, name: str, description: str, kind: Any) -> Any:
+        family = pb_utils.MetricFamily(name=f"glm_{name}", description=description, kind=kind)
         self._families.append(family)  # a family has to live as long as its metrics
-        return family.Metric(labels={}, **options)
+        return family
 
     def count_finished(self, finish_reason: str) -> None:
         """Note one answered request; published later."""
@@ -393,26 +490,39 @@ class _Metrics:
         """Note one request refused at the door."""
         self._finished.put("rejected" if isinstance(error, EngineUnavailable) else "error")
 
-    def publish(self, engine: Engine, live: int) -> None:
+    def publish(self, stats: EngineStats, live: int, preprocessing: deque[float]) -> None:
         """Bring Triton's metrics up to the engine's counts."""
         # First, so that a request that counts as finished is not seen running any more.
         finished = [self._finished.get() for _ in range(self._finished.qsize())]
-        stats = engine.stats
-        for name, value in (
-            ("engine_steps", stats.steps),
-            ("prompt_tokens", stats.prompt_tokens),
-            ("image_tokens", stats.image_tokens),
-            ("generation_tokens", stats.generation_tokens),
-        ):
-            metric = self._counters[name]
-            if value != metric.value():
-                metric.increment(value - metric.value())
-        self._running.set(stats.running)
+        for attribute, metric in self._counters.items():
+            missing = getattr(stats, attribute) - metric.value()
+            if missing:
+                metric.increment(missing)
+        for attribute, metric in self._gauges.items():
+            metric.set(getattr(stats, attribute))
         self._waiting.set(max(0, live - stats.running))
-        while stats.cancellation_steps:
-            self._cancellation_steps.observe(stats.cancellation_steps.popleft())
+        self._observe("preprocessing_seconds", preprocessing)
+        self._observe("vision_seconds", stats.vision_seconds)
+        self._observe("cancellation_steps", stats.cancellation_steps)
+        for times in _taken(stats.times):
+            self._histograms["queue_seconds"].observe(times.queue)
+            self._histograms["prefill_seconds"].observe(times.prefill)
+            self._histograms["time_to_first_token_seconds"].observe(times.ttft)
+            self._histograms["request_seconds"].observe(times.end_to_end)
+            if times.tpot is not None:
+                self._histograms["time_per_output_token_seconds"].observe(times.tpot)
         for reason in finished:
             self._by_reason[reason].increment(1)
+
+    def _observe(self, name: str, values: deque[Any]) -> None:
+        for value in _taken(values):
+            self._histograms[name].observe(value)
+
+
+def _taken(values: deque[Any]) -> Iterator[Any]:
+    """What is there now, taken out."""
+    for _ in range(len(values)):
+        yield values.popleft()
 
 
 def _prefix(triton_request: Any, stream: bool) -> str:

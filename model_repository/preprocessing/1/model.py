@@ -38,13 +38,22 @@ def _error(message: str, code: Any) -> Any:
 
 
 def _from_tensors(request: Any) -> PromptRequest:
+    hashes = [row.tobytes() for row in _rows(request, "image_hash")]
+    grids = [tuple(row.tolist()) for row in _rows(request, "image_grid")]
     return PromptRequest(
         messages=_text(request, "messages"),
         text_input=_text(request, "text_input"),
         tools=_text(request, "tools"),
         chat_template_kwargs=_text(request, "chat_template_kwargs"),
         image=_bytes(request, "image"),
+        image_hashes=hashes,
+        known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
     )
+
+
+def _rows(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else tensor.as_numpy()
 
 
 def _bytes(request: Any, name: str) -> list[bytes]:
@@ -69,4 +78,5 @@ def _to_tensors(prompt: Prompt) -> list[Any]:
         pb_utils.Tensor("rope_delta", np.array([prompt.rope_delta], np.int32)),
         pb_utils.Tensor("patches", prompt.patches),
         pb_utils.Tensor("image_grid_thw", prompt.image_grid_thw),
+        pb_utils.Tensor("image_hash", prompt.image_hash),
     ]

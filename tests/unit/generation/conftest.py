@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
-from glm_engine.request import Output, Prompt, Request, SamplingParams
+from glm_engine.request import Output, Prompt, Request, SamplingParams, place_images
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from unit.paths import DEMO_CHECKPOINT
@@ -49,9 +49,15 @@ def make_prompt() -> Callable[..., Prompt]:
             input_ids=stage_1.input_ids,
             position_ids=stage_1.position_ids,
             rope_delta=stage_1.rope_delta,
-            patches=stage_1.patches,
-            image_grid_thw=stage_1.image_grid_thw,
-            num_image_tokens=int((stage_1.input_ids == config["image_token_id"]).sum()),
+            images=place_images(
+                stage_1.input_ids,
+                config["image_token_id"],
+                config["vision_config"]["spatial_merge_size"],
+                [(int(t), int(h), int(w)) for t, h, w in stage_1.image_grid_thw],
+                [row.tobytes() for row in stage_1.image_hash],
+                stage_1.patches,
+                {},
+            ),
         )
 
     return make
@@ -65,9 +71,10 @@ class Harness:
         self.outputs: dict[Request, list[Output]] = defaultdict(list)
         self.engine = Engine(EngineConfig(model=str(DEMO_CHECKPOINT), **config), self._take)
 
-    def _take(self, output: Output) -> None:
+    def _take(self, outputs: Sequence[Output]) -> None:
         with self._changed:
-            self.outputs[output.request].append(output)
+            for output in outputs:
+                self.outputs[output.request].append(output)
             self._changed.notify_all()
 
     def add(self, prompt: Prompt, **params: Any) -> Request:
@@ -111,7 +118,8 @@ def make_harness() -> Iterator[Callable[..., Harness]]:
     yield make
     for harness in made:
         harness.engine.stop(timeout=30)
-        assert harness.engine._runner.num_cached_requests == 0
+        harness.engine._scheduler.check_integrity()
+        assert harness.engine._blocks.num_free == harness.engine._blocks.num_blocks
         for outputs in harness.outputs.values():
             assert [output.is_final for output in outputs].count(True) == 1
             assert outputs[-1].is_final

@@ -1,20 +1,21 @@
 """The engine on the demo checkpoint: right tokens, right ends, nothing left behind."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
 from glm_engine.request import Prompt, Request, SamplingParams
-from glm_engine.vision import PatchNormalizer
+from glm_engine.sampler import Sampled
+from glm_engine.scheduler import Scheduled
 from unit.generation.conftest import Harness
+from unit.generation.reference import reference
 from unit.paths import DEMO_CHECKPOINT
 
 MakePrompt = Callable[..., Prompt]
@@ -32,44 +33,9 @@ QUESTIONS: list[tuple[str, list[int], bool]] = [
 ]
 
 
-class Reference:
-    """transformers' ``generate`` on the same checkpoint, float32, greedy."""
-
-    def __init__(self) -> None:
-        model_class: Any = AutoModelForImageTextToText
-        processor_class: Any = AutoImageProcessor
-        self.model = model_class.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
-        processor = processor_class.from_pretrained(DEMO_CHECKPOINT, backend="pil")
-        self.normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
-
-    def __call__(self, prompt: Prompt, max_tokens: int) -> list[int]:
-        input_ids = torch.from_numpy(prompt.input_ids).long()[None]
-        inputs: dict[str, Any] = {}
-        if len(prompt.image_grid_thw):
-            inputs = {
-                "pixel_values": self.normalize(torch.from_numpy(prompt.patches)),
-                "image_grid_thw": torch.from_numpy(prompt.image_grid_thw).long(),
-                "mm_token_type_ids": (input_ids == self.model.config.image_token_id).int(),
-            }
-        self.model.model.rope_deltas = None  # module state of the request before
-        output = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            **inputs,
-        )
-        tokens: list[int] = output[0, input_ids.shape[1] :].tolist()
-        return tokens
-
-
 def test_greedy_tokens_are_those_of_generate_whatever_shares_the_engine(
     harness: Harness, make_prompt: MakePrompt
 ) -> None:
-    reference = Reference()
     prompts = [make_prompt(*question) for question in QUESTIONS]
     limits = [40, 3, 40, 40, 40, 1, 40, 40]
     requests = [
@@ -78,7 +44,7 @@ def test_greedy_tokens_are_those_of_generate_whatever_shares_the_engine(
     for prompt, limit, request in zip(prompts, limits, requests, strict=True):
         outputs = harness.wait(request)
         tokens = [token_id for output in outputs for token_id in output.token_ids]
-        expected = reference(prompt, limit)
+        expected = reference().generate(prompt, limit)
         assert tokens == expected
         ended = expected[-1] in harness.engine.defaults.eos_token_ids
         assert outputs[-1].finish_reason == ("stop" if ended else "length")
@@ -184,34 +150,53 @@ def test_an_answer_without_max_tokens_stays_inside_the_context(
     assert request.num_tokens == 40
 
 
-@pytest.mark.parametrize("method", ["prefill", "decode"])
+@pytest.mark.parametrize("method", ["encode_images", "run"])
 def test_a_fault_in_one_request_ends_that_request_only(
     method: str, harness: Harness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = harness.engine._runner
     original = getattr(runner, method)
-    bad_prompt = make_prompt("bad")
+    bad_prompt = make_prompt("bad", [1])
 
-    def failing(request: Request) -> torch.Tensor:
-        if request.prompt is bad_prompt:
+    def failing(step: Sequence[Scheduled]) -> Any:
+        if any(part.request.prompt is bad_prompt for part in step):
             raise RuntimeError("injected")
-        result: torch.Tensor = original(request)
-        return result
+        return original(step)
 
     monkeypatch.setattr(runner, method, failing)
+    requests = [harness.add(make_prompt(*question), max_tokens=40) for question in QUESTIONS]
     bad = harness.add(bad_prompt)
-    good = harness.add(make_prompt("hello"))
+    requests += [harness.add(make_prompt("hello"), max_tokens=40)]
     assert isinstance(harness.wait(bad)[-1].error, EngineFailure)
-    assert harness.wait(good)[-1].finish_reason == "stop"
+    for request in requests:
+        harness.wait(request)
+        assert request.token_ids == reference().generate(request.prompt, 40)
+
+
+def test_a_step_that_runs_out_of_memory_is_run_in_parts(
+    harness: Harness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = harness.engine._runner.run
+
+    def limited(step: Sequence[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
+        if len(step) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(step)
+
+    monkeypatch.setattr(harness.engine._runner, "run", limited)
+    requests = [harness.add(make_prompt(*question), max_tokens=30) for question in QUESTIONS]
+    for request in requests:
+        harness.wait(request)
+        assert request.token_ids == reference().generate(request.prompt, 30)
 
 
 def test_out_of_memory_says_what_to_do(
     harness: Harness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(request: Request) -> torch.Tensor:
+    def out_of_memory(step: Sequence[Scheduled]) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(harness.engine._runner, "prefill", out_of_memory)
+    monkeypatch.setattr(harness.engine._runner, "run", out_of_memory)
     error = harness.wait(harness.add(make_prompt("hello")))[-1].error
     assert isinstance(error, EngineFailure) and "smaller images" in str(error)
 
@@ -268,7 +253,7 @@ def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Any) -> None:
         metadata={"format": "pt"},
     )
     with pytest.raises(ValueError, match=r"lacks weights: .*visual\.blocks\.0"):
-        Engine(EngineConfig(model=str(tmp_path)), on_output=lambda output: None)
+        Engine(EngineConfig(model=str(tmp_path)), on_outputs=lambda outputs: None)
 
 
 def test_max_model_len_beyond_the_model_is_refused() -> None:

@@ -15,15 +15,21 @@ EOS = frozenset({0})
 
 def _request(token_ids: list[int] | None = None, **params: Any) -> Request:
     empty = np.empty(0, np.int32)
-    prompt = Prompt(
-        "text_input", np.array([4], np.int32), empty, 0, empty.astype(np.uint8), empty, 0
-    )
+    prompt = Prompt("text_input", np.array([4], np.int32), empty, 0)
     return Request("r", prompt, SamplingParams(**params), token_ids=token_ids or [])
 
 
-def _draws(count: int, **params: Any) -> torch.Tensor:
-    sampler = Sampler(_request(seed=1, **params), EOS)
-    return torch.tensor([sampler.sample(LOGITS)[0] for _ in range(count)])
+def _sampler() -> Sampler:
+    return Sampler(len(LOGITS), EOS, torch.device("cpu"))
+
+
+def _sample(request: Request, logits: torch.Tensor = LOGITS) -> int:
+    return _sampler()([request], logits[None])[0].token_id
+
+
+def _draws(count: int, seed: int = 1, **params: Any) -> torch.Tensor:
+    sampler, request = _sampler(), _request(seed=seed, **params)
+    return torch.tensor([sampler([request], LOGITS[None])[0].token_id for _ in range(count)])
 
 
 def _expected(keep: list[int], temperature: float = 1.0) -> torch.Tensor:
@@ -47,6 +53,9 @@ def _expected(keep: list[int], temperature: float = 1.0) -> torch.Tensor:
             1.0,
         ),  # exp(1.0 - 2.0) = 0.37, exp(0.5 - 2) = 0.22, exp(-2) = 0.14
         ({"top_k": 2, "top_p": 0.99}, [0, 1], 1.0),
+        ({"top_k": 3, "top_p": 0.75}, [0, 1], 1.0),  # of what top_k leaves: 0.63 0.23 0.14
+        ({"top_k": 4, "min_p": 0.2, "temperature": 2.0}, [0, 1, 2, 3], 2.0),
+        ({"top_p": 0.9, "min_p": 0.2, "temperature": 1.0}, [0, 1, 2], 1.0),
     ],
 )
 def test_draws_follow_the_exact_distribution(
@@ -69,20 +78,19 @@ def test_temperature_zero_takes_the_most_likely() -> None:
 def test_a_temperature_next_to_zero_takes_the_most_likely(temperature: float) -> None:
     logits = LOGITS.flip(0)  # so that it is not token 0, which a NaN would give
     request = _request(temperature=temperature)
-    assert Sampler(request, EOS).sample(logits)[0] == len(logits) - 1
+    assert _sample(request, logits) == len(logits) - 1
 
 
 def test_a_seed_repeats_and_two_seeds_differ() -> None:
-    first = [Sampler(_request(seed=5), EOS).sample(LOGITS)[0] for _ in range(3)]
-    assert len(set(first)) == 1
     assert _draws(50).tolist() == _draws(50).tolist()
-    other = Sampler(_request(seed=2), EOS)
-    assert [other.sample(LOGITS)[0] for _ in range(50)] != _draws(50).tolist()
+    assert _draws(50, seed=2).tolist() != _draws(50).tolist()
+    assert _draws(50, top_k=4).tolist() == _draws(50, top_k=4).tolist()
+    assert _draws(50, top_k=4, seed=2).tolist() != _draws(50, top_k=4).tolist()
 
 
 def test_penalties_and_bias_change_the_scores_as_documented() -> None:
     def greedy(token_ids: list[int], **params: Any) -> int:
-        return Sampler(_request(token_ids, temperature=0, **params), EOS).sample(LOGITS)[0]
+        return _sample(_request(token_ids, temperature=0, **params))
 
     assert greedy([0], presence_penalty=0.9) == 0
     assert greedy([0], presence_penalty=1.1) == 1
@@ -99,14 +107,16 @@ def test_min_tokens_keeps_the_answer_open() -> None:
         request = _request(
             token_ids, temperature=0, min_tokens=2, stop_token_ids=frozenset({1, 99})
         )
-        return Sampler(request, EOS).sample(LOGITS)[0]
+        return _sample(request)
 
     assert [greedy([]), greedy([2]), greedy([2, 2])] == [2, 2, 0]
 
 
 def test_logprobs_are_those_of_the_untouched_logits_with_true_ranks() -> None:
     request = _request(temperature=0, logit_bias={3: 50.0}, logprobs=2)
-    token_id, logprobs = Sampler(request, EOS).sample(LOGITS)
+    (sampled,) = _sampler()([request], LOGITS[None])
+    token_id, logprobs = sampled.token_id, sampled.logprobs
+    assert logprobs is not None
     exact = LOGITS.log_softmax(-1)
     assert token_id == logprobs.token_id == 3
     assert {token: rank for token, (_, rank) in logprobs.entries.items()} == {3: 4, 0: 1, 1: 2}
@@ -114,9 +124,43 @@ def test_logprobs_are_those_of_the_untouched_logits_with_true_ranks() -> None:
         assert value == pytest.approx(exact[token].item())
 
 
+def test_no_logprobs_without_a_wish_for_them() -> None:
+    assert _sampler()([_request()], LOGITS[None])[0].logprobs is None
+
+
 def test_the_logits_are_left_as_they_were() -> None:
     before = LOGITS.clone()
-    Sampler(_request([0], presence_penalty=1, logit_bias={1: 1.0}, min_tokens=9), EOS).sample(
-        LOGITS
-    )
+    _sample(_request([0], presence_penalty=1, logit_bias={1: 1.0}, min_tokens=9))
     assert torch.equal(LOGITS, before)
+
+
+MIXED: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"seed": 1},
+    {"seed": 1, "top_k": 3},
+    {"seed": 2, "top_k": 5, "top_p": 0.8},
+    {"seed": 3, "top_p": 0.6, "min_p": 0.1},
+    {"seed": 4, "temperature": 1.7, "repetition_penalty": 1.4},
+    {"seed": 5, "presence_penalty": 1.0, "frequency_penalty": 0.5, "logprobs": 3},
+    {"seed": 6, "logit_bias": {4: 3.0}, "logprobs": 1},
+    {"seed": 7, "min_tokens": 30},
+    {"top_k": 2, "temperature": 0.8, "top_p": 0.6},
+    {},
+]
+
+
+def test_a_request_gets_the_same_whatever_shares_its_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    steps = [torch.randn(len(MIXED), len(LOGITS), generator=generator) for _ in range(40)]
+    sampler = _sampler()
+    together = [_request(**params) for params in MIXED]
+    for logits in steps:
+        for request, sampled in zip(together, sampler(together, logits), strict=True):
+            request.token_ids.append(sampled.token_id)
+    for row, params in enumerate(MIXED):
+        if "seed" not in params and params.get("temperature") != 0:
+            continue
+        alone = _request(**params)
+        for logits in steps:
+            alone.token_ids.append(sampler([alone], logits[row : row + 1])[0].token_id)
+        assert alone.token_ids == together[row].token_ids, params

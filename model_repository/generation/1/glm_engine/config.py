@@ -22,6 +22,19 @@ class EngineConfig:
             (``GLM_MAX_MODEL_LEN``).
         max_num_seqs: requests that run at the same time (``GLM_MAX_NUM_SEQS``).
         max_queue: requests that may wait besides those that run (``GLM_MAX_QUEUE``).
+        max_num_batched_tokens: of all requests in one step; 0 for 512 on a CPU, 4096 on a GPU
+            (``GLM_MAX_NUM_BATCHED_TOKENS``).
+        max_num_batched_patches: image patches encoded in one step; larger images go alone
+            (``GLM_MAX_NUM_BATCHED_PATCHES``).
+        block_size: tokens in a block of the KV cache (``GLM_BLOCK_SIZE``).
+        kv_cache_memory: bytes; 0 for 512 MiB on a CPU, and on a GPU for what is left after a
+            profile run (``GLM_KV_CACHE_MEMORY``).
+        gpu_memory_utilization: share of a GPU's memory that is used in all
+            (``GLM_GPU_MEMORY_UTILIZATION``).
+        image_cache_memory: bytes of image embeddings kept for next time
+            (``GLM_IMAGE_CACHE_MEMORY``).
+        prefix_caching: whether a prompt's beginning that is in the cache is used again
+            (``GLM_PREFIX_CACHING``).
         cpu_threads: threads of one operation on a CPU; 0 for torch's default (``GLM_CPU_THREADS``).
     """
 
@@ -31,6 +44,13 @@ class EngineConfig:
     max_model_len: int = 0
     max_num_seqs: int = 64
     max_queue: int = 256
+    max_num_batched_tokens: int = 0
+    max_num_batched_patches: int = 16384
+    block_size: int = 16
+    kv_cache_memory: int = 0
+    gpu_memory_utilization: float = 0.9
+    image_cache_memory: int = 256 * 2**20
+    prefix_caching: bool = True
     cpu_threads: int = 1
 
     @classmethod
@@ -48,6 +68,19 @@ class EngineConfig:
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
             max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=64, minimum=1),
             max_queue=_integer(env, "GLM_MAX_QUEUE", default=256, minimum=0),
+            max_num_batched_tokens=_integer(
+                env, "GLM_MAX_NUM_BATCHED_TOKENS", default=0, minimum=0
+            ),
+            max_num_batched_patches=_integer(
+                env, "GLM_MAX_NUM_BATCHED_PATCHES", default=16384, minimum=1
+            ),
+            block_size=_integer(env, "GLM_BLOCK_SIZE", default=16, minimum=1),
+            kv_cache_memory=_integer(env, "GLM_KV_CACHE_MEMORY", default=0, minimum=0),
+            gpu_memory_utilization=_share(env, "GLM_GPU_MEMORY_UTILIZATION", default=0.9),
+            image_cache_memory=_integer(
+                env, "GLM_IMAGE_CACHE_MEMORY", default=256 * 2**20, minimum=0
+            ),
+            prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=1, minimum=0),
         )
 
@@ -56,6 +89,17 @@ def _choice(env: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str:
     value = env.get(key, "").strip() or choices[0]
     if value not in choices:
         raise ValueError(f"{key}={value!r} is not one of {', '.join(choices)}")
+    return value
+
+
+def _share(env: Mapping[str, str], key: str, *, default: float) -> float:
+    text = env.get(key, "").strip()
+    try:
+        value = float(text or default)
+    except ValueError:
+        raise ValueError(f"{key}={text!r} is not a number") from None
+    if not 0 < value <= 1:
+        raise ValueError(f"{key}={text!r} is not between 0 and 1")
     return value
 
 

@@ -1,23 +1,46 @@
-"""The engine: one thread that runs all live requests, a token each a step."""
+"""The engine: one thread that runs all live requests, step by step."""
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import torch
 
+from glm_engine.block_manager import BlockManager
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.detokenizer import Detokenizer, TokenTable
 from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
 from glm_engine.model_runner import ModelRunner
 from glm_engine.request import DEFAULT_MAX_TOKENS, FinishReason, Output, Request
-from glm_engine.sampler import Sampler
+from glm_engine.sampler import Sampled
+from glm_engine.scheduler import Scheduled, Scheduler
+from glm_engine.vision import KnownImage
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """How long the parts of an answered request took, in seconds.
+
+    Attributes:
+        queue: from the engine's queue to the first part of its prompt.
+        prefill: from there to the first token.
+        ttft: time to first token, from when stage 2 got the request.
+        tpot: time per output token after the first; None where there was only one.
+        end_to_end: from when stage 2 got the request.
+    """
+
+    queue: float
+    prefill: float
+    ttft: float
+    tpot: float | None
+    end_to_end: float
 
 
 @dataclass(slots=True)
@@ -26,63 +49,83 @@ class EngineStats:
 
     Attributes:
         steps: passes over the running requests.
-        cancellation_steps: for each request cancelled while the engine had it, how many steps
-            began between the cancellation and the moment its memory was free. Readers take entries
-            from the left.
+        prompt_tokens: of requests that were started, those found in the cache included.
+        cached_tokens: of these, those found in the cache.
+        kv_blocks_used, kv_blocks: now, and in all.
+        image_cache_hits, images_encoded: pictures whose embeddings were there, and were not.
+        vision_seconds, times, cancellation_steps: one entry for each step that encoded pictures,
+            each answered request, each request cancelled while the engine had it (steps begun
+            between the cancellation and the moment its memory was free). Readers take entries from
+            the left.
     """
 
     steps: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     image_tokens: int = 0
     generation_tokens: int = 0
+    preemptions: int = 0
     running: int = 0
     waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks: int = 0
+    image_cache_hits: int = 0
+    images_encoded: int = 0
+    vision_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    times: deque[RequestTimes] = field(default_factory=lambda: deque(maxlen=10_000))
     cancellation_steps: deque[int] = field(default_factory=lambda: deque(maxlen=10_000))
 
 
-@dataclass(eq=False, slots=True)
-class _Running:
-    """A request between its prefill and its last token."""
-
-    request: Request
-    sampler: Sampler
-    detokenizer: Detokenizer
-
-
 class Engine:
-    """Continuous generation over a changing set of requests.
+    """Continuous batching over a changing set of requests.
 
     ``add`` and ``abort`` may be called from any thread. Everything else belongs to the engine
-    thread: the queues, the requests in them, the model runner. Every added request gets exactly
-        one final
-    ``Output``, on whatever path it ends.
+    thread: the scheduler, the requests in it, the model runner. Every added request gets exactly
+    one final ``Output``, on whatever path it ends.
 
     Attributes:
         stats: see ``EngineStats``.
         table: bytes of each token, for who wants to show token ids.
         defaults: what the checkpoint says for open sampling parameters.
         image_token_id: the token that stands for image content in a prompt.
+        merge_size: an image token stands for so many patches in each direction.
     """
 
-    def __init__(self, config: EngineConfig, on_output: Callable[[Output], None]) -> None:
-        """Load the model. ``on_output`` is called on the engine thread and must not block."""
+    def __init__(
+        self, config: EngineConfig, on_outputs: Callable[[Sequence[Output]], None]
+    ) -> None:
+        """Load the model. ``on_outputs`` is called on the engine thread and must not block."""
         checkpoint = Checkpoint.load(config.model)
         self.table = TokenTable(checkpoint.tokenizer)
         self.defaults = checkpoint.defaults
         self.image_token_id: int = checkpoint.config["image_token_id"]
-        self.stats = EngineStats()
+        self.merge_size: int = checkpoint.config["vision_config"]["spatial_merge_size"]
         self._runner = ModelRunner(checkpoint, config, num_tokens=len(self.table))
-        self._max_num_seqs = config.max_num_seqs
-        self._on_output = on_output
+        cache = self._runner.cache
+        self.stats = EngineStats(kv_blocks=cache.num_blocks)
+        self._blocks = BlockManager(
+            cache.num_blocks, cache.block_size, prefix_caching=config.prefix_caching
+        )
+        self._scheduler = Scheduler(
+            self._blocks,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=self._runner.max_num_batched_tokens,
+            max_num_batched_patches=config.max_num_batched_patches,
+        )
+        self._on_outputs = on_outputs
+        self._outputs: list[Output] = []
+        self._detokenizers: dict[Request, Detokenizer] = {}
         self._mailbox: deque[Request] = deque()
-        self._waiting: deque[Request] = deque()
-        self._running: list[_Running] = []
         self._wake = threading.Event()
         # Nothing gets into the mailbox once _closing is set, so nothing is left in it unanswered.
         self._door = threading.Lock()
         self._closing = False
         self._out_of_time = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def known_image(self, content_hash: bytes) -> KnownImage | None:
+        """The image with this content, if it needs neither decoding nor encoding."""
+        return self._runner.images.get(content_hash)
 
     @property
     def max_model_len(self) -> int:
@@ -120,6 +163,9 @@ class Engine:
                 f"are more than the context of {self.max_model_len}",
             )
         request.max_tokens = request.params.max_tokens or min(DEFAULT_MAX_TOKENS, room)
+        timeline = request.timeline
+        timeline.queued = time.monotonic()
+        timeline.received = timeline.received or timeline.queued
         with self._door:
             if self._closing:
                 raise EngineUnavailable("the engine is stopping")
@@ -162,42 +208,68 @@ class Engine:
             self._fail_all(EngineUnavailable("the engine stopped"))
 
     def step(self) -> bool:
-        """Give every running request one token, and start one that waits.
-
-        At most one prefill a step: running streams wait for one prompt at most, never for all that
-        arrived.
+        """Compute a part of every running request, and start some that wait.
 
         Returns:
             False when there was nothing to do.
         """
         while self._mailbox:
-            self._waiting.append(self._mailbox.popleft())
+            self._scheduler.add(self._mailbox.popleft())
         self._drop_cancelled()
-        if not self._waiting and not self._running:
-            return False
-        self.stats.steps += 1
-        running = list(self._running)
-        if self._waiting and len(self._running) < self._max_num_seqs:
-            request = self._waiting.popleft()
-            self._guarded(request, partial(self._start, request))
-        for item in running:
-            if not item.request.cancelled:
-                self._guarded(item.request, partial(self._advance, item))
-        self._count_live()
-        return True
+        step = self._scheduler.schedule()
+        if step:
+            self.stats.steps += 1
+            self._note_started(step)
+            for part, sampled in self._run_step(step):
+                self._guarded(part.request, self._take_token, part.request, sampled)
+        elif not self._live_requests():
+            # Idle: everything has to be back in its place.
+            self._scheduler.check_integrity()
+        self._flush()
+        return bool(step)
 
     def _drop_cancelled(self) -> None:
-        for request in [request for request in self._waiting if request.cancelled]:
-            self._waiting.remove(request)
-            self._end(request, Output(request, error=RequestCancelled("the request was cancelled")))
-        for request in [item.request for item in self._running if item.request.cancelled]:
-            self._end(request, Output(request, error=RequestCancelled("the request was cancelled")))
-        self._count_live()
+        for request in [r for r in self._live_requests() if r.cancelled]:
+            self._fail(request, RequestCancelled("the request was cancelled"))
 
-    def _guarded(self, request: Request, work: Callable[[], None]) -> None:
+    def _note_started(self, step: Sequence[Scheduled]) -> None:
+        for part in step:
+            request = part.request
+            if not request.timeline.scheduled:
+                request.timeline.scheduled = time.monotonic()
+                self.stats.prompt_tokens += request.prompt.num_tokens
+                self.stats.cached_tokens += request.num_cached
+                self.stats.image_tokens += request.prompt.num_image_tokens
+                known = sum(image.embeddings is not None for image in request.prompt.images)
+                self.stats.image_cache_hits += known
+
+    def _run_step(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
+        """Run a step; where that fails, run its requests one by one and fail those that cannot."""
+        try:
+            return self._attempt(step)
+        except Exception as error:
+            if len(step) > 1:
+                logger.exception("a step of %d requests failed; each is tried alone", len(step))
+                if isinstance(error, torch.OutOfMemoryError):
+                    torch.cuda.empty_cache()
+        sampled: list[tuple[Scheduled, Sampled]] = []
+        for part in step:
+            self._guarded(part.request, lambda part=part: sampled.extend(self._attempt([part])))
+        return sampled
+
+    def _attempt(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
+        began, encoded = time.monotonic(), self._runner.num_encoded_images
+        self._runner.encode_images(step)
+        if self._runner.num_encoded_images > encoded:
+            self.stats.vision_seconds.append(time.monotonic() - began)
+        sampled = self._runner.run(step)
+        self._scheduler.computed(step)
+        return sampled
+
+    def _guarded(self, request: Request, work: Callable[..., None], *arguments: Any) -> None:
         """Do one request's part of a step; what goes wrong there ends that request only."""
         try:
-            work()
+            work(*arguments)
         except Exception as error:
             logger.exception("request %s failed", request.request_id)
             if isinstance(error, torch.OutOfMemoryError):
@@ -206,69 +278,98 @@ class Engine:
                 )
             else:
                 failure = EngineFailure("the engine failed while it ran this request")
-            self._end(request, Output(request, error=failure))
+            self._fail(request, failure)
 
-    def _start(self, request: Request) -> None:
-        logits = self._runner.prefill(request)
-        self.stats.prompt_tokens += request.prompt.num_tokens
-        self.stats.image_tokens += request.prompt.num_image_tokens
-        item = _Running(
-            request,
-            Sampler(request, self.defaults.eos_token_ids),
-            Detokenizer(
-                self.table,
-                request.params.stop,
-                skip_special_tokens=request.params.skip_special_tokens,
-            ),
-        )
-        self._running.append(item)
-        self._take_token(item, logits)
-
-    def _advance(self, item: _Running) -> None:
-        self._take_token(item, self._runner.decode(item.request))
-
-    def _take_token(self, item: _Running, logits: torch.Tensor) -> None:
-        request = item.request
-        token_id, logprobs = item.sampler.sample(logits)
+    def _take_token(self, request: Request, sampled: Sampled) -> None:
+        token_id = sampled.token_id
         request.token_ids.append(token_id)
-        request.cumulative_logprob += logprobs.entries[token_id][0]
         self.stats.generation_tokens += 1
+        if not request.timeline.first_token:
+            request.timeline.first_token = time.monotonic()
+        if sampled.logprobs is not None:
+            request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
+        detokenizer = self._detokenizer(request)
         finish_reason = self._stop_by_token(request, token_id)
         # The token that ends an answer is not part of its text.
-        text = "" if finish_reason == "stop" else item.detokenizer.push(token_id)
-        if item.detokenizer.stopped:
+        text = "" if finish_reason == "stop" else detokenizer.push(token_id)
+        if detokenizer.stopped:
             finish_reason = "stop"
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
             finish_reason = "length"
         if finish_reason is not None:
-            text += item.detokenizer.finish()
+            text += detokenizer.finish()
         output = Output(
-            request, text, (token_id,), (logprobs,), request.cumulative_logprob, finish_reason
+            request,
+            text,
+            (token_id,),
+            () if sampled.logprobs is None else (sampled.logprobs,),
+            request.cumulative_logprob,
+            finish_reason,
         )
         if output.is_final:
-            self._end(request, output)
+            self._end(output)
         else:
-            self._on_output(output)
+            self._outputs.append(output)
+
+    def _detokenizer(self, request: Request) -> Detokenizer:
+        found = self._detokenizers.get(request)
+        if found is None:
+            found = self._detokenizers[request] = Detokenizer(
+                self.table,
+                request.params.stop,
+                skip_special_tokens=request.params.skip_special_tokens,
+            )
+        return found
 
     def _stop_by_token(self, request: Request, token_id: int) -> FinishReason | None:
         is_eos = token_id in self.defaults.eos_token_ids and not request.params.ignore_eos
         return "stop" if is_eos or token_id in request.params.stop_token_ids else None
 
-    def _end(self, request: Request, output: Output) -> None:
+    def _fail(self, request: Request, error: Exception) -> None:
+        self._end(Output(request, error=error))
+
+    def _end(self, output: Output) -> None:
         """Free what a request holds and send its final output."""
-        self._running = [item for item in self._running if item.request is not request]
-        self._runner.release(request)
-        self._count_live()
+        request = output.request
+        self._scheduler.remove(request)
+        self._detokenizers.pop(request, None)
+        request.encoded.clear()
+        request.sampling = None
         if request.cancelled:
             self.stats.cancellation_steps.append(self.stats.steps - request.cancelled_at_step)
-        self._on_output(output)
+        if output.error is None:
+            self.stats.times.append(_times(request, time.monotonic()))
+        self._outputs.append(output)
 
-    def _count_live(self) -> None:
-        self.stats.running, self.stats.waiting = len(self._running), len(self._waiting)
+    def _flush(self) -> None:
+        """Hand over the outputs of a step, once the counts say the same."""
+        stats, scheduler = self.stats, self._scheduler
+        stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
+        stats.preemptions = scheduler.num_preemptions
+        stats.kv_blocks_used = self._blocks.num_blocks - self._blocks.num_free
+        stats.images_encoded = self._runner.num_encoded_images
+        if self._outputs:
+            outputs, self._outputs = self._outputs, []
+            self._on_outputs(outputs)
+
+    def _live_requests(self) -> list[Request]:
+        return [*self._scheduler.waiting, *self._scheduler.running]
 
     def _fail_all(self, error: Exception) -> None:
-        live = [*self._mailbox, *self._waiting, *(item.request for item in self._running)]
-        self._mailbox.clear()
-        self._waiting.clear()
-        for request in live:
-            self._end(request, Output(request, error=error))
+        while self._mailbox:
+            self._scheduler.add(self._mailbox.popleft())
+        for request in self._live_requests():
+            self._fail(request, error)
+        self._flush()
+
+
+def _times(request: Request, now: float) -> RequestTimes:
+    timeline, num_tokens = request.timeline, len(request.token_ids)
+    decoding = now - timeline.first_token
+    return RequestTimes(
+        queue=timeline.scheduled - timeline.queued,
+        prefill=timeline.first_token - timeline.scheduled,
+        ttft=timeline.first_token - timeline.received,
+        tpot=decoding / (num_tokens - 1) if num_tokens > 1 else None,
+        end_to_end=now - timeline.received,
+    )

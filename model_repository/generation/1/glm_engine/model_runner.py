@@ -1,119 +1,249 @@
-"""The model's weights and caches, and its forward passes. Only the engine thread calls it."""
+"""The model's weights, its KV cache and its steps. Only the engine thread calls it."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, DynamicCache
+from transformers import AutoModelForImageTextToText
 
+from glm_engine.attention import PagedAttention, batch_order
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
-from glm_engine.request import Request
-from glm_engine.vision import PatchNormalizer
+from glm_engine.kv_cache import KVCache, bytes_per_token
+from glm_engine.language_model import LanguageModel
+from glm_engine.request import PromptImage
+from glm_engine.sampler import Sampled, Sampler
+from glm_engine.scheduler import Scheduled
+from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
+
+_CPU_KV_CACHE_MEMORY = 512 * 2**20
+_CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 512, 4096
+
+logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """Runs prefill and decode, one request at a time, each with a KV cache of its own.
+    """Runs a step: images, then one flat batch of tokens, then the choice of the next ones.
 
     Attributes:
+        device, dtype: of weights and activations.
         max_model_len: tokens of prompt and answer together.
+        max_num_batched_tokens: in one step.
+        cache: the KV cache.
+        images: embeddings that are known.
+        num_encoded_images: since the start.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, num_tokens: int) -> None:
-        """Load the weights.
+        """Load the weights and take memory for the cache.
 
         Args:
             checkpoint: where they are.
-            config: device and dtype.
+            config: device, dtype and sizes.
             num_tokens: size of the tokenizer; rows of the vocabulary beyond it are padding and
                 never chosen.
 
         Raises:
             ValueError: the checkpoint lacks weights of the model, or ``max_model_len`` is more
-                than it takes.
+                than the checkpoint takes or than the KV cache holds.
         """
         self.device = torch.device(_device(config.device))
-        dtype = _dtype(config.dtype, self.device)
+        self.dtype = _dtype(config.dtype, self.device)
         if self.device.type == "cpu" and config.cpu_threads:
             torch.set_num_threads(config.cpu_threads)
-        load: Any = AutoModelForImageTextToText.from_pretrained
-        model, loading = load(
-            checkpoint.folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        model = _load(checkpoint, self.dtype).to(self.device).eval()
+        with torch.inference_mode():
+            self._language = LanguageModel(model, num_tokens)
+            self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor)
+        self._sampler = Sampler(num_tokens, checkpoint.defaults.eos_token_ids, self.device)
+        usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
+        self.max_num_batched_tokens = max(
+            config.max_num_batched_tokens or usual, config.max_num_seqs
         )
-        if loading["missing_keys"] or loading["mismatched_keys"]:
-            # transformers would go on with random numbers in their place.
-            missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
-            raise ValueError(f"the checkpoint lacks weights: {', '.join(missing[:5])}")
-        self._model: Any = model.to(self.device).eval()
-        self._image_token_id: int = model.config.image_token_id
-        self._num_tokens = num_tokens
-        self._normalize = PatchNormalizer(checkpoint.image_processor, self.device)
-        self._caches: dict[Request, DynamicCache] = {}
-        limit = int(model.config.text_config.max_position_embeddings)
-        if config.max_model_len > limit:
-            raise ValueError(
-                f"GLM_MAX_MODEL_LEN={config.max_model_len} is more than the model's {limit}"
+        self.images = ImageCache(config.image_cache_memory)
+        self.num_encoded_images = 0
+        self.max_model_len = _max_model_len(model.config, config)
+        self.cache = self._make_cache(config)
+
+    def _make_cache(self, config: EngineConfig) -> KVCache:
+        language = self._language
+        shape: dict[str, int] = {
+            "num_layers": language.num_layers,
+            "num_kv_heads": language.num_kv_heads,
+            "head_dim": language.head_dim,
+        }
+        per_block = config.block_size * bytes_per_token(**shape, dtype=self.dtype)
+        memory = config.kv_cache_memory or self._default_memory(config)
+        # More than all requests at their longest is never used.
+        most = -(-self.max_model_len // config.block_size) * config.max_num_seqs
+        num_blocks = min(memory // per_block, most)
+        tokens = num_blocks * config.block_size
+        if tokens < self.max_model_len:
+            if config.max_model_len or not tokens:
+                raise ValueError(
+                    f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, and one "
+                    f"request may have {self.max_model_len}: raise GLM_KV_CACHE_MEMORY or lower "
+                    "GLM_MAX_MODEL_LEN"
+                )
+            logger.warning(
+                "GLM_KV_CACHE_MEMORY holds %d tokens: longer requests are refused", tokens
             )
-        self.max_model_len = config.max_model_len or limit
+            self.max_model_len = tokens
+        logger.info(
+            "KV cache: %d blocks of %d tokens, %.0f MiB",
+            num_blocks, config.block_size, num_blocks * per_block / 2**20,
+        )  # fmt: skip
+        return KVCache(
+            **shape,
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _default_memory(self, config: EngineConfig) -> int:
+        """Bytes that the KV cache may take: on a GPU, what a step at its largest leaves free."""
+        if self.device.type != "cuda":
+            return _CPU_KV_CACHE_MEMORY
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        with torch.inference_mode():
+            self._profile(config)
+        peak = torch.cuda.max_memory_reserved()
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        others = total - free - torch.cuda.memory_reserved()
+        usable = int(total * config.gpu_memory_utilization)
+        memory = usable - others - peak - config.image_cache_memory
+        if memory <= 0:
+            raise ValueError(
+                f"the GPU's {total / 2**30:.1f} GiB leave no room for the KV cache after weights, "
+                f"activations and image cache ({(others + peak) / 2**30:.1f} GiB and "
+                f"{config.image_cache_memory / 2**30:.1f} GiB)"
+            )
+        return memory
+
+    def _profile(self, config: EngineConfig) -> None:
+        """The largest step there can be, but for attention to what came before it."""
+        side = 2 * int((config.max_num_batched_patches / 4) ** 0.5)
+        row = self._encode.patch_length
+        self._encode([np.zeros((side * side, row), np.uint8)], [(1, side, side)])
+        tokens = self.max_num_batched_tokens
+        ids = torch.zeros(tokens, dtype=torch.int64, device=self.device)
+        positions = ids.expand(3, -1)
+        heads = self._language.num_heads
+        self._language(
+            self._language.embed(ids),
+            positions,
+            ids[: config.max_num_seqs],
+            lambda qkv, layer: qkv[:, :heads].flatten(1),
+        )
 
     @torch.inference_mode()
-    def prefill(self, request: Request) -> torch.Tensor:
-        """Run the prompt and start the request's cache.
-
-        Returns:
-            (vocabulary,) float32 logits on the CPU for the first token of the answer.
-        """
-        prompt = request.prompt
-        input_ids = torch.from_numpy(prompt.input_ids).to(self.device).long()[None]
-        position_ids = torch.from_numpy(prompt.position_ids).to(self.device).long()[:, None]
-        embeddings = self._model.get_input_embeddings()(input_ids)
-        if len(prompt.image_grid_thw):
-            images = self._encode_images(request).to(embeddings.dtype)
-            is_image = (input_ids == self._image_token_id)[..., None]
-            embeddings = embeddings.masked_scatter(is_image, images)
-        cache = DynamicCache(config=self._model.config.get_text_config())
-        logits = self._forward(embeddings, position_ids, cache)
-        self._caches[request] = cache
-        return logits
+    def encode_images(self, step: Sequence[Scheduled]) -> None:
+        """Encode the images that this step's tokens need, all in one pass."""
+        wanted: dict[bytes, PromptImage] = {}
+        takers: list[tuple[Scheduled, PromptImage]] = []
+        for part in step:
+            for image in part.request.images_between(part.start, part.end):
+                if image.embeddings is None and image not in part.request.encoded:
+                    takers.append((part, image))
+                    wanted.setdefault(image.content_hash, image)
+        if not takers:
+            return
+        found = {key: known for key in wanted if (known := self.images.get(key))}
+        new = [image for key, image in wanted.items() if key not in found]
+        if new:
+            encoded = self._encode([_patches(image) for image in new], [i.grid for i in new])
+            self.num_encoded_images += len(new)
+            for image, embeddings in zip(new, encoded, strict=True):
+                found[image.content_hash] = KnownImage(image.grid, embeddings)
+                self.images.add(image.content_hash, found[image.content_hash])
+        for part, image in takers:
+            part.request.encoded[image] = found[image.content_hash].embeddings
 
     @torch.inference_mode()
-    def decode(self, request: Request) -> torch.Tensor:
-        """Run the request's newest token.
+    def run(self, step: Sequence[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
+        """Compute a step's tokens and choose the next one where a request's last token is in it.
 
-        Returns:
-            (vocabulary,) float32 logits on the CPU for the token after it.
+        The images of the step have to be encoded.
         """
-        token = torch.tensor([[request.token_ids[-1]]], device=self.device)
-        position = request.num_tokens - 1 + request.prompt.rope_delta
-        position_ids = torch.full((3, 1, 1), position, device=self.device)
-        embeddings = self._model.get_input_embeddings()(token)
-        return self._forward(embeddings, position_ids, self._caches[request])
+        step = batch_order(step)
+        requests = [part.request for part in step]
+        ids = np.concatenate([part.request.ids_between(part.start, part.end) for part in step])
+        positions = np.concatenate(
+            [part.request.positions_between(part.start, part.end) for part in step], axis=1
+        )
+        hidden = self._language.embed(self._to_device(ids))
+        self._place_images(step, hidden)
+        attention = PagedAttention(
+            step,
+            self.cache.block_size,
+            self._language.num_heads,
+            self._language.num_kv_heads,
+            self.dtype,
+            self.device,
+        )
+        ends = np.cumsum([part.end - part.start for part in step])
+        sampled = [i for i, part in enumerate(step) if part.is_last]
+        rows = None
+        if len(sampled) < len(ids):
+            rows = self._to_device(ends[sampled] - 1)
+        layers = self.cache.layers
+        logits = self._language(
+            hidden,
+            self._to_device(positions),
+            rows,
+            lambda qkv, layer: attention(qkv, layers[layer]),
+        )
+        if not sampled:
+            return []
+        chosen = self._sampler([requests[i] for i in sampled], logits)
+        return [(step[i], choice) for i, choice in zip(sampled, chosen, strict=True)]
 
-    def release(self, request: Request) -> None:
-        """Free what the request holds; nothing if it holds nothing."""
-        self._caches.pop(request, None)
+    def _place_images(self, step: Sequence[Scheduled], hidden: torch.Tensor) -> None:
+        row = 0
+        for part in step:
+            for image in part.request.images_between(part.start, part.end):
+                embeddings = image.embeddings
+                if embeddings is None:
+                    embeddings = part.request.encoded[image]
+                first, last = max(part.start, image.start), min(part.end, image.end)
+                needed = embeddings[first - image.start : last - image.start]
+                at = row + first - part.start
+                hidden[at : at + len(needed)] = needed
+                if last == image.end:
+                    part.request.encoded.pop(image, None)
+            row += part.end - part.start
 
-    @property
-    def num_cached_requests(self) -> int:
-        """Requests that hold a KV cache."""
-        return len(self._caches)
+    def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
 
-    def _encode_images(self, request: Request) -> torch.Tensor:
-        patches = torch.from_numpy(request.prompt.patches).to(self.device)
-        grids = torch.from_numpy(request.prompt.image_grid_thw).to(self.device).long()
-        features = self._model.get_image_features(self._normalize(patches), grids, return_dict=True)
-        return torch.cat(features.pooler_output)
 
-    def _forward(
-        self, embeddings: torch.Tensor, position_ids: torch.Tensor, cache: DynamicCache
-    ) -> torch.Tensor:
-        hidden = self._model.model.language_model(
-            inputs_embeds=embeddings,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        logits: torch.Tensor = self._model.lm_head(hidden[0, -1])
-        return logits[: self._num_tokens].float().cpu()
+def _patches(image: PromptImage) -> np.ndarray[Any, Any]:
+    assert image.patches is not None, "an image with neither patches nor embeddings"
+    return image.patches
+
+
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    load: Any = AutoModelForImageTextToText.from_pretrained
+    model, loading = load(checkpoint.folder, dtype=dtype, output_loading_info=True)
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        # transformers would go on with random numbers in their place.
+        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
+        raise ValueError(f"the checkpoint lacks weights: {', '.join(missing[:5])}")
+    return model
+
+
+def _max_model_len(model_config: Any, config: EngineConfig) -> int:
+    limit = int(model_config.text_config.max_position_embeddings)
+    if config.max_model_len > limit:
+        raise ValueError(
+            f"GLM_MAX_MODEL_LEN={config.max_model_len} is more than the model's {limit}"
+        )
+    return config.max_model_len or limit
 
 
 def _device(name: str) -> str:

@@ -1,13 +1,14 @@
 """A request: what the client asked for, and how far the engine is with it. Free of torch."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from glm_engine.block_manager import BlockTable
 from glm_engine.errors import InvalidRequest
 
 DEFAULT_MAX_TOKENS = 512
@@ -40,7 +41,8 @@ class SamplingParams:
         max_tokens: None for ``DEFAULT_MAX_TOKENS`` or what the context leaves, whichever is less.
         temperature: 0 takes the most likely token.
         top_k: 0 for off.
-        logprobs: alternatives to report for each token; None for no logprobs.
+        logprobs: alternatives to report for each token; None for no log probabilities at all.
+        priority: who waits and who is preempted: lower numbers come first.
     """
 
     max_tokens: int | None = None
@@ -59,6 +61,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    priority: int = 0
 
 
 def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) -> SamplingParams:
@@ -179,8 +182,70 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "ignore_eos": _flag,
     "skip_special_tokens": _flag,
     "logprobs": _whole(0, MAX_LOGPROBS),
+    "priority": _whole(-1_000_000, 1_000_000),
     "n": _whole(1, 1),
 }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PromptImage:
+    """One image of a prompt. Compared and hashed by identity.
+
+    Attributes:
+        start: index of its first token in the prompt.
+        num_tokens: tokens that stand for it, all in a row.
+        grid: (temporal, height, width) in patches.
+        content_hash: of what the client sent.
+        patches: (temporal * height * width, channels * patch pixels) uint8; None where the engine
+            has the embeddings already.
+        embeddings: (num_tokens, hidden size) tensor, where the engine has them.
+    """
+
+    start: int
+    num_tokens: int
+    grid: tuple[int, int, int]
+    content_hash: bytes
+    patches: npt.NDArray[np.uint8] | None
+    embeddings: Any = None
+
+    @property
+    def end(self) -> int:
+        """Index after its last token."""
+        return self.start + self.num_tokens
+
+
+def place_images(
+    input_ids: npt.NDArray[np.int32],
+    image_token_id: int,
+    merge_size: int,
+    grids: Sequence[tuple[int, int, int]],
+    hashes: Sequence[bytes],
+    patches: npt.NDArray[np.uint8],
+    embeddings: Mapping[bytes, Any],
+) -> tuple[PromptImage, ...]:
+    """Find the images of a prompt.
+
+    Args:
+        input_ids: (tokens,) int32 with ``image_token_id`` repeated once a merged patch.
+        merge_size: an image token stands for ``merge_size ** 2`` patches.
+        grids, hashes: of all images in order.
+        patches: (patches, channels * patch pixels) uint8 of those images whose hashes are not in
+            ``embeddings``, in order.
+    """
+    images: list[PromptImage] = []
+    places = np.flatnonzero(input_ids == image_token_id)
+    token = patch = 0
+    for grid, content_hash in zip(grids, hashes, strict=True):
+        num_patches = grid[0] * grid[1] * grid[2]
+        num_tokens = num_patches // merge_size**2
+        own, known = None, embeddings.get(content_hash)
+        if known is None:
+            own = patches[patch : patch + num_patches]
+            patch += num_patches
+        start = int(places[token])
+        images.append(PromptImage(start, num_tokens, grid, content_hash, own, known))
+        token += num_tokens
+    return tuple(images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,23 +257,41 @@ class Prompt:
         input_ids: (tokens,) int32.
         position_ids: (3, tokens) int32 M-RoPE positions.
         rope_delta: token n after the prompt is at position n + rope_delta on all axes.
-        patches: (patches, channels * patch pixels) uint8 of all images.
-        image_grid_thw: (images, 3) int32 grid of each image in patches.
-        num_image_tokens: how many of ``input_ids`` stand for image content.
+        images: in the order of their tokens.
     """
 
     field: str
     input_ids: npt.NDArray[np.int32]
     position_ids: npt.NDArray[np.int32]
     rope_delta: int
-    patches: npt.NDArray[np.uint8]
-    image_grid_thw: npt.NDArray[np.int32]
-    num_image_tokens: int
+    images: tuple[PromptImage, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Length in tokens, image tokens included."""
         return len(self.input_ids)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """How many of the tokens stand for image content."""
+        return sum(image.num_tokens for image in self.images)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When things happened to a request, in seconds of ``time.monotonic()``; 0 for not yet.
+
+    Attributes:
+        received: by stage 2.
+        queued: by the engine, after preprocessing.
+        scheduled: first part of the prompt run.
+        first_token: chosen.
+    """
+
+    received: float = 0.0
+    queued: float = 0.0
+    scheduled: float = 0.0
+    first_token: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -220,18 +303,35 @@ class Request:
     Attributes:
         context: whatever the caller wants to find again in an ``Output``; the engine does not look
             at it.
+        leader: another choice of the same prompt that computes it first; this one waits for it.
         max_tokens: resolved by the engine when it admits the request.
         token_ids: the answer so far.
-        cumulative_logprob: sum of the log probabilities of ``token_ids``.
+        cumulative_logprob: sum of the log probabilities of ``token_ids``, where asked for.
+        num_computed: tokens of prompt and answer whose keys and values are in the cache.
+        num_cached: tokens of the prompt that were there when it was first scheduled.
+        table: its blocks in the cache.
+        block_hashes: of its full blocks, as far as they have been needed.
+        encoded: embeddings of images that are not wholly computed yet.
+        sampling: the sampler's state of this request.
+        arrival: counts up; who comes first is served first.
     """
 
     request_id: str
     prompt: Prompt
     params: SamplingParams
     context: Any = None
+    leader: "Request | None" = None
     max_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float = 0.0
+    num_computed: int = 0
+    num_cached: int = 0
+    table: BlockTable = field(default_factory=BlockTable)
+    block_hashes: list[bytes] = field(default_factory=list)
+    encoded: dict[PromptImage, Any] = field(default_factory=dict)
+    sampling: Any = None
+    arrival: int = 0
+    timeline: Timeline = field(default_factory=Timeline)
     cancelled: bool = False
     cancelled_at_step: int = 0
 
@@ -239,6 +339,28 @@ class Request:
     def num_tokens(self) -> int:
         """Tokens of prompt and answer together."""
         return self.prompt.num_tokens + len(self.token_ids)
+
+    def ids_between(self, start: int, end: int) -> npt.NDArray[np.int32]:
+        """Tokens of prompt and answer from ``start`` to ``end``: (end - start,) int32."""
+        length = self.prompt.num_tokens
+        in_prompt = self.prompt.input_ids[start:end]
+        if end <= length:
+            return in_prompt
+        answer = np.array(self.token_ids[max(0, start - length) : end - length], np.int32)
+        return np.concatenate([in_prompt, answer])
+
+    def positions_between(self, start: int, end: int) -> npt.NDArray[np.int32]:
+        """M-RoPE positions from ``start`` to ``end``: (3, end - start) int32."""
+        length = self.prompt.num_tokens
+        in_prompt = self.prompt.position_ids[:, start:end]
+        if end <= length:
+            return in_prompt
+        answer = np.arange(max(start, length), end, dtype=np.int32) + self.prompt.rope_delta
+        return np.concatenate([in_prompt, np.broadcast_to(answer, (3, len(answer)))], axis=1)
+
+    def images_between(self, start: int, end: int) -> list[PromptImage]:
+        """The images that have tokens there."""
+        return [image for image in self.prompt.images if image.start < end and start < image.end]
 
 
 @dataclass(frozen=True, slots=True)

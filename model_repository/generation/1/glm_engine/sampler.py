@@ -1,6 +1,11 @@
-"""Choose the next token of one request from its logits."""
+"""Choose the next tokens of a batch of requests from their logits.
 
-from collections import Counter
+What a request gets depends on its own logits and parameters alone, never on what shares its batch:
+a seeded request draws from a generator of its own, as many numbers a token as its parameters say.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -8,95 +13,251 @@ from glm_engine.request import Request, SamplingParams, TokenLogprobs
 
 # Below it the division would overflow float32, and the choice is certain anyway.
 _GREEDY_TEMPERATURE = 1e-5
+# Up to so many candidates, the vocabulary is not sorted but only its best are looked for.
+_FEW = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A chosen token; its log probabilities where the request asked for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None
+
+
+@dataclass(slots=True)
+class SamplingState:
+    """What a request's next choice depends on besides its logits.
+
+    Attributes:
+        generator: of a seeded request.
+        seen: (vocabulary,) bool, tokens of prompt and answer; for the repetition penalty.
+        counts: (vocabulary,) float32, of the answer; for presence and frequency penalty.
+        biased: token ids and what is added to their logits.
+        forbidden: token ids that may not come before ``min_tokens``.
+        num_counted: tokens of the answer that are in ``seen`` and ``counts``.
+    """
+
+    generator: torch.Generator | None = None
+    seen: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+    biased: tuple[torch.Tensor, torch.Tensor] | None = None
+    forbidden: torch.Tensor | None = None
+    num_counted: int = 0
 
 
 class Sampler:
-    """The random state and the sampling rules of one request.
+    """Sampling rules; the state of each request is kept with the request."""
 
-    A seeded request draws from a generator of its own, so the same seed gives the same tokens
-    whatever else is running.
-    """
+    def __init__(
+        self, num_tokens: int, eos_token_ids: frozenset[int], device: torch.device
+    ) -> None:
+        """For a vocabulary of ``num_tokens``."""
+        self._num_tokens = num_tokens
+        self._eos_token_ids = eos_token_ids
+        self._device = device
+        self._shared = torch.Generator(device)
+        self._shared.seed()
 
-    def __init__(self, request: Request, eos_token_ids: frozenset[int]) -> None:
-        self._request = request
-        self._eos_token_ids = sorted(eos_token_ids)
-        self._generator = torch.Generator()
-        if request.params.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(request.params.seed)
-
-    def sample(self, logits: torch.Tensor) -> tuple[int, TokenLogprobs]:
-        """Choose a token.
+    def __call__(self, requests: Sequence[Request], logits: torch.Tensor) -> list[Sampled]:
+        """Choose a token for each request.
 
         Args:
-            logits: (vocabulary,) float32 on the CPU; not changed.
+            requests: one for each row.
+            logits: (requests, vocabulary) float32; not changed.
 
         Returns:
-            The token's id, and its log probability (before penalties, temperature and filters)
-            with the alternatives that the request asked for.
+            For each row the token and, if asked for, its log probability (before penalties,
+            temperature and filters) with the alternatives that the request asked for.
         """
-        params = self._request.params
-        scores = self._penalised(logits)
-        if params.temperature < _GREEDY_TEMPERATURE:
-            token_id = int(scores.argmax())
+        scores = self._edited(requests, logits)
+        groups: dict[Callable[..., torch.Tensor], list[int]] = {}
+        for row, request in enumerate(requests):
+            groups.setdefault(_way(request.params, self._num_tokens), []).append(row)
+        if list(groups) == [_greedy]:
+            chosen = scores.argmax(-1)
         else:
-            token_id = self._draw(_filtered(scores / params.temperature, params))
-        return token_id, _logprobs(logits, token_id, params.logprobs)
+            chosen = torch.empty(len(requests), dtype=torch.int64, device=self._device)
+            for choose, rows in groups.items():
+                at = torch.tensor(rows, device=self._device)
+                chosen[at] = choose(scores[at], [requests[row] for row in rows], self)
+        reported = [row for row, r in enumerate(requests) if r.params.logprobs is not None]
+        logprobs: dict[int, TokenLogprobs] = {}
+        if reported:
+            logprobs = _logprobs(reported, requests, logits, chosen)
+        return [
+            Sampled(token_id, logprobs.get(row)) for row, token_id in enumerate(chosen.tolist())
+        ]
 
-    def _draw(self, scores: torch.Tensor) -> int:
-        # Exponential race: argmax(p / Exp(1)) is a draw from p, without a cumulative sum over the
-        # vocabulary.
-        noise = torch.empty_like(scores).exponential_(generator=self._generator)
-        noise.clamp_min_(
-            torch.finfo(noise.dtype).tiny
-        )  # a zero would make 0 / 0 of an excluded token
-        return int((scores.softmax(-1) / noise).argmax())
+    # ---- logits ----
 
-    def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
-        request, params = self._request, self._request.params
+    def _edited(self, requests: Sequence[Request], logits: torch.Tensor) -> torch.Tensor:
+        """Logits after penalties, biases and bans; a copy where there are any."""
+        rows = [row for row, request in enumerate(requests) if _is_edited(request.params)]
+        if not rows:
+            return logits
         scores = logits.clone()
-        if params.repetition_penalty != 1:
-            # Counts the prompt as well, as transformers' RepetitionPenaltyLogitsProcessor does.
-            seen_ids = {*request.prompt.input_ids.tolist(), *request.token_ids}
-            seen = torch.tensor([token_id for token_id in seen_ids if token_id < len(scores)])
-            at_seen = scores[seen]
-            penalty = params.repetition_penalty
-            scores[seen] = torch.where(at_seen > 0, at_seen / penalty, at_seen * penalty)
-        if params.presence_penalty or params.frequency_penalty:
-            for token_id, count in Counter(request.token_ids).items():
-                scores[token_id] -= params.presence_penalty + params.frequency_penalty * count
-        for token_id, bias in params.logit_bias.items():
-            if token_id < len(scores):
-                scores[token_id] += bias
-        if len(request.token_ids) < params.min_tokens:
-            forbidden = {*self._eos_token_ids, *params.stop_token_ids}
-            scores[[token_id for token_id in forbidden if token_id < len(scores)]] = -torch.inf
+        for row in rows:
+            request = requests[row]
+            self._edit(request.params, self.state(request), request, scores[row])
         return scores
 
+    def _edit(
+        self, params: SamplingParams, state: SamplingState, request: Request, scores: torch.Tensor
+    ) -> None:
+        new = [t for t in request.token_ids[state.num_counted :] if t < self._num_tokens]
+        state.num_counted = len(request.token_ids)
+        if state.seen is not None:
+            state.seen[new] = True
+            penalty = params.repetition_penalty
+            penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
+            scores.copy_(torch.where(state.seen, penalised, scores))
+        if state.counts is not None:
+            for token_id in new:
+                state.counts[token_id] += 1
+            scores -= params.frequency_penalty * state.counts
+            scores -= params.presence_penalty * (state.counts > 0)
+        if state.biased is not None:
+            scores.index_add_(0, *state.biased)
+        if state.forbidden is not None and len(request.token_ids) < params.min_tokens:
+            scores.index_fill_(0, state.forbidden, -torch.inf)
 
-def _filtered(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Scores with everything outside top_k, top_p and min_p at -inf, applied in that order."""
-    if 0 < params.top_k < len(scores):
-        scores = scores.masked_fill(scores < scores.topk(params.top_k).values[-1], -torch.inf)
-    if params.top_p < 1:
+    def state(self, request: Request) -> SamplingState:
+        """The request's state, made when it is first needed."""
+        if request.sampling is None:
+            request.sampling = self._new_state(request)
+        state: SamplingState = request.sampling
+        return state
+
+    def _new_state(self, request: Request) -> SamplingState:
+        params, device = request.params, self._device
+        state = SamplingState()
+        if params.seed is not None:
+            state.generator = torch.Generator(device).manual_seed(params.seed)
+        if params.repetition_penalty != 1:
+            # Counts the prompt as well, as transformers' RepetitionPenaltyLogitsProcessor does.
+            state.seen = torch.zeros(self._num_tokens, dtype=torch.bool, device=device)
+            prompt = torch.from_numpy(request.prompt.input_ids).long()
+            state.seen[prompt[prompt < self._num_tokens].to(device)] = True
+        if params.presence_penalty or params.frequency_penalty:
+            state.counts = torch.zeros(self._num_tokens, device=device)
+        bias = {t: b for t, b in params.logit_bias.items() if t < self._num_tokens}
+        if bias:
+            ids = torch.tensor(list(bias), device=device)
+            state.biased = ids, torch.tensor(list(bias.values()), device=device)
+        if params.min_tokens:
+            ids_ = sorted(self._eos_token_ids | params.stop_token_ids)
+            state.forbidden = torch.tensor(
+                [t for t in ids_ if t < self._num_tokens], dtype=torch.int64, device=device
+            )
+        return state
+
+    def noise(self, requests: Sequence[Request], widths: Sequence[int]) -> torch.Tensor:
+        """(requests, widest) draws from Exp(1), for each request from its own source."""
+        noise = torch.empty(len(requests), max(widths), device=self._device)
+        if any(request.params.seed is None for request in requests):
+            noise.exponential_(generator=self._shared)
+        for row, (request, width) in enumerate(zip(requests, widths, strict=True)):
+            if request.params.seed is not None:
+                noise[row, :width].exponential_(generator=self.state(request).generator)
+        # A zero would make 0 / 0 of an excluded token.
+        return noise.clamp_min_(torch.finfo(noise.dtype).tiny)
+
+
+# ---- ways to choose: (rows, vocabulary) scores -> (rows,) token ids ----
+
+
+def _way(params: SamplingParams, num_tokens: int) -> Callable[..., torch.Tensor]:
+    if params.temperature < _GREEDY_TEMPERATURE or params.top_k == 1:
+        return _greedy
+    return _among_few if 0 < params.top_k <= min(_FEW, num_tokens) else _among_all
+
+
+def _greedy(scores: torch.Tensor, requests: Sequence[Request], sampler: Sampler) -> torch.Tensor:
+    return scores.argmax(-1)
+
+
+def _among_few(scores: torch.Tensor, requests: Sequence[Request], sampler: Sampler) -> torch.Tensor:
+    """Where ``top_k`` leaves a few tokens, everything else is done among them."""
+    widths = [request.params.top_k for request in requests]
+    best, token_ids = scores.topk(max(widths))  # best first
+    best = best / _column(requests, lambda params: params.temperature, scores)
+    ranks = torch.arange(max(widths), device=scores.device)
+    best.masked_fill_(ranks >= _column(requests, lambda params: params.top_k, scores), -torch.inf)
+    probabilities = best.softmax(-1)
+    probabilities.masked_fill_(_outside(probabilities, requests), 0)
+    rank = (probabilities / sampler.noise(requests, widths)).argmax(-1, keepdim=True)
+    return token_ids.gather(-1, rank)[:, 0]
+
+
+def _among_all(scores: torch.Tensor, requests: Sequence[Request], sampler: Sampler) -> torch.Tensor:
+    scores = scores / _column(requests, lambda params: params.temperature, scores)
+    if any(_is_filtered(request.params) for request in requests):
         ordered, order = scores.sort(descending=True)
-        probabilities = ordered.softmax(-1)
-        # A token stays if those before it have not reached top_p: the most likely one always does.
-        outside = probabilities.cumsum(-1) - probabilities >= params.top_p
-        scores = scores.masked_fill(outside.scatter(0, order, outside), -torch.inf)
-    if params.min_p > 0:
+        limits = [request.params.top_k or scores.shape[-1] for request in requests]
+        limit = torch.tensor(limits, device=scores.device)[:, None]
+        ranks = torch.arange(scores.shape[-1], device=scores.device)
+        ordered.masked_fill_(ranks >= limit, -torch.inf)
+        ordered = ordered.softmax(-1)
+        ordered.masked_fill_(_outside(ordered, requests), 0)
+        probabilities = torch.zeros_like(scores).scatter_(-1, order, ordered)
+    else:
         probabilities = scores.softmax(-1)
-        scores = scores.masked_fill(probabilities < params.min_p * probabilities.max(), -torch.inf)
-    return scores
+    # Exponential race: argmax(p / Exp(1)) is a draw from p, without a cumulative sum.
+    return (probabilities / sampler.noise(requests, [scores.shape[-1]] * len(requests))).argmax(-1)
 
 
-def _logprobs(logits: torch.Tensor, token_id: int, num_alternatives: int | None) -> TokenLogprobs:
-    logprobs = logits.log_softmax(-1)
-    chosen = logprobs[token_id]
-    entries = {token_id: (float(chosen), int((logprobs > chosen).sum()) + 1)}
-    if num_alternatives:
-        values, token_ids = logprobs.topk(min(num_alternatives, len(logprobs)))
-        pairs = zip(token_ids.tolist(), values.tolist(), strict=True)
-        entries.update({other: (value, rank) for rank, (other, value) in enumerate(pairs, 1)})
-    return TokenLogprobs(token_id, entries)
+def _outside(probabilities: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+    """What ``top_p`` and then ``min_p`` exclude; (rows, ranks) probabilities, best first."""
+    top_p = _column(requests, lambda params: params.top_p, probabilities)
+    min_p = _column(requests, lambda params: params.min_p, probabilities)
+    # A token stays if those before it have not reached top_p: the most likely one always does. At
+    # top_p 1 all stay, though rounding may bring the sum there early.
+    before = probabilities.cumsum(-1) - probabilities
+    return ((before >= top_p) & (top_p < 1)) | (probabilities < min_p * probabilities[:, :1])
+
+
+def _column(
+    requests: Sequence[Request], value: Callable[[SamplingParams], float], like: torch.Tensor
+) -> torch.Tensor:
+    values = [float(value(request.params)) for request in requests]
+    return torch.tensor(values, device=like.device)[:, None]
+
+
+def _is_filtered(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+def _is_edited(params: SamplingParams) -> bool:
+    return bool(
+        params.repetition_penalty != 1
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.logit_bias
+        or params.min_tokens
+    )
+
+
+def _logprobs(
+    rows: Sequence[int], requests: Sequence[Request], logits: torch.Tensor, chosen: torch.Tensor
+) -> dict[int, TokenLogprobs]:
+    at = torch.tensor(rows, device=logits.device)
+    logprobs = logits[at].log_softmax(-1)
+    own = logprobs.gather(-1, chosen[at][:, None])
+    ranks = (logprobs > own).sum(-1) + 1
+    most = max(requests[row].params.logprobs or 0 for row in rows)
+    best, best_ids = logprobs.topk(min(most, logprobs.shape[-1]))
+    reported = zip(
+        rows, chosen[at].tolist(), own[:, 0].tolist(), ranks.tolist(),
+        best.tolist(), best_ids.tolist(), strict=True,
+    )  # fmt: skip
+    found = {}
+    for row, token_id, value, rank, values, ids in reported:
+        entries = {token_id: (value, rank)}
+        pairs = zip(ids, values, strict=True)
+        for place, (other, other_value) in enumerate(pairs, 1):
+            if place > (requests[row].params.logprobs or 0):
+                break
+            entries[other] = (other_value, place)
+        found[row] = TokenLogprobs(token_id, entries)
+    return found

@@ -51,6 +51,11 @@ class PatchConfig:
         """Pixels on a side of one image token."""
         return self.patch_size * self.merge_size
 
+    @property
+    def row(self) -> int:
+        """Numbers in a patch."""
+        return 3 * self.patch_size**2
+
 
 def target_size(
     width: int, height: int, config: PatchConfig, field: str, max_side: int = 0

@@ -1,7 +1,8 @@
 """The whole of stage 1: one request in, everything that the engine needs out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
@@ -23,16 +24,31 @@ from glm_preprocessing.positions import mrope_positions
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.tokenizer import PromptTokenizer
 
+HASH_BYTES = 16
+
+
+def content_hash(image: bytes) -> bytes:
+    """The name of an image: a hash of what the client sent, file or text."""
+    return blake2b(image, digest_size=HASH_BYTES).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """What stage 1 gets: either ``messages`` or ``text_input``; JSON fields still as text."""
+    """What stage 1 gets: either ``messages`` or ``text_input``; JSON fields still as text.
+
+    Attributes:
+        image_hashes: content hash of each entry of ``image``, where the caller has them.
+        known_grids: the grids of images that need not be decoded, by content hash. Their entries of
+            ``image`` may be empty.
+    """
 
     messages: str | None = None
     text_input: str | None = None
     tools: str | None = None
     chat_template_kwargs: str | None = None
     image: Sequence[bytes] = ()
+    image_hashes: Sequence[bytes] = ()
+    known_grids: Mapping[bytes, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +59,9 @@ class Prompt:
         input_ids: (tokens,) int32, image placeholders repeated once a merged patch.
         position_ids: (3, tokens) int32 M-RoPE positions.
         rope_delta: token n after the prompt is at position n + rope_delta on all axes.
-        patches: (patches, 3 * patch_size ** 2) uint8 of all images in order.
+        patches: (patches, 3 * patch_size ** 2) uint8 of all images in order, but for known ones.
         image_grid_thw: (images, 3) int32 grid of each image in patches.
+        image_hash: (images, HASH_BYTES) uint8 content hash of each image.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -52,6 +69,7 @@ class Prompt:
     rope_delta: int
     patches: npt.NDArray[np.uint8]
     image_grid_thw: npt.NDArray[np.int32]
+    image_hash: npt.NDArray[np.uint8]
 
 
 class Preprocessor:
@@ -93,7 +111,7 @@ class Preprocessor:
                 f"context of {self._context}",
             )
         token_ids = self._tokenizer.encode(prompt)
-        patches, grids = self._images(conversation.image_parts, request.image)
+        patches, grids, hashes = self._images(conversation.image_parts, request)
         input_ids = self._expand_images(token_ids, grids)
         position_ids, rope_delta = mrope_positions(
             input_ids, self._image_token_id, grids, self._patch_config.merge_size
@@ -104,6 +122,7 @@ class Preprocessor:
             rope_delta=rope_delta,
             patches=patches,
             image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
+            image_hash=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
         )
 
     def _conversation(self, request: PromptRequest) -> Conversation:
@@ -125,34 +144,37 @@ class Preprocessor:
             raise InvalidInput(field, "is nested too deeply") from None
 
     def _images(
-        self, parts: Sequence[ImagePart], images_sent: Sequence[bytes]
-    ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]]]:
+        self, parts: Sequence[ImagePart], request: PromptRequest
+    ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]], list[bytes]]:
+        """Patches of the images that are not known, and grid and content hash of all."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
                 "image", f"{len(parts)} given, at most {self._settings.max_images} are taken"
             )
         wanted = sum(part.data_uri is None for part in parts)
-        if wanted != len(images_sent):
+        if wanted != len(request.image):
             raise InvalidInput(
-                "image", f"{len(images_sent)} given, but the messages have {wanted} image part(s)"
+                "image", f"{len(request.image)} given, but the messages have {wanted} image part(s)"
             )
-        all_patches, grids = [], []
-        sent = iter(enumerate(images_sent))
+        sent = iter(range(len(request.image)))
+        patches, grids, hashes = [np.empty((0, self._patch_config.row), np.uint8)], [], []
         for part in parts:
             if part.data_uri is not None:
-                field, data = part.field, part.data_uri.encode()
+                field, data, name = part.field, part.data_uri.encode(), None
             else:
-                index, data = next(sent)
-                field = f"image[{index}]"
-            file = images.file_bytes(data, field)
-            image = images.decode(file, field, self._settings.max_image_pixels)
-            patches, grid = patchify(
-                image, self._patch_config, field, self._settings.max_image_side
-            )
-            all_patches.append(patches)
+                index = next(sent)
+                field, data = f"image[{index}]", request.image[index]
+                name = request.image_hashes[index] if request.image_hashes else None
+            hashes.append(name or content_hash(data))
+            grid = request.known_grids.get(hashes[-1])
+            if grid is None:
+                file = images.file_bytes(data, field)
+                image = images.decode(file, field, self._settings.max_image_pixels)
+                side = self._settings.max_image_side
+                own, grid = patchify(image, self._patch_config, field, side)
+                patches.append(own)
             grids.append(grid)
-        row = 3 * self._patch_config.patch_size**2
-        return np.concatenate(all_patches) if all_patches else np.empty((0, row), np.uint8), grids
+        return np.concatenate(patches), grids, hashes
 
     def _expand_images(
         self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]]

@@ -1,0 +1,161 @@
+"""Who owns which block of the paged KV cache, and which blocks can be used again. Free of torch.
+
+A block holds the keys and values of ``block_size`` consecutive tokens of one request, in all
+layers. A full block is known by a hash of its tokens and everything before them, so a later request
+with the same beginning takes it over instead of computing it (prefix caching). Blocks that nobody
+uses any more keep their content until they are needed for something else, least recently used
+first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+HASH_BYTES = 16
+
+
+def block_hash(
+    parent: bytes, token_ids: npt.NDArray[np.int32], image_hashes: Iterable[bytes]
+) -> bytes:
+    """The hash of a full block.
+
+    Args:
+        parent: hash of the block before it; empty for the first.
+        token_ids: (block_size,) int32.
+        image_hashes: content hashes of the images that have tokens in this block, in order. Their
+            placeholders are the same for every image, so without them two pictures would look the
+            same; where in its picture the block begins follows from ``parent``.
+    """
+    digest = blake2b(parent, digest_size=HASH_BYTES)
+    digest.update(token_ids.tobytes())
+    for image_hash in image_hashes:
+        digest.update(image_hash)
+    return digest.digest()
+
+
+@dataclass(eq=False, slots=True)
+class BlockTable:
+    """The blocks of one request, in the order of its tokens.
+
+    Attributes:
+        block_ids: may reach further than what is computed.
+        num_sealed: how many of them, from the first, are known by hash.
+    """
+
+    block_ids: list[int] = field(default_factory=list)
+    num_sealed: int = 0
+
+
+class BlockManager:
+    """Hands out blocks. Holds numbers only, no tensors; only the engine thread calls it."""
+
+    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self._prefix_caching = prefix_caching
+        self._users = [0] * num_blocks
+        self._hash_of: list[bytes | None] = [None] * num_blocks
+        self._block_of: dict[bytes, int] = {}
+        # Nobody's blocks, in the order in which they are given away: those that hold nothing worth
+        # keeping first, then by the time since their last use.
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can be handed out, those with content that could be used again included."""
+        return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks that are known by hash, in use or not."""
+        return len(self._block_of)
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """How many blocks hold so many tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def count_cached(self, hashes: Sequence[bytes]) -> tuple[int, int]:
+        """How many of these blocks, from the first, are there, and how many of them are free."""
+        found = free = 0
+        for block in map(self._block_of.get, hashes):
+            if block is None:
+                break
+            found += 1
+            free += self._users[block] == 0
+        return found, free
+
+    def reuse(self, table: BlockTable, hashes: Sequence[bytes]) -> None:
+        """Begin an empty table with blocks that ``count_cached`` has found."""
+        for block in map(self._block_of.__getitem__, hashes):
+            if self._users[block] == 0:
+                del self._free[block]
+            self._users[block] += 1
+            table.block_ids.append(block)
+        table.num_sealed = len(table.block_ids)
+
+    def grow(self, table: BlockTable, num_tokens: int) -> bool:
+        """Make room for ``num_tokens`` in all; changes nothing and says False where it lacks."""
+        missing = self.num_blocks_for(num_tokens) - len(table.block_ids)
+        if missing > len(self._free):
+            return False
+        for _ in range(missing):
+            block, _ = self._free.popitem(last=False)
+            self._forget(block)
+            self._users[block] = 1
+            table.block_ids.append(block)
+        return True
+
+    def seal(self, table: BlockTable, hashes: Sequence[bytes]) -> None:
+        """Make the first ``len(hashes)`` blocks, all computed, known to later requests.
+
+        A block whose content is known already, in another block, stays this request's own.
+        """
+        if not self._prefix_caching:
+            return
+        for index in range(table.num_sealed, len(hashes)):
+            block = table.block_ids[index]
+            if hashes[index] not in self._block_of:
+                self._block_of[hashes[index]] = block
+                self._hash_of[block] = hashes[index]
+        table.num_sealed = max(table.num_sealed, len(hashes))
+
+    def release(self, table: BlockTable) -> None:
+        """Give all blocks of a table back; the table is empty afterwards."""
+        # From the end, so that of a prefix the last block is the first to be given away.
+        for block in reversed(table.block_ids):
+            self._users[block] -= 1
+            if self._users[block] == 0:
+                self._free[block] = None
+                if self._hash_of[block] is None:
+                    self._free.move_to_end(block, last=False)
+        table.block_ids.clear()
+        table.num_sealed = 0
+
+    def _forget(self, block: int) -> None:
+        known = self._hash_of[block]
+        if known is not None:
+            del self._block_of[known]
+            self._hash_of[block] = None
+
+    def check_integrity(self, tables: Iterable[BlockTable]) -> None:
+        """Raise AssertionError unless every block is accounted for exactly once.
+
+        Args:
+            tables: of all live requests.
+        """
+        users = [0] * self.num_blocks
+        for table in tables:
+            assert len(set(table.block_ids)) == len(table.block_ids), "a table holds a block twice"
+            for block in table.block_ids:
+                users[block] += 1
+        assert users == self._users, "a block has other users than its tables say"
+        assert set(self._free) == {block for block, count in enumerate(users) if count == 0}
+        for known, block in self._block_of.items():
+            assert self._hash_of[block] == known, "a hash leads to a block that has another"
+        assert sum(known is not None for known in self._hash_of) == len(self._block_of)
+        for block, count in enumerate(users):
+            assert count <= 1 or self._hash_of[block] is not None, "an unsealed block is shared"

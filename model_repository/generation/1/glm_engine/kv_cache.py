@@ -1,0 +1,45 @@
+"""The paged KV cache's memory. Which block is whose is the block manager's business."""
+
+import torch
+
+
+class KVCache:
+    """Keys and values of all layers, in blocks.
+
+    Attributes:
+        layers: (layers, blocks, block size, 2, KV heads, head dim); keys, then values. Those of a
+            token lie side by side, so that one copy stores them and one copy a block fetches them.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        # Zeros, not garbage: padding is read, and masked, and 0 * NaN would be NaN.
+        self.layers = torch.zeros(
+            (num_layers, num_blocks, block_size, 2, num_kv_heads, head_dim),
+            dtype=dtype,
+            device=device,
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that a request may use."""
+        return self.layers.shape[1]
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self.layers.shape[2]
+
+
+def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Memory of one token's keys and values in all layers."""
+    return num_layers * 2 * num_kv_heads * head_dim * dtype.itemsize

@@ -1,0 +1,218 @@
+"""Who runs in the next step, and with how many tokens. Free of torch.
+
+There is no phase of prefill and phase of decode: every request has tokens, and some of them are
+computed already. A step computes more of them, at most ``max_num_batched_tokens`` over all
+requests. So a long prompt is cut into chunks that fill up what the running streams leave of each
+step (chunked prefill), and a request that lost its blocks to another computes its answer's tokens
+again along with its prompt (preemption by recompute).
+"""
+
+from bisect import insort
+from dataclasses import dataclass
+
+from glm_engine.block_manager import BlockManager, block_hash
+from glm_engine.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """One request's part of a step: its tokens from ``start`` to ``end``.
+
+    Attributes:
+        is_last: the request's last token is among them, so that a next one is chosen.
+    """
+
+    request: Request
+    start: int
+    end: int
+    is_last: bool
+
+
+class Scheduler:
+    """First come, first served, within a priority. Only the engine thread calls it.
+
+    Attributes:
+        waiting, running: in the order in which they are served.
+        num_preemptions: since the start.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_num_batched_patches: int,
+    ) -> None:
+        """Make an idle one.
+
+        Args:
+            blocks: all blocks of the cache.
+            max_num_seqs: requests that run at the same time.
+            max_num_batched_tokens: in one step; at least ``max_num_seqs``.
+            max_num_batched_patches: image patches encoded in one step; a larger image is encoded
+                alone.
+        """
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError("a step has to have room for a token of every running request")
+        self._blocks = blocks
+        self._max_num_seqs = max_num_seqs
+        self._max_tokens = max_num_batched_tokens
+        self._max_patches = max_num_batched_patches
+        self._arrivals = 0
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.num_preemptions = 0
+
+    def add(self, request: Request) -> None:
+        """Put a new request in its place of the queue."""
+        self._arrivals += 1
+        request.arrival = self._arrivals
+        insort(self.waiting, request, key=_order)
+
+    def remove(self, request: Request) -> None:
+        """Take a request out, wherever it is, and free its blocks."""
+        for queue in (self.waiting, self.running):
+            if request in queue:
+                queue.remove(request)
+        self._blocks.release(request.table)
+
+    def schedule(self) -> list[Scheduled]:
+        """The next step's requests: those with a single token first, then those with more.
+
+        Every request that is running has a part in the step unless a prompt before it uses the
+        step up. Empty only where nothing is waiting or running.
+        """
+        step: list[Scheduled] = []
+        tokens, patches = self._max_tokens, self._max_patches
+        preempted = False
+        decoding = [r for r in self.running if r.num_tokens - r.num_computed == 1]
+        prefilling = [r for r in self.running if r.num_tokens - r.num_computed > 1]
+        for request in [*decoding, *prefilling]:
+            if request not in self.running:
+                continue  # preempted on the way
+            end, used = self._reach(request, tokens, patches)
+            if end == request.num_computed:
+                continue
+            while not self._blocks.grow(request.table, end):
+                victim = self.running[-1]
+                preempted = True
+                self._preempt(victim)
+                dropped = [part for part in step if part.request is victim]
+                for part in dropped:
+                    step.remove(part)
+                    tokens += part.end - part.start
+                if victim is request:
+                    break
+            else:
+                step.append(_part(request, end))
+                tokens -= end - request.num_computed
+                patches -= used
+        if not preempted:
+            self._admit(step, tokens, patches)
+        return step
+
+    def _admit(self, step: list[Scheduled], tokens: int, patches: int) -> None:
+        """Start requests that wait, as long as there is room for their whole prompts."""
+        for request in list(self.waiting):
+            if tokens <= 0 or len(self.running) >= self._max_num_seqs:
+                return
+            if self._waits_for_leader(request):
+                continue
+            hashes = self._cached_hashes(request)
+            _, reused_free = self._blocks.count_cached(hashes)
+            needed = self._blocks.num_blocks_for(request.num_tokens) - len(hashes)
+            # What runs already may need a block each very soon.
+            if needed + reused_free > self._blocks.num_free - len(self.running):
+                return
+            self._blocks.reuse(request.table, hashes)
+            request.num_computed = len(hashes) * self._blocks.block_size
+            end, used = self._reach(request, tokens, patches)
+            if end == request.num_computed:  # no room for its image in this step
+                self._blocks.release(request.table)
+                request.num_computed = 0
+                return
+            self._blocks.grow(request.table, end)
+            if not request.token_ids:
+                request.num_cached = request.num_computed
+            self.waiting.remove(request)
+            insort(self.running, request, key=_order)
+            step.append(_part(request, end))
+            tokens -= end - request.num_computed
+            patches -= used
+
+    def _waits_for_leader(self, request: Request) -> bool:
+        leader = request.leader
+        if leader is None or leader.num_computed >= leader.prompt.num_tokens:
+            return False
+        return leader in self.running or leader in self.waiting
+
+    def _reach(self, request: Request, tokens: int, patches: int) -> tuple[int, int]:
+        """How far a request can get in a step, and how many patches it has to encode for that."""
+        start = request.num_computed
+        end = min(request.num_tokens, start + tokens)
+        used = 0
+        for image in request.images_between(start, end):
+            if image.embeddings is not None or image in request.encoded:
+                continue
+            assert image.patches is not None
+            count = len(image.patches)
+            if used + count > patches and (used or patches < self._max_patches):
+                return max(start, image.start), used
+            used += count
+        return end, used
+
+    def _cached_hashes(self, request: Request) -> list[bytes]:
+        """Hashes of the blocks that a request that begins finds computed."""
+        # The last token is always computed: its logits choose the next one.
+        self._extend_hashes(request, request.num_tokens - 1)
+        usable = request.block_hashes[: (request.num_tokens - 1) // self._blocks.block_size]
+        found, _ = self._blocks.count_cached(usable)
+        return usable[:found]
+
+    def computed(self, step: list[Scheduled]) -> None:
+        """Note that a step has been run, before its new tokens are added to the requests."""
+        for part in step:
+            request = part.request
+            request.num_computed = part.end
+            size = self._blocks.block_size
+            if part.end // size > part.start // size:
+                self._extend_hashes(request, part.end)
+                self._blocks.seal(request.table, request.block_hashes[: part.end // size])
+
+    def _extend_hashes(self, request: Request, num_tokens: int) -> None:
+        size, hashes = self._blocks.block_size, request.block_hashes
+        for start in range(len(hashes) * size, num_tokens - size + 1, size):
+            images = request.images_between(start, start + size)
+            hashes.append(
+                block_hash(
+                    hashes[-1] if hashes else b"",
+                    request.ids_between(start, start + size),
+                    [image.content_hash for image in images],
+                )
+            )
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self._blocks.release(request.table)
+        request.num_computed = 0
+        request.encoded.clear()
+        insort(self.waiting, request, key=_order)
+        self.num_preemptions += 1
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where blocks and requests do not fit together."""
+        self._blocks.check_integrity(request.table for request in self.running)
+        for request in self.waiting:
+            assert not request.table.block_ids, "a waiting request holds blocks"
+        for request in self.running:
+            held = len(request.table.block_ids) * self._blocks.block_size
+            assert request.num_computed <= held, "computed tokens without a block"
+
+
+def _part(request: Request, end: int) -> Scheduled:
+    return Scheduled(request, request.num_computed, end, end == request.num_tokens)
+
+
+def _order(request: Request) -> tuple[int, int]:
+    return request.params.priority, request.arrival
