@@ -18,12 +18,13 @@ BIN := $(VENV)/bin
 # An environment is up to date when it has this file: made by this Python for this pyproject.toml.
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
-.PHONY: help setup serve test lint types format train-demo eval-demo clean
+.PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
+	profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables:"
 	@echo "  PYTHON=/path/to/python3.12  the Python to use (3.11 or 3.12; default: the first found)"
@@ -51,7 +52,7 @@ lint: ## Check style, formatting and types
 
 types: ## Check types only
 	@$(call install,lint)
-	$(BIN)/mypy launcher client frontend demo_model tests
+	$(BIN)/mypy launcher client frontend demo_model benchmarks tests
 	$(BIN)/mypy model_repository/preprocessing/1/glm_preprocessing model_repository/preprocessing/1/model.py
 	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/model.py
 
@@ -67,6 +68,21 @@ train-demo: ## Train the demo checkpoint again (the better part of an hour)
 eval-demo: ## Print the demo checkpoint's accuracy per task
 	@$(call install,train)
 	$(BIN)/python -m demo_model.evaluate
+
+bench-engine: ## The engine alone beside transformers' generate: tokens/s and step times
+	@$(call install,bench)
+	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
+		$(BIN)/python -m benchmarks.engine $(ARGS)
+
+bench-peers: ## The whole server beside vLLM and llama.cpp, which it installs (GBs, and a compiler)
+	@$(call install,bench)
+	@for peer in vllm llamacpp; do \
+		PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh $$peer; done
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+profile: ## Where the time of one request goes; against a server that runs (make serve)
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.request_profile $(ARGS)
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -171,11 +171,7 @@ class ModelRunner:
         The images of the step have to be encoded.
         """
         step = batch_order(step)
-        requests = [part.request for part in step]
-        ids = np.concatenate([part.request.ids_between(part.start, part.end) for part in step])
-        positions = np.concatenate(
-            [part.request.positions_between(part.start, part.end) for part in step], axis=1
-        )
+        ids, positions = _inputs(step)
         hidden = self._language.embed(self._to_device(ids))
         self._place_images(step, hidden)
         attention = PagedAttention(
@@ -200,7 +196,7 @@ class ModelRunner:
         )
         if not sampled:
             return []
-        chosen = self._sampler([requests[i] for i in sampled], logits)
+        chosen = self._sampler([step[i].request for i in sampled], logits)
         return [(step[i], choice) for i, choice in zip(sampled, chosen, strict=True)]
 
     def _place_images(self, step: Sequence[Scheduled], hidden: torch.Tensor) -> None:
@@ -219,7 +215,27 @@ class ModelRunner:
             row += part.end - part.start
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _inputs(
+    step: Sequence[Scheduled],
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(tokens,) ids and (3, tokens) M-RoPE positions of a step, int64."""
+    length = sum(part.end - part.start for part in step)
+    ids, positions = np.empty(length, np.int64), np.empty((3, length), np.int64)
+    row = 0
+    for part in step:
+        request, start, end = part.request, part.start, part.end
+        in_prompt = request.prompt.num_tokens
+        if end - start == 1 and start >= in_prompt:  # nearly always
+            ids[row] = request.token_ids[start - in_prompt]
+            positions[:, row] = start + request.prompt.rope_delta
+        else:
+            ids[row : row + end - start] = request.ids_between(start, end)
+            positions[:, row : row + end - start] = request.positions_between(start, end)
+        row += end - start
+    return ids, positions
 
 
 def _patches(image: PromptImage) -> np.ndarray[Any, Any]:

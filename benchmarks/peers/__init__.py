@@ -1,0 +1,1 @@
+"""The servers that a company would pick instead, side by side with ours on this machine."""
