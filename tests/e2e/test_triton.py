@@ -101,6 +101,41 @@ def test_a_stream_adds_up_to_the_whole(client: grpc.InferenceServerClient) -> No
     assert sum(int(piece["num_output_tokens"]) for piece in pieces) == whole["num_output_tokens"]
 
 
+def test_several_answers_to_one_prompt(client: grpc.InferenceServerClient) -> None:
+    def answers(sampling: dict[str, Any]) -> list[bytes]:
+        pieces = _responses(
+            client,
+            _text("text_input", b"What is in this image?"),
+            _text("image", (PICTURES / "photo-square.jpg").read_bytes()),
+            _text("sampling_parameters", json.dumps(sampling).encode()),
+            _flag("stream", True),
+            _flag("return_finish_reason", True),
+        )
+        ends = [piece["index"] for piece in pieces if piece["finish_reason"]]
+        assert sorted(int(index) for index in ends) == list(range(sampling["n"]))
+        texts = [b""] * sampling["n"]
+        for piece in pieces:
+            texts[int(piece["index"])] += piece["text_output"]
+        return texts
+
+    greedy = answers({"temperature": 0, "n": 3})
+    assert greedy[0].endswith(b"A red square.") and greedy == [greedy[0]] * 3
+    hot = {"temperature": 2, "top_k": 0, "top_p": 1, "seed": 3, "max_tokens": 30}
+    several = answers(hot | {"n": 3})
+    assert len(set(several)) == 3
+    [one] = [
+        r["text_output"]
+        for r in _responses(
+            client,
+            _text("text_input", b"What is in this image?"),
+            _text("image", (PICTURES / "photo-square.jpg").read_bytes()),
+            _text("sampling_parameters", json.dumps(hot).encode()),
+            _flag("exclude_input_in_output", True),
+        )
+    ]
+    assert one == several[0]
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

@@ -51,6 +51,9 @@ from glm_engine.vision import KnownImage
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
 _BLS_THREADS = 8
 _CANCELLATION_POLL_SECONDS = 0.02
+# What a response costs on its way to the client, roughly. With many streams, each gets a response
+# no more often than all of them can be sent in; its first and its last are not held up.
+_RESPONSE_SECONDS = 0.0002
 _METRICS_SECONDS = 0.25
 _DRAIN_SECONDS = 20.0
 
@@ -88,13 +91,12 @@ class Job:
     Attributes:
         prompt_inputs: tensors for ``preprocessing``, copied: Triton reuses the originals' memory.
             Empty once the prompt is ready.
-        received: when, in seconds of ``time.monotonic()``.
         prompt_field: the wire field that the prompt comes from.
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
-        request: set once the prompt is ready.
-        unsent: outputs not sent yet; all of them until the end when the client did not ask for a
-            stream.
+        received: when, in seconds of ``time.monotonic()``.
+        choices: the answers (sampling parameter ``n``); none until the prompt is ready.
+        num_open: choices that are not answered to their end.
     """
 
     request_id: str
@@ -107,8 +109,30 @@ class Job:
     prefix: str
     received: float
     cancelled: bool = False
-    request: Request | None = None
+    choices: list["Choice"] = field(default_factory=list)
+    num_open: int = 0
+
+
+@dataclass(eq=False)
+class Choice:
+    """One answer to a job.
+
+    Attributes:
+        unsent: outputs not sent yet; all of them until the end when the client did not ask for a
+            stream.
+        sent: when the last response was, in seconds of ``time.monotonic()``; 0 for never.
+    """
+
+    job: Job
+    index: int
+    request: Request
     unsent: list[Output] = field(default_factory=list)
+    sent: float = 0.0
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether what is unsent is the beginning or the end of the answer."""
+        return not self.sent or self.unsent[-1].is_final
 
 
 @dataclass(frozen=True)
@@ -223,15 +247,13 @@ class TritonPythonModel:
             if response.has_error():
                 raise _from_bls_error(response.error().message())
             job.prompt_inputs.clear()  # the image files; what the engine needs is in the response
-            request = Request(
-                job.request_id, self._to_prompt(response, job, known), job.params, job
-            )
-            request.timeline.received = job.received
-            job.request = request
+            job.choices = _choices(job, self._to_prompt(response, job, known))
+            job.num_open = len(job.choices)
             self._preprocessing_seconds.append(time.monotonic() - job.received)
-            self._engine.add(request)
+            for choice in job.choices:
+                self._engine.add(choice.request)
             if job.cancelled:  # set while this thread was between the two checks
-                self._engine.abort(request)
+                self._abort(job)
         except GenerationError as error:
             self._outbox.put(_Failed(job, error))
         except Exception:
@@ -282,33 +304,40 @@ class TritonPythonModel:
     # ---- response thread ----
 
     def _send_responses(self) -> None:
-        swept = time.monotonic()
+        waiting: dict[Choice, None] = {}  # those that have something to send
+        polled = time.monotonic()
         while True:
+            timeout = _RESPONSE_SECONDS * len(waiting) or _CANCELLATION_POLL_SECONDS
             try:
-                item = self._outbox.get(timeout=_CANCELLATION_POLL_SECONDS if self._jobs else None)
-                # What came in while the last responses were sent goes out as one response a job.
+                item = self._outbox.get(timeout=timeout if self._jobs else None)
                 items = [item, *self._drain_outbox()]
             except queue.Empty:
                 items = []
-            for job in self._sort_in(items):
+            waiting.update(dict.fromkeys(self._sort_in(items)))
+            now = time.monotonic()
+            pause = _RESPONSE_SECONDS * len(waiting)
+            for choice in [c for c in waiting if c.is_urgent or now - c.sent >= pause]:
+                del waiting[choice]
+                if choice.job not in self._jobs:
+                    continue  # answered with an error meanwhile
                 try:
-                    self._send(job)
+                    self._send(choice)
                 except Exception:  # of this job only: the thread answers all the others
-                    logger.exception("request %s could not be answered", job.request_id)
-                    self._give_up(job)
-            if time.monotonic() - swept >= _CANCELLATION_POLL_SECONDS:
+                    logger.exception("request %s could not be answered", choice.job.request_id)
+                    self._close(choice.job, EngineFailure("the answer could not be sent"))
+            if now - polled >= _CANCELLATION_POLL_SECONDS:
                 for job in list(self._jobs):
                     self._poll_cancellation(job)
-                swept = time.monotonic()
+                polled = now
             if None in items:
                 return
 
     def _drain_outbox(self) -> list[_Item]:
         return [self._outbox.get_nowait() for _ in range(self._outbox.qsize())]
 
-    def _sort_in(self, items: list[_Item]) -> list[Job]:
-        """File the items under their jobs; the jobs that have something to send, in order."""
-        ready: dict[Job, None] = {}
+    def _sort_in(self, items: list[_Item]) -> list[Choice]:
+        """File the items under their jobs; the choices that have something to send, in order."""
+        ready: dict[Choice, None] = {}
         for item in items:
             match item:
                 case None:
@@ -319,38 +348,42 @@ class TritonPythonModel:
                     self._close(job, error)
                 case outputs:
                     for output in outputs:
-                        job = output.request.context
-                        if job not in self._jobs:
+                        choice: Choice = output.request.context
+                        if choice.job not in self._jobs:
                             continue  # given up
-                        job.unsent.append(output)
-                        if job.stream or output.is_final:
-                            ready[job] = None
+                        choice.unsent.append(output)
+                        if choice.job.stream or output.is_final:
+                            ready[choice] = None
         return list(ready)
 
-    def _send(self, job: Job) -> None:
-        outputs, job.unsent = job.unsent, []
+    def _send(self, choice: Choice) -> None:
+        job = choice.job
+        outputs, choice.unsent = choice.unsent, []
         last = outputs[-1]
         if last.error is not None:
             self._close(job, last.error)
             return
-        text = job.prefix + "".join(output.text for output in outputs)
-        job.prefix = ""
-        if text or last.is_final:
-            response = pb_utils.InferenceResponse(self._tensors(job, text, outputs))
-            final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last.is_final else 0
-            job.sender.send(response, flags=final)
-        else:
-            job.unsent = outputs  # no text yet, but its tokens and logprobs are still to be told
-        if last.is_final:
+        text = "".join(output.text for output in outputs)
+        if not text and not last.is_final:
+            choice.unsent = outputs  # no text yet; its tokens and logprobs are still to be told
+            return
+        if not choice.sent:
+            text = job.prefix + text
+        job.num_open -= last.is_final
+        response = pb_utils.InferenceResponse(self._tensors(choice, text, outputs))
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if not job.num_open else 0
+        job.sender.send(response, flags=final)
+        choice.sent = time.monotonic()
+        if not job.num_open:
             self._retire(job, str(last.finish_reason))
-        else:
-            self._poll_cancellation(job)
 
-    def _tensors(self, job: Job, text: str, outputs: list[Output]) -> list[Any]:
-        last, flags = outputs[-1], job.flags
-        request = last.request
+    def _tensors(self, choice: Choice, text: str, outputs: list[Output]) -> list[Any]:
+        last, flags = outputs[-1], choice.job.flags
+        request = choice.request
         token_ids = [token_id for output in outputs for token_id in output.token_ids]
         tensors = [_string_tensor("text_output", text)]
+        if len(choice.job.choices) > 1:
+            tensors.append(_count_tensor("index", choice.index))
         if "return_finish_reason" in flags:
             tensors.append(_string_tensor("finish_reason", last.finish_reason or ""))
         if "return_cumulative_logprob" in flags:
@@ -381,19 +414,18 @@ class TritonPythonModel:
     def _poll_cancellation(self, job: Job) -> None:
         if not job.cancelled and _is_cancelled(job.sender):
             job.cancelled = True
-            if job.request is not None:
-                self._engine.abort(job.request)
+            self._abort(job)
 
-    def _give_up(self, job: Job) -> None:
-        """End a job that could not be answered; what the engine says of it later is dropped."""
-        if job in self._jobs:
-            if job.request is not None:
-                self._engine.abort(job.request)
-            self._close(job, EngineFailure("the answer could not be sent"))
+    def _abort(self, job: Job) -> None:
+        for choice in job.choices:
+            self._engine.abort(choice.request)
 
     def _close(self, job: Job, error: Exception) -> None:
-        _send_error(job.sender, error)
-        self._retire(job, "cancelled" if isinstance(error, RequestCancelled) else "error")
+        """End a job by an error; what the engine says of it later is dropped."""
+        if job in self._jobs:
+            _send_error(job.sender, error)
+            self._abort(job)
+            self._retire(job, "cancelled" if isinstance(error, RequestCancelled) else "error")
 
     def _retire(self, job: Job, finish_reason: str) -> None:
         self._jobs.discard(job)
@@ -523,6 +555,21 @@ def _taken(values: deque[Any]) -> Iterator[Any]:
     """What is there now, taken out."""
     for _ in range(len(values)):
         yield values.popleft()
+
+
+def _choices(job: Job, prompt: Prompt) -> list[Choice]:
+    """A request of the engine for each answer; the first computes the prompt for all."""
+    choices: list[Choice] = []
+    for index in range(job.params.n):
+        params, seed = job.params, job.params.seed
+        if index and seed is not None:
+            params = replace(params, seed=seed + index)  # or all answers would be the same
+        request = Request(job.request_id, prompt, params)
+        request.leader = choices[0].request if choices else None
+        request.timeline.received = job.received
+        request.context = Choice(job, index, request)
+        choices.append(request.context)
+    return choices
 
 
 def _prefix(triton_request: Any, stream: bool) -> str:

@@ -47,7 +47,7 @@ def test_every_parameter_is_read() -> None:
         ("seed", 0.5), ("seed", 2**63), ("stop", 5), ("stop", [""]), ("stop", ["x"] * 17),
         ("stop_token_ids", 5), ("presence_penalty", 2.1), ("frequency_penalty", -2.1),
         ("repetition_penalty", 0), ("logit_bias", []), ("min_tokens", -1), ("ignore_eos", 1),
-        ("skip_special_tokens", "no"), ("logprobs", 21), ("n", 2), ("beam_width", 4),
+        ("skip_special_tokens", "no"), ("logprobs", 21), ("n", 17), ("beam_width", 4),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_by_name(key: str, value: Any) -> None:

@@ -14,6 +14,7 @@ from glm_engine.errors import InvalidRequest
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
+MAX_CHOICES = 16
 
 FinishReason = Literal["stop", "length"]
 
@@ -42,6 +43,7 @@ class SamplingParams:
         temperature: 0 takes the most likely token.
         top_k: 0 for off.
         logprobs: alternatives to report for each token; None for no log probabilities at all.
+        n: answers to give; the engine runs one request for each.
         priority: who waits and who is preempted: lower numbers come first.
     """
 
@@ -61,6 +63,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    n: int = 1
     priority: int = 0
 
 
@@ -88,7 +91,6 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
             raise InvalidRequest(path, "is not supported")
         if value is not None:  # null is the same as absent, as in OpenAI's API
             values[key] = _READERS[key](value, path)
-    values.pop("n", None)
     params = SamplingParams(**values)
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise InvalidRequest(
@@ -183,7 +185,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "skip_special_tokens": _flag,
     "logprobs": _whole(0, MAX_LOGPROBS),
     "priority": _whole(-1_000_000, 1_000_000),
-    "n": _whole(1, 1),
+    "n": _whole(1, MAX_CHOICES),
 }
 
 
