@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	profile clean
+	gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -61,7 +61,7 @@ format: ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-train-demo: ## Train the demo checkpoint again (the better part of an hour)
+train-demo: ## Train the demo checkpoint again (two and a half hours on two cores)
 	@$(call install,train)
 	$(BIN)/python -m demo_model.train
 
@@ -79,6 +79,10 @@ bench-peers: ## The whole server beside vLLM and llama.cpp, which it installs (G
 	@for peer in vllm llamacpp; do \
 		PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh $$peer; done
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
+	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
+		$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) -m benchmarks.gpu_check $(ARGS)
 
 profile: ## Where the time of one request goes; against a server that runs (make serve)
 	@$(call install,bench)

@@ -199,9 +199,9 @@ def _batches(examples: Examples) -> Iterator[Batch]:
 def main() -> None:
     """Train, then export the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m demo_model.train")
-    parser.add_argument("--vision-minutes", type=float, default=9, help="first phase (default 9)")
+    parser.add_argument("--vision-minutes", type=float, default=10, help="first phase (default 10)")
     parser.add_argument("--minutes", type=float, default=60, help="second phase (default 60)")
-    parser.add_argument("--number-minutes", type=float, default=30, help="third phase (default 30)")
+    parser.add_argument("--number-minutes", type=float, default=80, help="third phase (default 80)")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--rows", type=int, default=64, help="conversations in a step")
     parser.add_argument("--questions", type=int, default=5, help="questions a conversation")

@@ -38,12 +38,15 @@ class Peer:
     keep_alive: bool = True
 
 
-def _ours(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    ports = dict(zip(("GRPC", "METRICS", "HTTP"), _free_ports(3), strict=True))
-    environment = {f"GLM_TRITON_{name}_PORT": str(free) for name, free in ports.items()}
-    environment |= {"GLM_PORT": str(port), "GLM_MODEL": str(checkpoint)}
-    environment |= {"GLM_SERVED_MODEL_NAME": "model"}
-    return [sys.executable, "-m", "launcher"], environment
+def _ours(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]:
+    def command(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        ports = dict(zip(("GRPC", "METRICS", "HTTP"), _free_ports(3), strict=True))
+        environment = {f"GLM_TRITON_{name}_PORT": str(free) for name, free in ports.items()}
+        environment |= {"GLM_PORT": str(port), "GLM_MODEL": str(checkpoint)}
+        environment |= {"GLM_SERVED_MODEL_NAME": "model", "GLM_DTYPE": dtype}
+        return [sys.executable, "-m", "launcher"], environment
+
+    return command
 
 
 def _vllm(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]:
@@ -88,7 +91,8 @@ def _llamacpp(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 ALL = [
-    Peer("ours fp32", _ours, Path(sys.executable), {}),
+    Peer("ours fp32", _ours("float32"), Path(sys.executable), {}),
+    Peer("ours bf16", _ours("bfloat16"), Path(sys.executable), {}),
     Peer("vLLM fp32", _vllm("float32"), PEERS / "vllm/.done", {}),
     Peer("vLLM bf16", _vllm("bfloat16"), PEERS / "vllm/.done", {}),
     Peer(

@@ -21,7 +21,8 @@ class Reference:
         processor_class: Any = AutoImageProcessor
         self.model = model_class.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
         processor = processor_class.from_pretrained(DEMO_CHECKPOINT, backend="pil")
-        self._normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
+        self.image_processor: dict[str, Any] = processor.to_dict()
+        self._normalize = PatchNormalizer(self.image_processor, torch.device("cpu"))
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """What the model's forward pass takes."""

@@ -36,7 +36,9 @@ class ModelRunner:
         num_encoded_images: since the start.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, num_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: EngineConfig, num_tokens: int, model: Any = None
+    ) -> None:
         """Load the weights and take memory for the cache.
 
         Args:
@@ -44,6 +46,8 @@ class ModelRunner:
             config: device, dtype and sizes.
             num_tokens: size of the tokenizer; rows of the vocabulary beyond it are padding and
                 never chosen.
+            model: instead of the checkpoint's weights, for measurements of a size without them;
+                on its device already, and taken apart.
 
         Raises:
             ValueError: the checkpoint lacks weights of the model, or ``max_model_len`` is more
@@ -53,7 +57,8 @@ class ModelRunner:
         self.dtype = _dtype(config.dtype, self.device)
         if self.device.type == "cpu" and config.cpu_threads:
             torch.set_num_threads(config.cpu_threads)
-        model = _load(checkpoint, self.dtype).to(self.device).eval()
+        if model is None:
+            model = _load(checkpoint, self.dtype).to(self.device).eval()
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor)

@@ -1,0 +1,66 @@
+"""The vision encoder against transformers' one, and the memory of encoded images."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from glm_engine.request import Prompt
+from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
+from unit.generation.reference import Reference, reference
+
+
+@pytest.fixture(scope="module")
+def encoder() -> VisionEncoder:
+    # Of a model of its own: the encoder takes weights out of it.
+    own = Reference()
+    with torch.inference_mode():
+        return VisionEncoder(own.model.model.visual, own.image_processor)
+
+
+@torch.inference_mode()
+def test_images_of_many_sizes_in_one_pass_are_those_of_the_model(
+    encoder: VisionEncoder, make_prompt: Callable[..., Prompt]
+) -> None:
+    images = make_prompt("Which?", list(range(1, 12)), False).images
+    patches = [image.patches for image in images if image.patches is not None]
+    encoded = encoder(patches, [image.grid for image in images])
+    assert len({image.grid for image in images}) > 3
+    for image, embeddings in zip(images, encoded, strict=True):
+        expected = reference().model.model.visual(
+            reference().pixel_values(image.patches), grid_thw=torch.tensor([image.grid])
+        )
+        expected = expected.pooler_output
+        assert embeddings.shape == (image.num_tokens, expected.shape[1])
+        assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def _image(tokens: int) -> KnownImage:
+    return KnownImage((1, 2, 2 * tokens), torch.zeros(tokens, 8))
+
+
+def test_the_least_recently_used_image_is_dropped_when_the_bytes_are_used_up() -> None:
+    cache = ImageCache(max_bytes=3 * 32)
+    for name in (b"a", b"b", b"c"):
+        cache.add(name, _image(1))
+    assert cache.num_bytes == 96 and cache.get(b"a") is not None
+    cache.add(b"d", _image(1))
+    assert cache.get(b"b") is None  # a was asked for later
+    assert cache.get(b"a") and cache.get(b"c") and cache.get(b"d")
+    cache.add(b"e", _image(3))
+    assert cache.get(b"e") and not cache.get(b"a") and cache.num_bytes == 96
+
+
+def test_an_image_that_is_known_or_too_large_changes_nothing() -> None:
+    cache = ImageCache(max_bytes=64)
+    first = _image(1)
+    cache.add(b"a", first)
+    cache.add(b"a", _image(1))
+    cache.add(b"b", _image(3))
+    assert cache.get(b"a") is first and cache.get(b"b") is None and cache.num_bytes == 32
+
+
+def test_without_memory_nothing_is_kept() -> None:
+    cache = ImageCache(0)
+    cache.add(b"a", _image(1))
+    assert cache.get(b"a") is None and cache.num_bytes == 0
