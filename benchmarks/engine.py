@@ -134,9 +134,9 @@ def floor(engine: Engine, rows: int) -> float:
     weights = [
         tensor
         for layer in language._layers
-        for name in ("qkv_weight", "output_weight", "gate_up_weight", "down_weight")
-        for tensor in [getattr(layer, name)]
-    ] + [language._head]
+        for name in ("qkv", "output", "gate_up", "down")
+        for tensor in [getattr(layer, name).weight]
+    ] + [language._head.weight]
     size = sum(weight.numel() for weight in weights)
     item = weights[0].element_size()
     block = torch.ones(64 * 2**20 // item, dtype=weights[0].dtype, device=weights[0].device)

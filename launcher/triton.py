@@ -87,6 +87,15 @@ class Triton:
         return command
 
 
+# glibc would return the memory of every large tensor to the system, and take it again, page by
+# page, for the next.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_TOP_PAD_": str(16 * 2**20),
+}
+
+
 def find_triton(run_folder: Path) -> Triton:
     """The container's server if there is one, else the wheel's, made ready in `run_folder`.
 
@@ -94,7 +103,7 @@ def find_triton(run_folder: Path) -> Triton:
     """
     binary = CONTAINER / "bin" / "tritonserver"
     if binary.is_file():
-        return Triton(binary, f"Triton of {CONTAINER}")
+        return Triton(binary, f"Triton of {CONTAINER}", environment=dict(MALLOC))
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise LaunchError(
@@ -130,7 +139,7 @@ def _wheel_triton(package: Path, run_folder: Path) -> Triton:
         binary,
         "Triton of the nvidia-pytriton package",
         backends,
-        {"PATH": path, "LD_LIBRARY_PATH": _library_path(library_path)},
+        {"PATH": path, "LD_LIBRARY_PATH": _library_path(library_path), **MALLOC},
     )
 
 

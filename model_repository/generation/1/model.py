@@ -6,8 +6,9 @@ Who does what, and on which thread:
 * a pool of threads calls ``preprocessing`` (synchronous BLS) and hands the prompt to the engine.
 * the engine's thread runs the model; it only ever puts outputs into the outbox.
 * the response thread empties the outbox. It alone sends responses, so no job is answered twice,
-  and it polls
-  every live job for cancellation, whatever the job is doing.
+  and it polls every live job for cancellation, whatever the job is doing. It takes time from the
+  engine's thread, so it wakes up for the first and the last text of an answer, and else every few
+  milliseconds.
 * the metrics thread publishes the engine's counts.
 """
 
@@ -51,9 +52,10 @@ from glm_engine.vision import KnownImage
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
 _BLS_THREADS = 8
 _CANCELLATION_POLL_SECONDS = 0.02
-# What a response costs on its way to the client, roughly. With many streams, each gets a response
-# no more often than all of them can be sent in; its first and its last are not held up.
-_RESPONSE_SECONDS = 0.0002
+# A stream gets a response no more often than this, and, with many streams, than all of them can be
+# sent in at so many seconds each. Its first and its last response are not held up.
+_RESPONSE_SECONDS = 0.005
+_RESPONSE_COST = 0.0005
 _METRICS_SECONDS = 0.25
 _DRAIN_SECONDS = 20.0
 
@@ -130,9 +132,14 @@ class Choice:
     sent: float = 0.0
 
     @property
+    def is_new(self) -> bool:
+        """Whether the client waits for the beginning of the answer."""
+        return self.job.stream and not self.sent
+
+    @property
     def is_urgent(self) -> bool:
         """Whether what is unsent is the beginning or the end of the answer."""
-        return not self.sent or self.unsent[-1].is_final
+        return self.is_new or self.unsent[-1].is_final
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,26 @@ class _Failed:
 _Item = Job | Sequence[Output] | _Failed | None
 
 
+class _Outbox:
+    """Items for the response thread, in order. It is woken only for those that cannot wait."""
+
+    def __init__(self) -> None:
+        self._items: deque[_Item] = deque()
+        self._wake = threading.Event()
+
+    def put(self, item: _Item, *, urgent: bool = True) -> None:
+        """Add an item; any thread may."""
+        self._items.append(item)
+        if urgent:
+            self._wake.set()
+
+    def take(self, timeout: float | None) -> list[_Item]:
+        """All items, once there is an urgent one or so many seconds have passed."""
+        self._wake.wait(timeout)
+        self._wake.clear()
+        return [self._items.popleft() for _ in range(len(self._items))]
+
+
 class TritonPythonModel:
     """Decoupled: zero or more responses for each request, then one that is final."""
 
@@ -154,8 +181,8 @@ class TritonPythonModel:
         """Load the model and start the threads; what fails here fails the load, in plain words."""
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         config = EngineConfig.from_env()
-        self._outbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._engine = Engine(config, on_outputs=self._outbox.put)
+        self._outbox = _Outbox()
+        self._engine = Engine(config, on_outputs=self._take_outputs)
         self._limit = config.max_num_seqs + config.max_queue
         self._places = threading.BoundedSemaphore(self._limit)
         self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
@@ -301,21 +328,22 @@ class TritonPythonModel:
             ),
         )
 
+    # ---- engine thread ----
+
+    def _take_outputs(self, outputs: Sequence[Output]) -> None:
+        urgent = any(output.is_final or output.request.context.is_new for output in outputs)
+        self._outbox.put(outputs, urgent=urgent)
+
     # ---- response thread ----
 
     def _send_responses(self) -> None:
         waiting: dict[Choice, None] = {}  # those that have something to send
         polled = time.monotonic()
         while True:
-            timeout = _RESPONSE_SECONDS * len(waiting) or _CANCELLATION_POLL_SECONDS
-            try:
-                item = self._outbox.get(timeout=timeout if self._jobs else None)
-                items = [item, *self._drain_outbox()]
-            except queue.Empty:
-                items = []
+            items = self._outbox.take(_RESPONSE_SECONDS if self._jobs else None)
             waiting.update(dict.fromkeys(self._sort_in(items)))
             now = time.monotonic()
-            pause = _RESPONSE_SECONDS * len(waiting)
+            pause = max(_RESPONSE_SECONDS, _RESPONSE_COST * len(self._jobs))
             for choice in [c for c in waiting if c.is_urgent or now - c.sent >= pause]:
                 del waiting[choice]
                 if choice.job not in self._jobs:
@@ -331,9 +359,6 @@ class TritonPythonModel:
                 polled = now
             if None in items:
                 return
-
-    def _drain_outbox(self) -> list[_Item]:
-        return [self._outbox.get_nowait() for _ in range(self._outbox.qsize())]
 
     def _sort_in(self, items: list[_Item]) -> list[Choice]:
         """File the items under their jobs; the choices that have something to send, in order."""

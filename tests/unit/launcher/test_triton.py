@@ -55,7 +55,7 @@ def test_container_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     found = find_triton(tmp_path / "run")
     assert found.binary == binary
     assert found.backends is None
-    assert not found.environment
+    assert found.environment == triton.MALLOC
 
 
 def test_no_triton_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

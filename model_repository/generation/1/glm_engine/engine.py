@@ -21,6 +21,8 @@ from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.vision import KnownImage
 
+_INTEGRITY_SECONDS = 10.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -117,6 +119,7 @@ class Engine:
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._mailbox: deque[Request] = deque()
         self._wake = threading.Event()
+        self._checked = 0.0
         # Nothing gets into the mailbox once _closing is set, so nothing is left in it unanswered.
         self._door = threading.Lock()
         self._closing = False
@@ -195,6 +198,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            self._runner.enter_thread()
             while not self._out_of_time:
                 if not self.step():
                     if self._closing:
@@ -223,10 +227,16 @@ class Engine:
             for part, sampled in self._run_step(step):
                 self._guarded(part.request, self._take_token, part.request, sampled)
         elif not self._live_requests():
-            # Idle: everything has to be back in its place.
-            self._scheduler.check_integrity()
+            self._check_integrity()
         self._flush()
         return bool(step)
+
+    def _check_integrity(self) -> None:
+        """When idle, everything has to be back in its place; looking takes milliseconds."""
+        now = time.monotonic()
+        if now - self._checked >= _INTEGRITY_SECONDS:
+            self._checked = now
+            self._scheduler.check_integrity()
 
     def _drop_cancelled(self) -> None:
         for request in [r for r in self._live_requests() if r.cancelled]:

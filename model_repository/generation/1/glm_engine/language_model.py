@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from glm_engine.linear import Linear
+
 # (tokens, heads + 2 * KV heads, head dim), layer -> (tokens, heads * head dim)
 Attend = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -19,13 +21,12 @@ Attend = Callable[[torch.Tensor, int], torch.Tensor]
 @dataclass(frozen=True, slots=True)
 class _Layer:
     input_norm: torch.Tensor
-    qkv_weight: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    output_weight: torch.Tensor
+    qkv: Linear
+    output: Linear
     after_attention_norm: torch.Tensor
     before_mlp_norm: torch.Tensor
-    gate_up_weight: torch.Tensor
-    down_weight: torch.Tensor
+    gate_up: Linear
+    down: Linear
     after_mlp_norm: torch.Tensor
 
 
@@ -59,7 +60,7 @@ class LanguageModel:
         self._eps: float = config.rms_norm_eps
         self._layers = [_take_layer(layer) for layer in text.layers]
         self._norm = text.norm.weight.detach()
-        self._head = model.lm_head.weight.detach()[:num_tokens]
+        self._head = Linear(model.lm_head.weight.detach()[:num_tokens])
         self._embeddings = text.embed_tokens.weight.detach()
         rotary = text.rotary_emb
         self._frequencies = rotary.inv_freq.float()
@@ -97,18 +98,17 @@ class LanguageModel:
         rotation = torch.polar(torch.full_like(angles, self._scaling), angles)[:, None]
         for index, layer in enumerate(self._layers):
             normed = F.rms_norm(hidden, size, layer.input_norm, eps)
-            qkv = F.linear(normed, layer.qkv_weight, layer.qkv_bias)
-            qkv = qkv.view(len(hidden), -1, self.head_dim)
+            qkv = layer.qkv(normed).view(len(hidden), -1, self.head_dim)
             self._rotate(qkv, rotation)
-            attended = F.linear(attend(qkv, index), layer.output_weight)
+            attended = layer.output(attend(qkv, index))
             hidden = hidden + F.rms_norm(attended, size, layer.after_attention_norm, eps)
             normed = F.rms_norm(hidden, size, layer.before_mlp_norm, eps)
-            gate, up = F.linear(normed, layer.gate_up_weight).chunk(2, -1)
-            expanded = F.linear(F.silu(gate).mul_(up), layer.down_weight)
+            gate, up = layer.gate_up(normed).chunk(2, -1)
+            expanded = layer.down(F.silu(gate).mul_(up))
             hidden = hidden + F.rms_norm(expanded, size, layer.after_mlp_norm, eps)
         if sampled_rows is not None:
             hidden = hidden.index_select(0, sampled_rows)
-        return F.linear(F.rms_norm(hidden, size, self._norm, eps), self._head).float()
+        return self._head(F.rms_norm(hidden, size, self._norm, eps)).float()
 
     def _rotate(self, qkv: torch.Tensor, rotation: torch.Tensor) -> None:
         """Turn queries and keys in place; neighbouring features are a complex number's parts."""
@@ -132,12 +132,11 @@ def _take_layer(layer: Any) -> _Layer:
         delattr(attention, name)  # or layer after layer they would add up to a fifth of the model
     return _Layer(
         input_norm=layer.input_layernorm.weight.detach(),
-        qkv_weight=weight,
-        qkv_bias=bias,
-        output_weight=attention.o_proj.weight.detach(),
+        qkv=Linear(weight, bias),
+        output=Linear(attention.o_proj.weight.detach()),
         after_attention_norm=layer.post_self_attn_layernorm.weight.detach(),
         before_mlp_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up_weight=mlp.gate_up_proj.weight.detach(),
-        down_weight=mlp.down_proj.weight.detach(),
+        gate_up=Linear(mlp.gate_up_proj.weight.detach()),
+        down=Linear(mlp.down_proj.weight.detach()),
         after_mlp_norm=layer.post_mlp_layernorm.weight.detach(),
     )

@@ -55,8 +55,8 @@ class ModelRunner:
         """
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
-        if self.device.type == "cpu" and config.cpu_threads:
-            torch.set_num_threads(config.cpu_threads)
+        self._cpu_threads = config.cpu_threads if self.device.type == "cpu" else 0
+        self.enter_thread()
         if model is None:
             model = _load(checkpoint, self.dtype).to(self.device).eval()
         with torch.inference_mode():
@@ -71,6 +71,11 @@ class ModelRunner:
         self.num_encoded_images = 0
         self.max_model_len = _max_model_len(model.config, config)
         self.cache = self._make_cache(config)
+
+    def enter_thread(self) -> None:
+        """Say how many threads an operation may use; OpenMP asks each thread that calls it."""
+        if self._cpu_threads:
+            torch.set_num_threads(self._cpu_threads)
 
     def _make_cache(self, config: EngineConfig) -> KVCache:
         language = self._language

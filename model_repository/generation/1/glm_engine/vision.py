@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from glm_engine.linear import Linear
+
 Grid = tuple[int, int, int]
 
 _REMEMBERED_GRIDS = 64
@@ -52,12 +54,11 @@ class PatchNormalizer:
 @dataclass(frozen=True, slots=True)
 class _Block:
     norm1: torch.Tensor
-    qkv_weight: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    proj_weight: torch.Tensor
+    qkv: Linear
+    proj: Linear
     norm2: torch.Tensor
-    gate_up_weight: torch.Tensor
-    down_weight: torch.Tensor
+    gate_up: Linear
+    down: Linear
 
 
 class VisionEncoder:
@@ -87,16 +88,17 @@ class VisionEncoder:
         self._heads: int = config.num_heads
         self._head_dim: int = config.hidden_size // config.num_heads
         self._merge: int = config.spatial_merge_size
-        self._patch_weight = kernel.float().sum(2).flatten(1).to(self._dtype)
-        self.patch_length: int = self._patch_weight.shape[1]
-        self._patch_bias = visual.patch_embed.proj.bias.detach()
+        weight = kernel.float().sum(2).flatten(1).to(self._dtype)
+        self.patch_length: int = weight.shape[1]
+        self._embed = Linear(weight, visual.patch_embed.proj.bias.detach())
         self._first_norm = visual.post_conv_layernorm.weight.detach()
         self._blocks = [_take_block(block, self._heads, self._head_dim) for block in visual.blocks]
         self._last_norm = visual.post_layernorm.weight.detach()
         # Features last, as they lie in memory.
         downsample = visual.downsample.weight.detach().permute(0, 2, 3, 1)
-        self._downsample_weight = downsample.reshape(len(downsample), -1).contiguous()
-        self._downsample_bias = visual.downsample.bias.detach()
+        self._downsample = Linear(
+            downsample.reshape(len(downsample), -1), visual.downsample.bias.detach()
+        )
         self._merger = visual.merger
         positions = visual.embeddings.position_embedding.weight.detach()
         side = int(len(positions) ** 0.5)
@@ -118,8 +120,8 @@ class VisionEncoder:
         """
         # Those of one size side by side: attention takes them together.
         order = sorted(range(len(grids)), key=lambda i: len(patches[i]))
-        device = self._patch_weight.device
-        pixels = torch.from_numpy(np.concatenate([patches[i] for i in order])).to(device)
+        pixels = torch.from_numpy(np.concatenate([patches[i] for i in order]))
+        pixels = pixels.to(self._frequencies.device)
         places = [self._of_grid(grids[i]) for i in order]
         embedded = torch.cat([embedding for embedding, _ in places])
         rotation = torch.cat([angles for _, angles in places])[:, None]
@@ -132,21 +134,19 @@ class VisionEncoder:
                 groups.append((1, count))
 
         size, eps = self._size, self._eps
-        normalized = self._normalize(pixels).to(self._dtype)
-        hidden = F.linear(normalized, self._patch_weight, self._patch_bias)
+        hidden = self._embed(self._normalize(pixels).to(self._dtype))
         hidden = F.rms_norm(hidden, size, self._first_norm, eps) + embedded
         for block in self._blocks:
             normed = F.rms_norm(hidden, size, block.norm1, eps)
-            qkv = F.linear(normed, block.qkv_weight, block.qkv_bias)
-            attended = self._attend(qkv, rotation, groups)
-            hidden = hidden + F.linear(attended, block.proj_weight)
+            attended = self._attend(block.qkv(normed), rotation, groups)
+            hidden = hidden + block.proj(attended)
             normed = F.rms_norm(hidden, size, block.norm2, eps)
-            gate, up = F.linear(normed, block.gate_up_weight).chunk(2, -1)
-            hidden = hidden + F.linear(F.silu(gate).mul_(up), block.down_weight)
+            gate, up = block.gate_up(normed).chunk(2, -1)
+            hidden = hidden + block.down(F.silu(gate).mul_(up))
         hidden = F.rms_norm(hidden, size, self._last_norm, eps)
         hidden = hidden.view(-1, self._merge**2 * size[0])
-        hidden = F.linear(hidden, self._downsample_weight, self._downsample_bias)
-        merged = self._merger(hidden).split([len(patches[i]) // self._merge**2 for i in order])
+        lengths = [len(patches[i]) // self._merge**2 for i in order]
+        merged = self._merger(self._downsample(hidden)).split(lengths)
         # Copies, so that one that is kept keeps no others in memory.
         encoded = dict(zip(order, (embeddings.clone() for embeddings in merged), strict=True))
         return [encoded[i] for i in range(len(order))]
@@ -211,12 +211,11 @@ def _take_block(block: Any, heads: int, head_dim: int) -> _Block:
     rows = rows.flatten().to(qkv.weight.device)
     weights = _Block(
         norm1=block.norm1.weight.detach(),
-        qkv_weight=qkv.weight.detach()[rows],
-        qkv_bias=None if qkv.bias is None else qkv.bias.detach()[rows],
-        proj_weight=block.attn.proj.weight.detach(),
+        qkv=Linear(qkv.weight.detach()[rows], None if qkv.bias is None else qkv.bias[rows]),
+        proj=Linear(block.attn.proj.weight.detach()),
         norm2=block.norm2.weight.detach(),
-        gate_up_weight=torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
-        down_weight=mlp.down_proj.weight.detach(),
+        gate_up=Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])),
+        down=Linear(mlp.down_proj.weight.detach()),
     )
     del block.attn.qkv, mlp.gate_proj, mlp.up_proj
     return weights
