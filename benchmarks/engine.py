@@ -13,22 +13,19 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.hardware import hardware
 from benchmarks.load import QUESTION, picture
+from benchmarks.report import ROOT, report
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.request import Output, Prompt, Request, SamplingParams, place_images
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,9 @@ def prompts(engine: Engine, preprocessor: Preprocessor, count: int, first: int) 
             stage_1.input_ids,
             engine.image_token_id,
             engine.merge_size,
-            [(int(t), int(h), int(w)) for t, h, w in stage_1.image_grid_thw],
-            [row.tobytes() for row in stage_1.image_hash],
+            stage_1.image_grid_thw,
+            stage_1.image_hash,
             stage_1.patches,
-            {},
         )
         made.append(
             Prompt(
@@ -201,10 +197,8 @@ def main() -> int:
             f"| {other:.0f} | **{own / other:.1f}** |"
         )
         print(json.dumps({"batch": count, "ours": own, "transformers": other, "step": step}))
-    head = f"{datetime.now():%Y-%m-%d}, {hardware()}, {torch.get_num_threads()} thread(s)"
-    text = f"# The engine by itself\n\n{head}\n\n{__doc__}\n" + "\n".join(lines) + "\n"
-    print(text)
-    arguments.output.write_text(text)
+    details = f"{torch.get_num_threads()} thread(s)"
+    report(arguments.output, "The engine by itself", details, __doc__, lines)
     return 0
 
 

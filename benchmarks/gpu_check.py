@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from benchmarks.hardware import hardware
+from benchmarks.report import ROOT, hardware
 from glm_engine.block_manager import BlockManager
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
@@ -38,7 +38,6 @@ from glm_engine.request import (
 )
 from glm_engine.scheduler import Scheduler
 
-ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo_model" / "checkpoint"
 
 # Sizes of zai-org/GLM-4.6V-Flash.

@@ -11,16 +11,14 @@ import base64
 import statistics
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 
 import httpx2
 
-from benchmarks.hardware import hardware
 from benchmarks.load import QUESTION, Server, ask, picture
+from benchmarks.report import ROOT, report
 from glm_client import Client, GenerationRequest
 
-ROOT = Path(__file__).resolve().parents[1]
 # What happens within stage 2, in order.
 PARTS = ("preprocessing", "queue", "vision", "prefill")
 
@@ -110,10 +108,7 @@ def main() -> int:
     ]
     lines = ["| part | mean ms |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in rows]
-    head = f"{datetime.now():%Y-%m-%d}, {hardware()}, {count} requests"
-    text = f"# One request\n\n{head}\n\n{__doc__}\n" + "\n".join(lines) + "\n"
-    print(text)
-    arguments.output.write_text(text)
+    report(arguments.output, "One request", f"{count} requests", __doc__, lines)
     return 0
 
 

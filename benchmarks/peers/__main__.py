@@ -11,12 +11,11 @@ import statistics
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
-from benchmarks.hardware import hardware
 from benchmarks.load import distinct_pictures, load
-from benchmarks.peers.servers import ALL, ROOT, running
+from benchmarks.peers.servers import ALL, running
+from benchmarks.report import ROOT, report
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("requests_per_second", "ttft_p50", "ttft_p95", "tpot_p50")
@@ -54,17 +53,15 @@ def main() -> int:
                     print(json.dumps(rows[-1]), flush=True)
                     seen += result.requests
     table = _table(rows, [peer.name for peer in chosen], arguments.concurrency)
-    head = f"{datetime.now():%Y-%m-%d}, {hardware()}, {seen} requests"
-    text = f"{head}\n\n{__doc__}\n{table}\n"
-    print(text)
-    arguments.output.with_suffix(".md").write_text(f"# Our stack beside its peers\n\n{text}")
+    page = arguments.output.with_suffix(".md")
+    report(page, "Our stack beside its peers", f"{seen} requests", __doc__, table)
     arguments.output.with_suffix(".jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows)
     )
     return 0
 
 
-def _table(rows: list[dict[str, object]], names: list[str], concurrencies: list[int]) -> str:
+def _table(rows: list[dict[str, object]], names: list[str], concurrencies: list[int]) -> list[str]:
     """Medians over the rounds, and our best against the best of the others."""
     lines = ["| concurrency | server | requests/s | TTFT p50 ms | TTFT p95 ms | TPOT p50 ms |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -84,7 +81,7 @@ def _table(rows: list[dict[str, object]], names: list[str], concurrencies: list[
                 f"| {concurrency} | **our best / best of the others** | **{rate:.2f}** "
                 f"| **{ttft:.2f}** | | |"
             )
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

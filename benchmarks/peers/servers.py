@@ -15,8 +15,8 @@ from typing import Any
 import httpx2
 
 from benchmarks.load import Server, picture
+from benchmarks.report import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PEERS = Path(os.environ.get("PEERS", Path.home() / ".cache" / "glm-peers"))
 START_SECONDS = 300
 

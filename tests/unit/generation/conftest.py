@@ -53,10 +53,9 @@ def make_prompt() -> Callable[..., Prompt]:
                 stage_1.input_ids,
                 config["image_token_id"],
                 config["vision_config"]["spatial_merge_size"],
-                [(int(t), int(h), int(w)) for t, h, w in stage_1.image_grid_thw],
-                [row.tobytes() for row in stage_1.image_hash],
+                stage_1.image_grid_thw,
+                stage_1.image_hash,
                 stage_1.patches,
-                {},
             ),
         )
 

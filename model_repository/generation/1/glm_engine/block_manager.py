@@ -51,12 +51,16 @@ class BlockTable:
 
 
 class BlockManager:
-    """Hands out blocks. Holds numbers only, no tensors; only the engine thread calls it."""
+    """Hands out blocks. Holds numbers only, no tensors; only the engine thread calls it.
+
+    Attributes:
+        prefix_caching: whether blocks are known by hash at all.
+    """
 
     def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._prefix_caching = prefix_caching
+        self.prefix_caching = prefix_caching
         self._users = [0] * num_blocks
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
@@ -114,7 +118,7 @@ class BlockManager:
 
         A block whose content is known already, in another block, stays this request's own.
         """
-        if not self._prefix_caching:
+        if not self.prefix_caching:
             return
         for index in range(table.num_sealed, len(hashes)):
             block = table.block_ids[index]

@@ -255,10 +255,10 @@ class Engine:
 
     def _run_step(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
         """Run a step; where that fails, run its requests one by one and fail those that cannot."""
-        try:
-            return self._attempt(step)
-        except Exception as error:
-            if len(step) > 1:
+        if len(step) > 1:
+            try:
+                return self._attempt(step)
+            except Exception as error:
                 logger.exception("a step of %d requests failed; each is tried alone", len(step))
                 if isinstance(error, torch.OutOfMemoryError):
                     torch.cuda.empty_cache()

@@ -1,8 +1,9 @@
 """A request: what the client asked for, and how far the engine is with it. Free of torch."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -220,25 +221,28 @@ def place_images(
     input_ids: npt.NDArray[np.int32],
     image_token_id: int,
     merge_size: int,
-    grids: Sequence[tuple[int, int, int]],
-    hashes: Sequence[bytes],
+    grids: npt.NDArray[np.int32],
+    hashes: npt.NDArray[np.uint8],
     patches: npt.NDArray[np.uint8],
-    embeddings: Mapping[bytes, Any],
+    embeddings: Mapping[bytes, Any] = MappingProxyType({}),
 ) -> tuple[PromptImage, ...]:
     """Find the images of a prompt.
 
     Args:
         input_ids: (tokens,) int32 with ``image_token_id`` repeated once a merged patch.
         merge_size: an image token stands for ``merge_size ** 2`` patches.
-        grids, hashes: of all images in order.
+        grids: (images, 3) int32 grid of each image in patches, in order.
+        hashes: (images, hash bytes) uint8 content hash of each image.
         patches: (patches, channels * patch pixels) uint8 of those images whose hashes are not in
             ``embeddings``, in order.
+        embeddings: (image's tokens, hidden size) of known images, by content hash.
     """
     images: list[PromptImage] = []
     places = np.flatnonzero(input_ids == image_token_id)
     token = patch = 0
-    for grid, content_hash in zip(grids, hashes, strict=True):
-        num_patches = grid[0] * grid[1] * grid[2]
+    for (frames, height, width), name in zip(grids.tolist(), hashes, strict=True):
+        grid, content_hash = (frames, height, width), name.tobytes()
+        num_patches = frames * height * width
         num_tokens = num_patches // merge_size**2
         own, known = None, embeddings.get(content_hash)
         if known is None:

@@ -164,6 +164,8 @@ class Scheduler:
 
     def _cached_hashes(self, request: Request) -> list[bytes]:
         """Hashes of the blocks that a request that begins finds computed."""
+        if not self._blocks.prefix_caching:
+            return []
         # The last token is always computed: its logits choose the next one.
         self._extend_hashes(request, request.num_tokens - 1)
         usable = request.block_hashes[: (request.num_tokens - 1) // self._blocks.block_size]
@@ -176,7 +178,7 @@ class Scheduler:
             request = part.request
             request.num_computed = part.end
             size = self._blocks.block_size
-            if part.end // size > part.start // size:
+            if self._blocks.prefix_caching and part.end // size > part.start // size:
                 self._extend_hashes(request, part.end)
                 self._blocks.seal(request.table, request.block_hashes[: part.end // size])
 
