@@ -124,15 +124,13 @@ def run_transformers(model: Any, normalize: Any, batch: list[Prompt], tokens: in
     return Timing(stamps[1] - began if streamer else 0.0, total, total / tokens)
 
 
-def floor(engine: Engine, rows: int) -> float:
+def floor(model: Any, rows: int) -> float:
     """Seconds that a decode step of so many requests takes at least."""
-    language = engine._runner._language
     weights = [
-        tensor
-        for layer in language._layers
-        for name in ("qkv", "output", "gate_up", "down")
-        for tensor in [getattr(layer, name).weight]
-    ] + [language._head.weight]
+        weight
+        for module in (model.model.language_model.layers, model.lm_head)
+        for weight in module.parameters()
+    ]
     size = sum(weight.numel() for weight in weights)
     item = weights[0].element_size()
     block = torch.ones(64 * 2**20 // item, dtype=weights[0].dtype, device=weights[0].device)
@@ -170,7 +168,7 @@ def main() -> int:
     runner = engine._runner
     load: Any = AutoModelForImageTextToText.from_pretrained
     model = load(arguments.checkpoint, dtype=runner.dtype).to(runner.device).eval()
-    normalize = runner._encode._normalize
+    operations, table = runner._encode._operations, runner._encode._pixel_table
     lines = [
         "| batch | engine tok/s | step ms | floor ms | step / floor | transformers tok/s | ratio |",
         "|---|---|---|---|---|---|---|",
@@ -183,12 +181,14 @@ def main() -> int:
             seed += count
             timings = (
                 run_engine(engine, outputs, batch, arguments.tokens),
-                run_transformers(model, normalize, batch, arguments.tokens),
+                run_transformers(
+                    model, lambda p: operations.normalize(p, table), batch, arguments.tokens
+                ),
             )
             if number:  # the first warms up
                 ours.append(timings[0])
                 theirs.append(timings[1])
-        least, tokens = floor(engine, count), count * arguments.tokens
+        least, tokens = floor(model, count), count * arguments.tokens
         step = statistics.median(timing.step for timing in ours)
         own = tokens / statistics.median(timing.total for timing in ours)
         other = tokens / statistics.median(timing.total for timing in theirs)

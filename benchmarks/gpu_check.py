@@ -258,7 +258,7 @@ def check_prefill(flash: Flash, peak: Peaks, device: str, tokens: int) -> dict[s
     took = seconds(run, 3, device)
     language = flash.runner._language
     attention = 2 * language.num_layers * language.num_heads * language.head_dim * tokens**2
-    work = 2 * (flash.text_parameters - language._head.weight.numel()) * tokens + attention
+    work = 2 * (flash.text_parameters - flash.vocab * language.hidden_size) * tokens + attention
     return {"tokens": tokens, "ms": 1e3 * took, "share_of_matmul_peak": work / took / peak.matmul}
 
 

@@ -93,6 +93,7 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_TOP_PAD_": str(16 * 2**20),
+    "THP_MEM_ALLOC_ENABLE": "1",
 }
 
 

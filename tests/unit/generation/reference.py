@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
+from glm_engine.operations import TorchOperations
 from glm_engine.request import Prompt
-from glm_engine.vision import PatchNormalizer
+from glm_engine.vision import pixel_table
 from unit.paths import DEMO_CHECKPOINT
 
 
@@ -22,7 +23,8 @@ class Reference:
         self.model = model_class.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
         processor = processor_class.from_pretrained(DEMO_CHECKPOINT, backend="pil")
         self.image_processor: dict[str, Any] = processor.to_dict()
-        self._normalize = PatchNormalizer(self.image_processor, torch.device("cpu"))
+        self._pixel_table = pixel_table(self.image_processor)
+        self._torch = TorchOperations(torch.float32, torch.device("cpu"), eps=0)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """What the model's forward pass takes."""
@@ -42,7 +44,8 @@ class Reference:
 
     def pixel_values(self, patches: Any) -> torch.Tensor:
         """(patches, channels * 2 frames * patch pixels) float32, as the image processor gives."""
-        frame = self._normalize(torch.from_numpy(np.asarray(patches)))
+        pixels = torch.from_numpy(np.asarray(patches))
+        frame = self._torch.normalize(pixels, self._pixel_table)
         return frame.view(len(frame), 3, 1, -1).expand(-1, -1, 2, -1).reshape(len(frame), -1)
 
     @torch.inference_mode()

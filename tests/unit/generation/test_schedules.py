@@ -4,7 +4,7 @@ Whatever shares its steps, however its prompt is cut, whether its beginning is i
 however often it loses its blocks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.errors import RequestCancelled
 from glm_engine.kv_cache import KVCache
+from glm_engine.operations import TorchOperations
 from glm_engine.request import Output, Prompt, Request, SamplingParams
 from glm_engine.scheduler import Scheduler
 from glm_engine.vision import ImageCache
@@ -96,6 +97,15 @@ def bench(make_prompt: Callable[..., Prompt]) -> Bench:
     return Bench(make_prompt)
 
 
+@pytest.fixture(scope="module")
+def torch_bench(make_prompt: Callable[..., Prompt]) -> Iterator[Bench]:
+    """With the operations that a GPU uses, on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("model_runner", "vision"):
+            patch.setattr(f"glm_engine.{module}.operations_for", TorchOperations)
+        yield Bench(make_prompt)
+
+
 @dataclass(frozen=True)
 class Arrival:
     question: int
@@ -130,16 +140,33 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=1000,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+def hypothesis_settings(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@hypothesis_settings(1000)
 @given(arrivals=ARRIVALS, limits=LIMITS)
 def test_every_request_gets_the_tokens_of_generate(
     bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, Any]
 ) -> None:
+    run_schedule(bench, arrivals, limits)
+
+
+@hypothesis_settings(100)
+@given(arrivals=ARRIVALS, limits=LIMITS)
+def test_so_it_does_with_the_operations_of_a_gpu(
+    torch_bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, Any]
+) -> None:
+    run_schedule(torch_bench, arrivals, limits)
+
+
+def run_schedule(bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, Any]) -> None:
+    """Every request ends, with the tokens of ``generate``, and no block is lost."""
     bench.reset(**limits)
     engine = bench.engine
     requests = [

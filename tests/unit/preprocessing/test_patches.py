@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
-from glm_engine.vision import PatchNormalizer
+from glm_engine.operations import CPUOperations, Operations, TorchOperations
+from glm_engine.vision import pixel_table
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.patches import PatchConfig, patchify, target_size
 
@@ -30,22 +31,27 @@ def _noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
+@pytest.mark.parametrize(
+    "operations",
+    [CPUOperations(torch.float32, 0), TorchOperations(torch.float32, torch.device("cpu"), 0)],
+    ids=["cpu", "torch"],
+)
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_are_bit_for_bit_those_of_the_image_processor(
-    size: tuple[int, int], limits: str
+    size: tuple[int, int], limits: str, operations: Operations
 ) -> None:
     config, processor = _configs(limits)
     image = _noise(*size)
     expected = processor(images=[image], return_tensors="pt")
 
     patches, grid = patchify(image, config, "image[0]")
-    normalize = PatchNormalizer(processor.to_dict(), torch.device("cpu"))
+    table = pixel_table(processor.to_dict())
 
     assert [list(grid)] == expected["image_grid_thw"].tolist()
     # The image processor repeats the frame; the engine adds the two frames' kernels instead.
     frames = expected["pixel_values"].unflatten(-1, (3, 2, -1))
-    normalized = normalize(torch.from_numpy(patches)).unflatten(-1, (3, 1, -1))
+    normalized = operations.normalize(torch.from_numpy(patches), table).unflatten(-1, (3, 1, -1))
     assert torch.equal(normalized.expand_as(frames), frames)
 
 

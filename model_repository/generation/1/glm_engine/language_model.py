@@ -1,33 +1,42 @@
 """The language model's forward pass over one flat batch of tokens of many requests.
 
 transformers loads the weights; the passes are ours, because of what a step costs: projections that
-read the same input are one matrix product, RoPE turns queries and keys in one multiplication, and
-no module is called. Same arithmetic as ``Glm4vTextModel`` in transformers 5.23.
+read the same input are one matrix product, and no module is called. Same arithmetic as
+``Glm4vTextModel`` in transformers 5.23.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from glm_engine.batch import Batch
 from glm_engine.linear import Linear
+from glm_engine.operations import CPUOperations, Operations, Rotary, as_array
 
-# (tokens, heads + 2 * KV heads, head dim), layer -> (tokens, heads * head dim)
-Attend = Callable[[torch.Tensor, int], torch.Tensor]
+# Up to so many tokens, all of a CPU's decode step is one compiled call, for weights up to so many
+# bytes: what it saves is overhead, and oneDNN multiplies better.
+COMPILED_ROWS, _COMPILED_BYTES = 8, 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    input_norm: torch.Tensor
+    """One layer; norms as the operations want them, and what follows the MLP is the next's.
+
+    Attributes:
+        next_norm: the norm before the next layer, or after all of them.
+    """
+
     qkv: Linear
     output: Linear
-    after_attention_norm: torch.Tensor
-    before_mlp_norm: torch.Tensor
+    after_attention_norm: Any
+    before_mlp_norm: Any
     gate_up: Linear
     down: Linear
-    after_mlp_norm: torch.Tensor
+    after_mlp_norm: Any
+    next_norm: Any
 
 
 class LanguageModel:
@@ -37,13 +46,15 @@ class LanguageModel:
         num_layers, num_heads, num_kv_heads, head_dim, hidden_size: the checkpoint's.
     """
 
-    def __init__(self, model: Any, num_tokens: int) -> None:
+    def __init__(self, model: Any, num_tokens: int, operations: Operations, max_len: int) -> None:
         """Take over the weights.
 
         Args:
             model: ``Glm4vForConditionalGeneration``; the weights that are joined here are taken
                 from it, so that they are not in memory twice.
             num_tokens: rows of the vocabulary that are tokens; the rest is padding.
+            operations: of the device.
+            max_len: positions are below it.
 
         Raises:
             ValueError: the checkpoint has something that these passes do not know.
@@ -57,86 +68,126 @@ class LanguageModel:
         self.num_kv_heads: int = config.num_key_value_heads
         self.hidden_size: int = config.hidden_size
         self.head_dim: int = text.layers[0].self_attn.head_dim
-        self._eps: float = config.rms_norm_eps
-        self._layers = [_take_layer(layer) for layer in text.layers]
-        self._norm = text.norm.weight.detach()
-        self._head = Linear(model.lm_head.weight.detach()[:num_tokens])
+        self._operations = operations
         self._embeddings = text.embed_tokens.weight.detach()
-        rotary = text.rotary_emb
-        self._frequencies = rotary.inv_freq.float()
-        self._scaling: float = rotary.attention_scaling
-        sections = list(rotary.mrope_section)
+        head = model.lm_head.weight.detach()[:num_tokens]
+        taken = [_take_weights(layer) for layer in text.layers]
+        norms = [layer["input_norm"] for layer in taken] + [text.norm.weight.detach()]
+        size = sum(weight.nbytes for layer in taken for weight in layer.values())
+        self._compiled = None
+        if isinstance(operations, CPUOperations) and size <= _COMPILED_BYTES:
+            self._compiled = _CompiledDecode(operations, taken, norms, head)
+        self._first_norm = operations.weight(norms[0])
+        self._layers = [
+            _Layer(
+                qkv=Linear(layer["qkv"], layer["qkv_bias"]),
+                output=Linear(layer["output"]),
+                after_attention_norm=operations.weight(layer["after_attention_norm"]),
+                before_mlp_norm=operations.weight(layer["before_mlp_norm"]),
+                gate_up=Linear(layer["gate_up"]),
+                down=Linear(layer["down"]),
+                after_mlp_norm=operations.weight(layer["after_mlp_norm"]),
+                next_norm=operations.weight(next_norm),
+            )
+            for layer, next_norm in zip(taken, norms[1:], strict=True)
+        ]
+        self._head = Linear(head)
+        sections = list(text.rotary_emb.mrope_section)
         axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
-        if len(axes) != len(self._frequencies):
-            raise ValueError(f"mrope_section {sections} does not fit {len(self._frequencies)}")
-        self._axes = torch.tensor(axes, device=self._frequencies.device)
+        frequencies = text.rotary_emb.inv_freq.float()
+        if len(axes) != len(frequencies):
+            raise ValueError(f"mrope_section {sections} does not fit {len(frequencies)}")
+        self._rotary = Rotary(
+            frequencies,
+            torch.tensor(axes, device=frequencies.device),
+            text.rotary_emb.attention_scaling,
+            max_len,
+        )
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(tokens,) int64 ids -> (tokens, hidden size)."""
-        return F.embedding(input_ids, self._embeddings)
+        return F.embedding(input_ids, self._embeddings).to(self._operations.hidden_dtype)
 
-    def __call__(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        sampled_rows: torch.Tensor | None,
-        attend: Attend,
-    ) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, batch: Batch, cache: torch.Tensor) -> torch.Tensor:
         """Run all layers.
 
         Args:
-            hidden: (tokens, hidden size) embeddings.
-            positions: (3, tokens) int64 M-RoPE positions.
-            sampled_rows: (rows,) int64 whose logits are wanted; None for all.
-            attend: stores keys and values, and attends.
+            hidden: (tokens, hidden size) embeddings; may be changed.
+            batch: where they belong.
+            cache: the KV cache's layers; changed.
 
         Returns:
-            (rows, vocabulary) float32 logits.
+            (sampled rows, vocabulary) float32 logits.
         """
-        size, eps = (self.hidden_size,), self._eps
-        angles = positions.t()[:, self._axes] * self._frequencies
-        rotation = torch.polar(torch.full_like(angles, self._scaling), angles)[:, None]
-        for index, layer in enumerate(self._layers):
-            normed = F.rms_norm(hidden, size, layer.input_norm, eps)
-            qkv = layer.qkv(normed).view(len(hidden), -1, self.head_dim)
-            self._rotate(qkv, rotation)
-            attended = layer.output(attend(qkv, index))
-            hidden = hidden + F.rms_norm(attended, size, layer.after_attention_norm, eps)
-            normed = F.rms_norm(hidden, size, layer.before_mlp_norm, eps)
-            gate, up = layer.gate_up(normed).chunk(2, -1)
-            expanded = layer.down(F.silu(gate).mul_(up))
-            hidden = hidden + F.rms_norm(expanded, size, layer.after_mlp_norm, eps)
-        if sampled_rows is not None:
-            hidden = hidden.index_select(0, sampled_rows)
-        return self._head(F.rms_norm(hidden, size, self._norm, eps)).float()
-
-    def _rotate(self, qkv: torch.Tensor, rotation: torch.Tensor) -> None:
-        """Turn queries and keys in place; neighbouring features are a complex number's parts."""
-        pairs = rotation.shape[-1]
-        rotated = qkv[:, : self.num_heads + self.num_kv_heads, : 2 * pairs]
-        numbers = torch.view_as_complex(rotated.float().unflatten(-1, (pairs, 2)))
-        if rotated.dtype == torch.float32:
-            numbers.mul_(rotation)  # a view of qkv
-        else:
-            rotated.copy_(torch.view_as_real(numbers * rotation).flatten(-2))
+        if self._compiled and len(hidden) <= COMPILED_ROWS and batch.sampled_rows is None:
+            return self._compiled(hidden, batch, self._rotary, cache)
+        operations = self._operations
+        attend = operations.attention(batch, self._rotary, cache.shape[2])
+        normed = operations.norm(hidden, self._first_norm)
+        for layer, own_cache in zip(self._layers, cache, strict=True):
+            attended = attend(layer.qkv(normed).view(len(normed), -1, self.head_dim), own_cache)
+            hidden, normed = operations.norm_add_norm(
+                hidden, layer.output(attended), layer.after_attention_norm, layer.before_mlp_norm
+            )
+            expanded = layer.down(operations.gate(layer.gate_up(normed)))
+            hidden, normed = operations.norm_add_norm(
+                hidden, expanded, layer.after_mlp_norm, layer.next_norm
+            )
+        if batch.sampled_rows is not None:
+            rows = torch.from_numpy(batch.sampled_rows).to(normed.device, non_blocking=True)
+            normed = normed.index_select(0, rows)
+        return self._head(normed).float()
 
 
-def _take_layer(layer: Any) -> _Layer:
+class _CompiledDecode:
+    """A step of a few tokens in one compiled call, with weights of its own beside oneDNN's."""
+
+    def __init__(
+        self,
+        operations: CPUOperations,
+        layers: list[dict[str, torch.Tensor]],
+        norms: list[torch.Tensor],
+        head: torch.Tensor,
+    ) -> None:
+        self._operations = operations
+        self._norms = as_array(torch.stack(norms))
+        names = (
+            "qkv", "qkv_bias", "output", "after_attention_norm", "before_mlp_norm", "gate_up",
+            "down", "after_mlp_norm",
+        )  # fmt: skip
+        self._weights = [as_array(torch.stack([layer[name] for layer in layers])) for name in names]
+        self._head = as_array(head.contiguous())
+
+    def __call__(
+        self, hidden: torch.Tensor, batch: Batch, rotary: Rotary, cache: torch.Tensor
+    ) -> torch.Tensor:
+        logits = np.empty((len(hidden), len(self._head)), np.float32)
+        self._operations.kernels.decode(
+            hidden.numpy(), self._operations.turns(batch, rotary), as_array(cache), batch.slots,
+            batch.tables, batch.starts, batch.first_rows, self._operations.eps, self._norms,
+            *self._weights, self._head, logits,
+        )  # fmt: skip
+        return torch.from_numpy(logits)
+
+
+def _take_weights(layer: Any) -> dict[str, torch.Tensor]:
     attention, mlp = layer.self_attn, layer.mlp
     projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-    weight = torch.cat([projection.weight.detach() for projection in projections])
-    bias = None
+    qkv = torch.cat([projection.weight.detach() for projection in projections])
     if attention.q_proj.bias is not None:
         bias = torch.cat([projection.bias.detach() for projection in projections])
+    else:
+        bias = qkv.new_zeros(len(qkv))
     for name in ("q_proj", "k_proj", "v_proj"):
         delattr(attention, name)  # or layer after layer they would add up to a fifth of the model
-    return _Layer(
-        input_norm=layer.input_layernorm.weight.detach(),
-        qkv=Linear(weight, bias),
-        output=Linear(attention.o_proj.weight.detach()),
-        after_attention_norm=layer.post_self_attn_layernorm.weight.detach(),
-        before_mlp_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=Linear(mlp.gate_up_proj.weight.detach()),
-        down=Linear(mlp.down_proj.weight.detach()),
-        after_mlp_norm=layer.post_mlp_layernorm.weight.detach(),
-    )
+    return {
+        "input_norm": layer.input_layernorm.weight.detach(),
+        "qkv": qkv,
+        "qkv_bias": bias,
+        "output": attention.o_proj.weight.detach(),
+        "after_attention_norm": layer.post_self_attn_layernorm.weight.detach(),
+        "before_mlp_norm": layer.post_attention_layernorm.weight.detach(),
+        "gate_up": mlp.gate_up_proj.weight.detach(),
+        "down": mlp.down_proj.weight.detach(),
+        "after_mlp_norm": layer.post_mlp_layernorm.weight.detach(),
+    }

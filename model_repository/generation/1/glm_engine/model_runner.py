@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText
 
-from glm_engine.attention import PagedAttention, batch_order
+from glm_engine.batch import Batch
+from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.kv_cache import KVCache, bytes_per_token
-from glm_engine.language_model import LanguageModel
-from glm_engine.request import PromptImage
+from glm_engine.language_model import COMPILED_ROWS, LanguageModel
+from glm_engine.operations import operations_for
+from glm_engine.request import Prompt, PromptImage, Request, SamplingParams
 from glm_engine.sampler import Sampled, Sampler
 from glm_engine.scheduler import Scheduled
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
@@ -59,8 +61,11 @@ class ModelRunner:
         self.enter_thread()
         if model is None:
             model = _load(checkpoint, self.dtype).to(self.device).eval()
+        self.max_model_len = _max_model_len(model.config, config)
+        eps = model.config.get_text_config().rms_norm_eps
+        operations = operations_for(self.dtype, self.device, eps)
         with torch.inference_mode():
-            self._language = LanguageModel(model, num_tokens)
+            self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor)
         self._sampler = Sampler(num_tokens, checkpoint.defaults.eos_token_ids, self.device)
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
@@ -69,8 +74,9 @@ class ModelRunner:
         )
         self.images = ImageCache(config.image_cache_memory)
         self.num_encoded_images = 0
-        self.max_model_len = _max_model_len(model.config, config)
         self.cache = self._make_cache(config)
+        with torch.inference_mode():
+            self._warm_up()
 
     def enter_thread(self) -> None:
         """Say how many threads an operation may use; OpenMP asks each thread that calls it."""
@@ -78,13 +84,7 @@ class ModelRunner:
             torch.set_num_threads(self._cpu_threads)
 
     def _make_cache(self, config: EngineConfig) -> KVCache:
-        language = self._language
-        shape: dict[str, int] = {
-            "num_layers": language.num_layers,
-            "num_kv_heads": language.num_kv_heads,
-            "head_dim": language.head_dim,
-        }
-        per_block = config.block_size * bytes_per_token(**shape, dtype=self.dtype)
+        per_block = config.block_size * bytes_per_token(**self._kv_shape(), dtype=self.dtype)
         memory = config.kv_cache_memory or self._default_memory(config)
         # More than all requests at their longest is never used.
         most = -(-self.max_model_len // config.block_size) * config.max_num_seqs
@@ -105,10 +105,21 @@ class ModelRunner:
             "KV cache: %d blocks of %d tokens, %.0f MiB",
             num_blocks, config.block_size, num_blocks * per_block / 2**20,
         )  # fmt: skip
+        return self._cache_of(num_blocks, config.block_size)
+
+    def _kv_shape(self) -> dict[str, int]:
+        language = self._language
+        return {
+            "num_layers": language.num_layers,
+            "num_kv_heads": language.num_kv_heads,
+            "head_dim": language.head_dim,
+        }
+
+    def _cache_of(self, num_blocks: int, block_size: int) -> KVCache:
         return KVCache(
-            **shape,
+            **self._kv_shape(),
             num_blocks=num_blocks,
-            block_size=config.block_size,
+            block_size=block_size,
             dtype=self.dtype,
             device=self.device,
         )
@@ -138,18 +149,33 @@ class ModelRunner:
     def _profile(self, config: EngineConfig) -> None:
         """The largest step there can be, but for attention to what came before it."""
         side = 2 * int((config.max_num_batched_patches / 4) ** 0.5)
-        row = self._encode.patch_length
-        self._encode([np.zeros((side * side, row), np.uint8)], [(1, side, side)])
-        tokens = self.max_num_batched_tokens
-        ids = torch.zeros(tokens, dtype=torch.int64, device=self.device)
-        positions = ids.expand(3, -1)
-        heads = self._language.num_heads
-        self._language(
-            self._language.embed(ids),
-            positions,
-            ids[: config.max_num_seqs],
-            lambda qkv, layer: qkv[:, :heads].flatten(1),
+        self._try_image(side)
+        each = self.max_num_batched_tokens // config.max_num_seqs
+        cache = self._cache_of(self.max_num_batched_tokens // config.block_size, config.block_size)
+        self._try_step(config.max_num_seqs, each, cache)
+
+    def _warm_up(self) -> None:
+        """Have everything compiled and chosen that depends on kinds of steps, not on requests."""
+        self._try_image(2 * self._encode.merge_size)
+        for requests, tokens in ((1, 1), (1, 2), (2 * COMPILED_ROWS, 1)):
+            self._try_step(requests, tokens, self.cache)
+
+    def _try_image(self, side: int) -> None:
+        patches = np.zeros((side * side, self._encode.patch_length), np.uint8)
+        self._encode([patches], [(1, side, side)])
+
+    def _try_step(self, requests: int, tokens: int, cache: KVCache) -> None:
+        """A step of prompts of ones, all in the same blocks, which have to be nobody's."""
+        ones = np.ones(tokens, np.int32)
+        prompt = Prompt(
+            "", ones, np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens)), 0
         )
+        blocks = list(range(-(-tokens // cache.block_size)))
+        step = []
+        for _ in range(requests):
+            request = Request("", prompt, SamplingParams(), table=BlockTable(blocks))
+            step.append(Scheduled(request, 0, tokens, is_last=True))
+        self._forward(Batch.of(step, cache.block_size), cache)
 
     @torch.inference_mode()
     def encode_images(self, step: Sequence[Scheduled]) -> None:
@@ -180,38 +206,21 @@ class ModelRunner:
 
         The images of the step have to be encoded.
         """
-        step = batch_order(step)
-        ids, positions = _inputs(step)
-        hidden = self._language.embed(self._to_device(ids))
-        self._place_images(step, hidden)
-        attention = PagedAttention(
-            step,
-            self.cache.block_size,
-            self._language.num_heads,
-            self._language.num_kv_heads,
-            self.dtype,
-            self.device,
-        )
-        ends = np.cumsum([part.end - part.start for part in step])
-        sampled = [i for i, part in enumerate(step) if part.is_last]
-        rows = None
-        if len(sampled) < len(ids):
-            rows = self._to_device(ends[sampled] - 1)
-        layers = self.cache.layers
-        logits = self._language(
-            hidden,
-            self._to_device(positions),
-            rows,
-            lambda qkv, layer: attention(qkv, layers[layer]),
-        )
-        if not sampled:
+        batch = Batch.of(step, self.cache.block_size)
+        logits = self._forward(batch, self.cache)
+        if not batch.sampled:
             return []
-        chosen = self._sampler([step[i].request for i in sampled], logits)
-        return [(step[i], choice) for i, choice in zip(sampled, chosen, strict=True)]
+        chosen = self._sampler([part.request for part in batch.sampled], logits)
+        return list(zip(batch.sampled, chosen, strict=True))
 
-    def _place_images(self, step: Sequence[Scheduled], hidden: torch.Tensor) -> None:
+    def _forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        hidden = self._language.embed(self._to_device(batch.ids))
+        self._place_images(batch, hidden)
+        return self._language(hidden, batch, cache.layers)
+
+    def _place_images(self, batch: Batch, hidden: torch.Tensor) -> None:
         row = 0
-        for part in step:
+        for part in batch.parts:
             for image in part.request.images_between(part.start, part.end):
                 embeddings = image.embeddings
                 if embeddings is None:
@@ -226,26 +235,6 @@ class ModelRunner:
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def _inputs(
-    step: Sequence[Scheduled],
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(tokens,) ids and (3, tokens) M-RoPE positions of a step, int64."""
-    length = sum(part.end - part.start for part in step)
-    ids, positions = np.empty(length, np.int64), np.empty((3, length), np.int64)
-    row = 0
-    for part in step:
-        request, start, end = part.request, part.start, part.end
-        in_prompt = request.prompt.num_tokens
-        if end - start == 1 and start >= in_prompt:  # nearly always
-            ids[row] = request.token_ids[start - in_prompt]
-            positions[:, row] = start + request.prompt.rope_delta
-        else:
-            ids[row : row + end - start] = request.ids_between(start, end)
-            positions[:, row : row + end - start] = request.positions_between(start, end)
-        row += end - start
-    return ids, positions
 
 
 def _patches(image: PromptImage) -> np.ndarray[Any, Any]:

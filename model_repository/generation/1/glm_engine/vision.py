@@ -12,53 +12,45 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.linear import Linear
+from glm_engine.operations import Operations, operations_for, turn_by
 
 Grid = tuple[int, int, int]
 
 _REMEMBERED_GRIDS = 64
 
 
-class PatchNormalizer:
-    """Rescale and normalise by table: bit for bit what the checkpoint's image processor computes.
+def pixel_table(image_processor: dict[str, Any]) -> torch.Tensor:
+    """Rescaling and normalising of pixels as a table, (3 channels, 256) float32.
 
-    A pixel has 256 values, so the float32 result of each channel is a table of 256 entries, made
-    with the processor's own arithmetic (``rescale`` in float64, ``normalize`` in float32, as in
-    ``transformers/image_transforms.py`` 5.23). Looking up costs the same on CPU and GPU.
+    Bit for bit what the checkpoint's image processor computes, made with its own arithmetic
+    (``rescale`` in float64, ``normalize`` in float32, as in ``transformers/image_transforms.py``
+    5.23).
     """
-
-    def __init__(self, image_processor: dict[str, Any], device: torch.device) -> None:
-        values = np.arange(256).astype(np.float64)[None, :].repeat(3, axis=0)
-        if image_processor.get("do_rescale", True):
-            values = values * image_processor.get("rescale_factor", 1 / 255)
-        table = values.astype(np.float32)
-        if image_processor.get("do_normalize", True):
-            mean = np.array(image_processor["image_mean"], np.float32)[:, None]
-            std = np.array(image_processor["image_std"], np.float32)[:, None]
-            table = (table - mean) / std
-        self._table = torch.from_numpy(table.ravel()).to(device)
-        self._offsets = (torch.arange(3, device=device, dtype=torch.int32) * 256).view(1, 3, 1)
-
-    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        """Normalise.
-
-        Args:
-            patches: (patches, 3 * patch pixels) uint8, channels first.
-
-        Returns:
-            The same in float32: one temporal frame of the image processor's ``pixel_values``.
-        """
-        by_channel = patches.view(len(patches), 3, -1) + self._offsets
-        return F.embedding(by_channel, self._table[:, None]).view(len(patches), -1)
+    values = np.arange(256).astype(np.float64)[None, :].repeat(3, axis=0)
+    if image_processor.get("do_rescale", True):
+        values = values * image_processor.get("rescale_factor", 1 / 255)
+    table = values.astype(np.float32)
+    if image_processor.get("do_normalize", True):
+        mean = np.array(image_processor["image_mean"], np.float32)[:, None]
+        std = np.array(image_processor["image_std"], np.float32)[:, None]
+        table = (table - mean) / std
+    return torch.from_numpy(table)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    norm1: torch.Tensor
+    """One layer; norms as the operations want them.
+
+    Attributes:
+        next_norm: the norm before the next block, or after all of them.
+    """
+
     qkv: Linear
     proj: Linear
-    norm2: torch.Tensor
+    norm2: Any
     gate_up: Linear
     down: Linear
+    next_norm: Any
 
 
 class VisionEncoder:
@@ -69,6 +61,7 @@ class VisionEncoder:
 
     Attributes:
         patch_length: numbers in a patch of one frame.
+        merge_size: an image token stands for so many patches in each direction.
     """
 
     def __init__(self, visual: Any, image_processor: dict[str, Any]) -> None:
@@ -81,25 +74,31 @@ class VisionEncoder:
         if config.hidden_act != "silu":
             raise ValueError(f"vision hidden_act {config.hidden_act!r} is not supported")
         kernel = visual.patch_embed.proj.weight.detach()
-        self._dtype, device = kernel.dtype, kernel.device
-        self._normalize = PatchNormalizer(image_processor, device)
-        self._eps = visual.post_layernorm.variance_epsilon
-        self._size = (config.hidden_size,)
+        self._dtype, self._device = kernel.dtype, kernel.device
+        eps = visual.post_layernorm.variance_epsilon
+        operations = operations_for(self._dtype, self._device, eps)
+        self._operations = operations
+        self._pixel_table = pixel_table(image_processor).to(self._device)
         self._heads: int = config.num_heads
         self._head_dim: int = config.hidden_size // config.num_heads
-        self._merge: int = config.spatial_merge_size
+        self.merge_size: int = config.spatial_merge_size
         weight = kernel.float().sum(2).flatten(1).to(self._dtype)
         self.patch_length: int = weight.shape[1]
         self._embed = Linear(weight, visual.patch_embed.proj.bias.detach())
-        self._first_norm = visual.post_conv_layernorm.weight.detach()
-        self._blocks = [_take_block(block, self._heads, self._head_dim) for block in visual.blocks]
-        self._last_norm = visual.post_layernorm.weight.detach()
+        self._embed_norm = operations.weight(visual.post_conv_layernorm.weight)
+        norms = [operations.weight(block.norm1.weight) for block in visual.blocks]
+        norms.append(operations.weight(visual.post_layernorm.weight))
+        self._first_norm = norms[0]
+        self._blocks = [
+            _take_block(block, self._heads, self._head_dim, operations, next_norm)
+            for block, next_norm in zip(visual.blocks, norms[1:], strict=True)
+        ]
         # Features last, as they lie in memory.
         downsample = visual.downsample.weight.detach().permute(0, 2, 3, 1)
         self._downsample = Linear(
             downsample.reshape(len(downsample), -1), visual.downsample.bias.detach()
         )
-        self._merger = visual.merger
+        self._merger = _Merger(visual.merger, operations)
         positions = visual.embeddings.position_embedding.weight.detach()
         side = int(len(positions) ** 0.5)
         self._position_table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
@@ -121,10 +120,10 @@ class VisionEncoder:
         # Those of one size side by side: attention takes them together.
         order = sorted(range(len(grids)), key=lambda i: len(patches[i]))
         pixels = torch.from_numpy(np.concatenate([patches[i] for i in order]))
-        pixels = pixels.to(self._frequencies.device)
+        pixels = pixels.to(self._device)
         places = [self._of_grid(grids[i]) for i in order]
         embedded = torch.cat([embedding for embedding, _ in places])
-        rotation = torch.cat([angles for _, angles in places])[:, None]
+        turn = torch.cat([turn for _, turn in places])
         groups: list[tuple[int, int]] = []  # images, patches each
         for i in order:
             count = len(patches[i])
@@ -133,34 +132,27 @@ class VisionEncoder:
             else:
                 groups.append((1, count))
 
-        size, eps = self._size, self._eps
-        hidden = self._embed(self._normalize(pixels).to(self._dtype))
-        hidden = F.rms_norm(hidden, size, self._first_norm, eps) + embedded
+        operations = self._operations
+        hidden = self._embed(operations.normalize(pixels, self._pixel_table))
+        hidden = operations.norm(hidden, self._embed_norm) + embedded
+        normed = operations.norm(hidden, self._first_norm)
         for block in self._blocks:
-            normed = F.rms_norm(hidden, size, block.norm1, eps)
-            attended = self._attend(block.qkv(normed), rotation, groups)
-            hidden = hidden + block.proj(attended)
-            normed = F.rms_norm(hidden, size, block.norm2, eps)
-            gate, up = block.gate_up(normed).chunk(2, -1)
-            hidden = hidden + block.down(F.silu(gate).mul_(up))
-        hidden = F.rms_norm(hidden, size, self._last_norm, eps)
-        hidden = hidden.view(-1, self._merge**2 * size[0])
-        lengths = [len(patches[i]) // self._merge**2 for i in order]
+            attended = block.proj(self._attend(block.qkv(normed), turn, groups))
+            hidden, normed = operations.add_norm(hidden, attended, block.norm2)
+            expanded = block.down(operations.gate(block.gate_up(normed)))
+            hidden, normed = operations.add_norm(hidden, expanded, block.next_norm)
+        hidden = normed.view(-1, self.merge_size**2 * normed.shape[1])
+        lengths = [len(patches[i]) // self.merge_size**2 for i in order]
         merged = self._merger(self._downsample(hidden)).split(lengths)
         # Copies, so that one that is kept keeps no others in memory.
         encoded = dict(zip(order, (embeddings.clone() for embeddings in merged), strict=True))
         return [encoded[i] for i in range(len(order))]
 
     def _attend(
-        self, qkv: torch.Tensor, rotation: torch.Tensor, groups: Sequence[tuple[int, int]]
+        self, qkv: torch.Tensor, turn: torch.Tensor, groups: Sequence[tuple[int, int]]
     ) -> torch.Tensor:
         qkv = qkv.view(len(qkv), 3 * self._heads, self._head_dim)
-        turned = qkv[:, : 2 * self._heads]
-        numbers = torch.view_as_complex(turned.float().unflatten(-1, (-1, 2)))
-        if qkv.dtype == torch.float32:
-            numbers.mul_(rotation)  # a view of qkv
-        else:
-            turned.copy_(torch.view_as_real(numbers * rotation).flatten(-2))
+        self._operations.rotate(qkv, 2 * self._heads, turn)
         out = qkv.new_empty(len(qkv), self._heads, self._head_dim)
         start = 0
         for images, patches in groups:
@@ -177,11 +169,12 @@ class VisionEncoder:
         """What the patches of a grid are added to and turned by.
 
         Returns:
-            (patches, hidden size) interpolated position embeddings, and (patches, head dim / 2)
-            complex rotations, in the order of the patches: those of an image token in a row.
+            (patches, hidden size) interpolated position embeddings, and (patches, 2, head dim / 2)
+            what queries and keys are turned by, in the order of the patches: those of an image
+            token in a row.
         """
         _, height, width = grid
-        merge, device = self._merge, self._frequencies.device
+        merge, device = self.merge_size, self._device
         blocks = (height // merge, merge, width // merge, merge)
         rows = torch.arange(height, device=device)[:, None].expand(height, width)
         columns = torch.arange(width, device=device)[None, :].expand(height, width)
@@ -197,11 +190,29 @@ class VisionEncoder:
             padding_mode="border",
         )
         angles = torch.cat([place[:, None] * self._frequencies for place in (row, column)], -1)
-        rotation = torch.polar(torch.ones_like(angles), angles)
-        return embedding[0, :, :, 0].t().to(self._dtype).contiguous(), rotation
+        embedding = embedding[0, :, :, 0].t().to(self._operations.hidden_dtype)
+        return embedding.contiguous(), turn_by(angles)
 
 
-def _take_block(block: Any, heads: int, head_dim: int) -> _Block:
+class _Merger:
+    """``Glm4vVisionPatchMerger``: from merged patches to what the language model reads."""
+
+    def __init__(self, merger: Any, operations: Operations) -> None:
+        self._gate = operations.gate
+        self._norm = merger.post_projection_norm
+        self._proj = Linear(merger.proj.weight.detach())
+        self._gate_up = Linear(torch.cat([merger.gate_proj.weight, merger.up_proj.weight]).detach())
+        self._down = Linear(merger.down_proj.weight.detach())
+        del merger.gate_proj, merger.up_proj
+
+    def __call__(self, merged: torch.Tensor) -> torch.Tensor:
+        hidden = F.gelu(self._norm(self._proj(merged)))
+        return self._down(self._gate(self._gate_up(hidden)))
+
+
+def _take_block(
+    block: Any, heads: int, head_dim: int, operations: Operations, next_norm: Any
+) -> _Block:
     # The checkpoint turns feature i with feature i + head_dim / 2. Here the two are neighbours, so
     # that they are one complex number; that queries and keys are shuffled alike changes no product.
     order = torch.arange(head_dim).view(2, -1).t().flatten()
@@ -210,12 +221,12 @@ def _take_block(block: Any, heads: int, head_dim: int) -> _Block:
     qkv, mlp = block.attn.qkv, block.mlp
     rows = rows.flatten().to(qkv.weight.device)
     weights = _Block(
-        norm1=block.norm1.weight.detach(),
         qkv=Linear(qkv.weight.detach()[rows], None if qkv.bias is None else qkv.bias[rows]),
         proj=Linear(block.attn.proj.weight.detach()),
-        norm2=block.norm2.weight.detach(),
+        norm2=operations.weight(block.norm2.weight),
         gate_up=Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])),
         down=Linear(mlp.down_proj.weight.detach()),
+        next_norm=next_norm,
     )
     del block.attn.qkv, mlp.gate_proj, mlp.up_proj
     return weights

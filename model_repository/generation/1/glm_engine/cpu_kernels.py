@@ -1,0 +1,404 @@
+"""What lies between the matrix products of a step on a CPU, compiled by numba.
+
+PyTorch spends most of a small model's step on the way into and out of its operations. Here one call
+does what would be five to ten of them, in one pass over the data, and lets other threads have the
+interpreter meanwhile. ``decode`` is a whole step of a few requests in a single call.
+
+Arrays are float32, or uint16 for the bits of bfloat16; arithmetic is float32 in both cases. What is
+compiled is kept beside this file, or in numba's cache folder, for the next start.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.extending import overload
+
+Array = npt.NDArray[Any]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Sums may be reordered, as every matrix product does it; infinities and NaN stay what they are.
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+_F = np.float32
+_LOG2_E, _LN_2_HIGH, _LN_2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
+_LEAST_EXPONENT, _MOST_EXPONENT = _F(-87), _F(88)
+
+
+def _compiled(function: _Function) -> _Function:
+    try:
+        kernel: _Function = numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # no folder that numba could write to
+        kernel = numba.njit(**_OPTIONS)(function)
+    return kernel
+
+
+def _load(value: Any) -> Any:
+    """A number of an array as float32."""
+    raise NotImplementedError
+
+
+@overload(_load, inline="always")
+def _load_of(value):  # type: ignore[no-untyped-def]  # numba compares signatures word for word
+    if isinstance(value, numba.types.Integer):
+        return lambda value: np.uint32(np.uint32(value) << 16).view(np.float32)
+    return lambda value: value
+
+
+def _rounded(value: Any, array: Any) -> Any:
+    """A float32 as a number of that array."""
+    raise NotImplementedError
+
+
+@overload(_rounded, inline="always")
+def _rounded_for(value, array):  # type: ignore[no-untyped-def]
+    if not isinstance(array.dtype, numba.types.Integer):
+        return lambda value, array: value
+
+    def to_nearest_even(value, array):  # type: ignore[no-untyped-def]
+        bits = np.float32(value).view(np.uint32)
+        return np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+
+    return to_nearest_even
+
+
+@_compiled
+def _exp(x: Any) -> Any:
+    """e ** x from 1e-38 to 1e38, off by 3e-7 at most; unlike libm's it is done 16 at a time.
+
+    The polynomial is that of Cephes' expf.
+    """
+    x = min(max(x, _LEAST_EXPONENT), _MOST_EXPONENT)
+    n = np.floor(x * _LOG2_E + _F(0.5))
+    r = x - n * _LN_2_HIGH - n * _LN_2_LOW
+    p = _F(1.9875691500e-4)
+    p = p * r + _F(1.3981999507e-3)
+    p = p * r + _F(8.3334519073e-3)
+    p = p * r + _F(4.1665795894e-2)
+    p = p * r + _F(1.6666665459e-1)
+    p = p * r + _F(5.0000001201e-1)
+    return (p * r * r + r + _F(1)) * np.int32((np.int32(n) + 127) << 23).view(np.float32)
+
+
+@_compiled
+def normalize(patches: Array, table: Array, out: Array) -> None:
+    """Look pixels up.
+
+    Args:
+        patches: (patches, channels * patch pixels) uint8, channels first.
+        table: (channels, 256) float32.
+        out: like ``patches``, in the model's dtype.
+    """
+    pixels = patches.shape[1] // len(table)
+    for row in range(len(patches)):
+        for channel in range(len(table)):
+            values = table[channel]
+            for i in range(channel * pixels, (channel + 1) * pixels):
+                out[row, i] = _rounded(values[patches[row, i]], out)
+
+
+@_compiled
+def norm(x: Array, weight: Array, eps: np.float32, out: Array) -> None:
+    """RMSNorm of each row; (rows, size), (size,), (rows, size)."""
+    size = x.shape[1]
+    for row in range(len(x)):
+        total = _F(0)
+        for i in range(size):
+            value = _load(x[row, i])
+            total += value * value
+        scale = _F(1) / np.sqrt(total / _F(size) + eps)
+        for i in range(size):
+            out[row, i] = _rounded(_load(x[row, i]) * scale * _load(weight[i]), out)
+
+
+@_compiled
+def add_norm(hidden: Array, x: Array, weight: Array, eps: np.float32, out: Array) -> None:
+    """``hidden += x``, float32, and the norm of that."""
+    size = x.shape[1]
+    for row in range(len(x)):
+        total = _F(0)
+        for i in range(size):
+            value = hidden[row, i] + _load(x[row, i])
+            hidden[row, i] = value
+            total += value * value
+        scale = _F(1) / np.sqrt(total / _F(size) + eps)
+        for i in range(size):
+            out[row, i] = _rounded(hidden[row, i] * scale * _load(weight[i]), out)
+
+
+@_compiled
+def norm_add_norm(
+    hidden: Array, x: Array, x_weight: Array, weight: Array, eps: np.float32, out: Array
+) -> None:
+    """``hidden += norm(x)``, float32, and the norm of that."""
+    size = x.shape[1]
+    for row in range(len(x)):
+        total = _F(0)
+        for i in range(size):
+            value = _load(x[row, i])
+            total += value * value
+        scale = _F(1) / np.sqrt(total / _F(size) + eps)
+        total = _F(0)
+        for i in range(size):
+            value = hidden[row, i] + _load(x[row, i]) * scale * _load(x_weight[i])
+            hidden[row, i] = value
+            total += value * value
+        scale = _F(1) / np.sqrt(total / _F(size) + eps)
+        for i in range(size):
+            out[row, i] = _rounded(hidden[row, i] * scale * _load(weight[i]), out)
+
+
+@_compiled
+def gate(gate_up: Array, out: Array) -> None:
+    """``silu(gate) * up``; (rows, 2 * size), (rows, size)."""
+    size = out.shape[1]
+    for row in range(len(out)):
+        for i in range(size):
+            value = _load(gate_up[row, i])
+            product = value / (_F(1) + _exp(-value)) * _load(gate_up[row, size + i])
+            out[row, i] = _rounded(product, out)
+
+
+@_compiled
+def turns(positions: Array, axes: Array, table: Array, out: Array) -> None:
+    """Cosines and sines of a batch, by table.
+
+    Args:
+        positions: (3, tokens) int64.
+        axes: (pairs,) int64, which of the three positions turns a pair of features.
+        table: (positions, 2, pairs) float32.
+        out: (tokens, 2, pairs) float32.
+    """
+    for row in range(positions.shape[1]):
+        for pair in range(len(axes)):
+            at = positions[axes[pair], row]
+            out[row, 0, pair] = table[at, 0, pair]
+            out[row, 1, pair] = table[at, 1, pair]
+
+
+@_compiled
+def rotate(x: Array, heads: int, turn: Array) -> None:
+    """RoPE in place; neighbouring features are turned together.
+
+    Args:
+        x: (tokens, heads and more, head dim).
+        heads: how many of them are turned.
+        turn: (tokens, 2, pairs) float32 cosines and sines; features beyond the pairs stay.
+    """
+    for row in range(len(x)):
+        for head in range(heads):
+            for pair in range(turn.shape[2]):
+                cosine, sine = turn[row, 0, pair], turn[row, 1, pair]
+                even, odd = _load(x[row, head, 2 * pair]), _load(x[row, head, 2 * pair + 1])
+                x[row, head, 2 * pair] = _rounded(even * cosine - odd * sine, x)
+                x[row, head, 2 * pair + 1] = _rounded(odd * cosine + even * sine, x)
+
+
+@_compiled
+def attend(
+    qkv: Array,
+    turn: Array,
+    cache: Array,
+    slots: Array,
+    tables: Array,
+    starts: Array,
+    first_rows: Array,
+    scores: Array,
+    query: Array,
+    out: Array,
+) -> None:
+    """Turn queries and keys, store keys and values in the cache, attend to all that is there.
+
+    Args:
+        qkv: (tokens, heads + 2 * KV heads, head dim); changed.
+        turn: (tokens, 2, pairs) float32.
+        cache: (blocks, block size, 2, KV heads, head dim) of one layer; changed.
+        slots: (tokens,) int64 where each token is stored, counted in tokens.
+        tables: (requests, blocks of the longest) int32.
+        starts: (requests,) int32, tokens of each request that were there before.
+        first_rows: (requests + 1,) int32, where each request's tokens begin.
+        scores: (heads a KV head, context) float32, room to work in; so is query, with
+            (heads a KV head, head dim).
+        out: (tokens, heads * head dim).
+    """
+    block_size, kv_heads, head_dim = cache.shape[1], cache.shape[3], cache.shape[4]
+    heads = qkv.shape[1] - 2 * kv_heads
+    shared = heads // kv_heads
+    scale = _F(1) / np.sqrt(_F(head_dim))
+    rotate(qkv, heads + kv_heads, turn)
+    for row in range(len(qkv)):
+        block, place = slots[row] // block_size, slots[row] % block_size
+        for part in range(2):
+            for head in range(kv_heads):
+                new = heads + part * kv_heads + head
+                for i in range(head_dim):
+                    cache[block, place, part, head, i] = _rounded(_load(qkv[row, new, i]), cache)
+    for request in range(len(starts)):
+        for row in range(first_rows[request], first_rows[request + 1]):
+            context = starts[request] + row - first_rows[request] + 1
+            for kv_head in range(kv_heads):
+                first = kv_head * shared
+                for head in range(shared):
+                    for i in range(head_dim):
+                        query[head, i] = _load(qkv[row, first + head, i]) * scale
+                _attend_to(cache, tables, request, context, kv_head, query, scores)
+                for head in range(shared):
+                    for i in range(head_dim):
+                        at = (first + head) * head_dim + i
+                        out[row, at] = _rounded(query[head, i], out)
+
+
+@_compiled
+def _attend_to(
+    cache: Array,
+    tables: Array,
+    request: int,
+    context: int,
+    kv_head: int,
+    query: Array,
+    scores: Array,
+) -> None:
+    """Replace one token's queries of a KV head by the values that they attend to.
+
+    Arrays are indexed to the last, not sliced: slices are counted references here, too.
+    """
+    block_size, head_dim = cache.shape[1], cache.shape[4]
+    for first in range(0, context, block_size):
+        block = tables[request, first // block_size]
+        for token in range(min(block_size, context - first)):
+            for head in range(len(query)):
+                product = _F(0)
+                for i in range(head_dim):
+                    product += query[head, i] * _load(cache[block, token, 0, kv_head, i])
+                scores[head, first + token] = product
+    for head in range(len(query)):
+        _softmax(scores[head, :context])
+    query[:] = _F(0)
+    for first in range(0, context, block_size):
+        block = tables[request, first // block_size]
+        count = min(block_size, context - first)
+        fours = count // 4 * 4
+        for head in range(len(query)):
+            for token in range(0, fours, 4):  # fewer passes over the sum
+                at = first + token
+                w0, w1 = scores[head, at], scores[head, at + 1]
+                w2, w3 = scores[head, at + 2], scores[head, at + 3]
+                for i in range(head_dim):
+                    query[head, i] += (
+                        w0 * _load(cache[block, token, 1, kv_head, i])
+                        + w1 * _load(cache[block, token + 1, 1, kv_head, i])
+                        + w2 * _load(cache[block, token + 2, 1, kv_head, i])
+                        + w3 * _load(cache[block, token + 3, 1, kv_head, i])
+                    )
+            for token in range(fours, count):
+                w0 = scores[head, first + token]
+                for i in range(head_dim):
+                    query[head, i] += w0 * _load(cache[block, token, 1, kv_head, i])
+
+
+@_compiled
+def _softmax(scores: Array) -> None:
+    most = scores[0]
+    for i in range(len(scores)):
+        most = max(most, scores[i])
+    total = _F(0)
+    for i in range(len(scores)):
+        value = _exp(scores[i] - most)
+        scores[i] = value
+        total += value
+    for i in range(len(scores)):
+        scores[i] /= total
+
+
+@_compiled
+def _multiply(x: Array, weight: Array, out: Array) -> None:
+    """``x @ weight.T`` for a few rows: each row of the weights is read once."""
+    fours, size = len(x) // 4 * 4, x.shape[1]
+    for output in range(len(weight)):
+        numbers = weight[output]
+        for row in range(0, fours, 4):
+            x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
+            t0, t1, t2, t3 = _F(0), _F(0), _F(0), _F(0)
+            for i in range(size):
+                value = _load(numbers[i])
+                t0 += value * x0[i]
+                t1 += value * x1[i]
+                t2 += value * x2[i]
+                t3 += value * x3[i]
+            out[row, output], out[row + 1, output] = t0, t1
+            out[row + 2, output], out[row + 3, output] = t2, t3
+        for row in range(fours, len(x)):
+            x0, t0 = x[row], _F(0)
+            for i in range(size):
+                t0 += _load(numbers[i]) * x0[i]
+            out[row, output] = t0
+
+
+@_compiled
+def decode(
+    hidden: Array,
+    turn: Array,
+    cache: Array,
+    slots: Array,
+    tables: Array,
+    starts: Array,
+    first_rows: Array,
+    eps: np.float32,
+    input_norm: Array,
+    qkv_weight: Array,
+    qkv_bias: Array,
+    output_weight: Array,
+    after_attention_norm: Array,
+    before_mlp_norm: Array,
+    gate_up_weight: Array,
+    down_weight: Array,
+    after_mlp_norm: Array,
+    head_weight: Array,
+    logits: Array,
+) -> None:
+    """All layers of the language model for a few tokens.
+
+    Args:
+        hidden: (tokens, hidden size) float32; changed.
+        cache: (layers, blocks, block size, 2, KV heads, head dim); changed.
+        input_norm: (layers + 1, hidden size), the last for the norm after all layers.
+        qkv_weight: (layers, outputs, inputs), as all that follow but ``head_weight``.
+        logits: (tokens, vocabulary) float32, the result.
+
+    ``turn`` and what follows ``cache`` is as in ``attend``.
+    """
+    rows, layers, head_dim = len(hidden), len(qkv_weight), cache.shape[5]
+    heads = output_weight.shape[2] // head_dim
+    shared = heads // cache.shape[4]
+    longest = 0
+    for request in range(len(starts)):
+        longest = max(longest, starts[request] + first_rows[request + 1] - first_rows[request])
+    scores = np.empty((shared, longest), np.float32)
+    query = np.empty((shared, head_dim), np.float32)
+    normed, x = np.empty_like(hidden), np.empty_like(hidden)
+    qkv = np.empty((rows, qkv_weight.shape[1]), np.float32)
+    attended = np.empty((rows, heads * head_dim), np.float32)
+    gate_up = np.empty((rows, gate_up_weight.shape[1]), np.float32)
+    expanded = np.empty((rows, down_weight.shape[2]), np.float32)
+    norm(hidden, input_norm[0], eps, normed)
+    for layer in range(layers):
+        _multiply(normed, qkv_weight[layer], qkv)
+        for row in range(rows):
+            for i in range(qkv.shape[1]):
+                qkv[row, i] += _load(qkv_bias[layer, i])
+        attend(
+            qkv.reshape((rows, -1, head_dim)), turn, cache[layer], slots, tables, starts,
+            first_rows, scores, query, attended,
+        )  # fmt: skip
+        _multiply(attended, output_weight[layer], x)
+        norm_add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)
+        _multiply(normed, gate_up_weight[layer], gate_up)
+        gate(gate_up, expanded)
+        _multiply(expanded, down_weight[layer], x)
+        norm_add_norm(hidden, x, after_mlp_norm[layer], input_norm[layer + 1], eps, normed)
+    _multiply(normed, head_weight, logits)

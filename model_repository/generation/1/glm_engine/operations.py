@@ -1,0 +1,243 @@
+"""What lies between the matrix products of a pass, for one kind of device.
+
+``TorchOperations`` runs anywhere and is what a GPU uses; ``CPUOperations`` does the same by
+compiled kernels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from glm_engine.attention import PagedAttention
+from glm_engine.batch import Batch
+
+# A layer's (tokens, heads + 2 * KV heads, head dim), and its part of the KV cache
+# -> (tokens, heads * head dim)
+Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How M-RoPE turns queries and keys.
+
+    Attributes:
+        frequencies: (pairs,) float32.
+        axes: (pairs,) int64, which of the three positions turns a pair of features.
+        scaling: of what is turned.
+        num_positions: positions are below it.
+    """
+
+    frequencies: torch.Tensor
+    axes: torch.Tensor
+    scaling: float
+    num_positions: int
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.float32]:
+        """(positions, 2, pairs) cosines and sines of all positions."""
+        angles = torch.arange(self.num_positions)[:, None] * self.frequencies
+        return as_array(turn_by(angles, self.scaling))
+
+
+class Operations(Protocol):
+    """See ``TorchOperations``."""
+
+    hidden_dtype: torch.dtype
+
+    def weight(self, tensor: torch.Tensor) -> Any: ...
+    def norm(self, x: torch.Tensor, weight: Any) -> torch.Tensor: ...
+    def normalize(self, patches: torch.Tensor, table: torch.Tensor) -> torch.Tensor: ...
+    def add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, weight: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def norm_add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, x_weight: Any, weight: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor: ...
+    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None: ...
+    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend: ...
+
+
+class TorchOperations:
+    """By PyTorch's own operations, in the dtype of the weights.
+
+    Attributes:
+        hidden_dtype: of the residual stream.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, eps: float) -> None:
+        """For weights of this dtype; ``eps`` is that of all norms."""
+        self.hidden_dtype = dtype
+        self._dtype, self._device, self._eps = dtype, device, eps
+
+    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A norm's weight in the form that the norms take."""
+        return tensor.detach()
+
+    def normalize(self, patches: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Look up (patches, channels * patch pixels) uint8 in (channels, 256) float32."""
+        channels = torch.arange(len(table), device=table.device, dtype=torch.int32)
+        by_channel = patches.view(len(patches), len(table), -1) + 256 * channels[:, None]
+        return F.embedding(by_channel, table.view(-1, 1)).view(len(patches), -1).to(self._dtype)
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """RMSNorm of (rows, size)."""
+        return F.rms_norm(x, weight.shape, weight, self._eps)
+
+    def add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden + x`` and the norm of that; the first may be ``hidden`` changed."""
+        hidden = hidden + x
+        return hidden, self.norm(hidden, weight)
+
+    def norm_add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, x_weight: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden + norm(x)`` and the norm of that; the first may be ``hidden`` changed."""
+        return self.add_norm(hidden, self.norm(x, x_weight), weight)
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) * up`` of (rows, 2 * size)."""
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate).mul_(up)
+
+    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
+        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
+        pairs = turn.shape[-1]
+        turn_numbers = torch.complex(turn[:, 0], turn[:, 1])[:, None]
+        rotated = x[:, :heads, : 2 * pairs]
+        # Neighbouring features are a complex number's parts.
+        numbers = torch.view_as_complex(rotated.float().unflatten(-1, (pairs, 2)))
+        if rotated.dtype == torch.float32:
+            numbers.mul_(turn_numbers)  # a view of x
+        else:
+            rotated.copy_(torch.view_as_real(numbers * turn_numbers).flatten(-2))
+
+    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend:
+        """What turns, stores and attends in every layer of a step."""
+        positions = torch.from_numpy(batch.positions).to(self._device, non_blocking=True)
+        turn = turn_by(positions.t()[:, rotary.axes] * rotary.frequencies, rotary.scaling)
+        paged = PagedAttention(batch, block_size, self._dtype, self._device)
+
+        def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+            self.rotate(qkv, qkv.shape[1] - cache.shape[3], turn)
+            return paged(qkv, cache)
+
+        return attend
+
+
+class CPUOperations:
+    """By ``cpu_kernels``: float32 arithmetic and residual stream, whatever the weights are in.
+
+    Attributes:
+        hidden_dtype: of the residual stream.
+    """
+
+    def __init__(self, dtype: torch.dtype, eps: float) -> None:
+        """For weights of this dtype; ``eps`` is that of all norms."""
+        from glm_engine import cpu_kernels  # numba is needed on a CPU only
+
+        self.kernels = cpu_kernels
+        self.hidden_dtype = torch.float32
+        self.eps = np.float32(eps)
+        self._dtype = dtype
+
+    def weight(self, tensor: torch.Tensor) -> npt.NDArray[Any]:
+        """A norm's weight in the form that the norms take."""
+        return as_array(tensor.detach())
+
+    def normalize(self, patches: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Look up (patches, channels * patch pixels) uint8 in (channels, 256) float32."""
+        out = torch.empty(patches.shape, dtype=self._dtype)
+        self.kernels.normalize(patches.numpy(), table.numpy(), as_array(out))
+        return out
+
+    def norm(self, x: torch.Tensor, weight: npt.NDArray[Any]) -> torch.Tensor:
+        """RMSNorm of (rows, size)."""
+        out = torch.empty_like(x, dtype=self._dtype)
+        self.kernels.norm(as_array(x), weight, self.eps, as_array(out))
+        return out
+
+    def add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, weight: npt.NDArray[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden += x``, and the norm of that."""
+        out = torch.empty_like(x)
+        self.kernels.add_norm(hidden.numpy(), as_array(x), weight, self.eps, as_array(out))
+        return hidden, out
+
+    def norm_add_norm(
+        self,
+        hidden: torch.Tensor,
+        x: torch.Tensor,
+        x_weight: npt.NDArray[Any],
+        weight: npt.NDArray[Any],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden += norm(x)``, and the norm of that."""
+        out = torch.empty_like(x)
+        self.kernels.norm_add_norm(
+            hidden.numpy(), as_array(x), x_weight, weight, self.eps, as_array(out)
+        )
+        return hidden, out
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) * up`` of (rows, 2 * size)."""
+        out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        self.kernels.gate(as_array(gate_up), as_array(out))
+        return out
+
+    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
+        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
+        self.kernels.rotate(as_array(x), heads, as_array(turn))
+
+    def turns(self, batch: Batch, rotary: Rotary) -> npt.NDArray[np.float32]:
+        """(tokens, 2, pairs) cosines and sines of a step."""
+        out = np.empty((len(batch.ids), 2, len(rotary.axes)), np.float32)
+        self.kernels.turns(batch.positions, rotary.axes.numpy(), rotary.table, out)
+        return out
+
+    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend:
+        """What turns, stores and attends in every layer of a step."""
+        turn = self.turns(batch, rotary)
+        longest = batch.tables.shape[1] * block_size
+
+        def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+            kv_heads, head_dim = cache.shape[3:]
+            num_heads = qkv.shape[1] - 2 * kv_heads
+            shared = num_heads // kv_heads
+            out = qkv.new_empty(len(qkv), num_heads * head_dim)
+            self.kernels.attend(
+                as_array(qkv), turn, as_array(cache), batch.slots, batch.tables, batch.starts,
+                batch.first_rows, np.empty((shared, longest), np.float32),
+                np.empty((shared, head_dim), np.float32), as_array(out),
+            )  # fmt: skip
+            return out
+
+        return attend
+
+
+def turn_by(angles: torch.Tensor, scaling: float = 1.0) -> torch.Tensor:
+    """(tokens, 2, pairs) cosines and sines of (tokens, pairs) angles, for ``rotate``."""
+    return torch.stack([angles.cos(), angles.sin()], 1) * scaling
+
+
+def operations_for(dtype: torch.dtype, device: torch.device, eps: float) -> Operations:
+    """The operations of a device."""
+    if device.type == "cpu":
+        return CPUOperations(dtype, eps)
+    return TorchOperations(dtype, device, eps)
+
+
+def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A CPU tensor's memory as an array; bfloat16 as the bits in uint16, which NumPy has."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
