@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,13 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks.report import ROOT, hardware
-from glm_engine.block_manager import BlockManager
+from glm_engine.batch import Batch
+from glm_engine.block_manager import BlockManager, BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.model_runner import ModelRunner
+from glm_engine.operations import Operations, Rotary, TorchOperations, operations_for
 from glm_engine.request import (
     GenerationDefaults,
     Output,
@@ -36,7 +38,7 @@ from glm_engine.request import (
     Request,
     SamplingParams,
 )
-from glm_engine.scheduler import Scheduler
+from glm_engine.scheduler import Scheduled, Scheduler
 
 DEMO = ROOT / "demo_model" / "checkpoint"
 
@@ -77,7 +79,7 @@ class Peaks:
 class Flash:
     """The full-size model with random weights, and its requests."""
 
-    def __init__(self, device: str, tiny: bool) -> None:
+    def __init__(self, device: str, tiny: bool, gpu_kernels: bool = True) -> None:
         text = {**FLASH_TEXT, **(TINY_TEXT if tiny else {})}
         vision = {**FLASH_VISION, **(TINY_VISION if tiny else {})}
         config = AutoConfig.for_model("glm4v", text_config=text, vision_config=vision)
@@ -116,6 +118,7 @@ class Flash:
                 model="",
                 device=device,
                 dtype="bfloat16",
+                gpu_kernels=gpu_kernels,
                 max_num_seqs=256,
                 max_model_len=1024 if tiny else 16384,
                 image_cache_memory=0,
@@ -194,6 +197,59 @@ def peaks(device: str, tiny: bool) -> Peaks:
     return Peaks(max(read, copy), product)
 
 
+def check_kernels(device: str) -> dict[str, Any]:
+    """The device's operations beside PyTorch's, on a mixed step of the full-size model's shapes.
+
+    For each dtype the largest difference, as a share of the largest number.
+    """
+    heads, kv_heads, head_dim, block_size = 32, 2, 128, 16
+    parts, free = [], iter(range(1000))
+    for start, end in ((1023, 1024), (5, 6), (300, 301), (0, 130), (200, 333)):
+        ids = np.arange(end, dtype=np.int32)
+        prompt = Prompt("", ids, np.stack([ids] * 3), 0)
+        table = BlockTable([next(free) for _ in range(-(-end // block_size))])
+        request = Request("", prompt, SamplingParams(), table=table)
+        parts.append(Scheduled(request, start, end, is_last=True))
+    rotary = Rotary(torch.rand(32).to(device), torch.arange(32).remainder(3).to(device), 1.0, 2048)
+    found: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        ours = operations_for(dtype, torch.device(device))(1e-5)
+        theirs = TorchOperations(dtype, torch.device(device), 1e-5)
+
+        def noise(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(sum(shape))
+            return torch.randn(shape, generator=generator).to(device, dtype)
+
+        x, weight, hidden = noise(70, 4096), noise(4096), noise(70, 4096)
+
+        def attended(
+            operations: Operations, parts: list[Scheduled], dtype: torch.dtype = dtype
+        ) -> torch.Tensor:
+            batch = Batch.of(parts, block_size)
+            cache = noise(1, 200, block_size, 2, kv_heads, head_dim, dtype=dtype)
+            qkv = noise(len(batch.ids), heads + 2 * kv_heads, head_dim, dtype=dtype)
+            return operations.attention(batch, rotary, cache, heads)(qkv, cache[0])
+
+        as_weight = ours.weight(weight)
+        pairs = {
+            "norm": (ours.norm(x, as_weight), theirs.norm(x, weight)),
+            "add_norm": (
+                ours.norm_add_norm(
+                    hidden.to(ours.hidden_dtype, copy=True), x, as_weight, as_weight
+                )[1],
+                theirs.norm_add_norm(hidden, x, weight, weight)[1],
+            ),
+            "gate": (ours.gate(x), theirs.gate(x)),
+            "attention": (attended(ours, parts), attended(theirs, parts)),
+            "attention, decode": (attended(ours, parts[:3]), attended(theirs, parts[:3])),
+        }
+        found[str(dtype)] = {
+            name: float((one.float() - other.float()).abs().max() / other.float().abs().max())
+            for name, (one, other) in pairs.items()
+        }
+    return found
+
+
 def check_tokens(device: str) -> dict[str, Any]:
     """Answers of the demo checkpoint on the device against those on the CPU in float32."""
 
@@ -227,12 +283,14 @@ def check_tokens(device: str) -> dict[str, Any]:
     return {"equal tokens, float32": found["float32"], "equal tokens, bfloat16": found["bfloat16"]}
 
 
-def check_decode(flash: Flash, peak: Peaks, device: str, context: int) -> list[dict[str, Any]]:
+def check_decode(
+    flash: Flash, peak: Peaks, device: str, context: int, batches: Sequence[int] = (1, 8, 32, 64)
+) -> list[dict[str, Any]]:
     """Decode steps with ``context`` tokens before them."""
     rows = []
     cache = flash.runner.cache.layers
     per_token = cache.nbytes / (cache.shape[1] * cache.shape[2])
-    for batch in (1, 8, 32, 64):
+    for batch in batches:
         scheduler = flash.scheduler()
         for _ in range(batch):
             scheduler.add(flash.request(context, 10_000))
@@ -320,6 +378,8 @@ def main() -> int:
         if arguments.output:  # after each part, so that a cut run is not lost
             arguments.output.write_text(json.dumps(result, indent=2))
 
+    # Before all else, for where a kernel does not even compile nothing else will work.
+    note("kernels", check_kernels(device))
     note("right", check_tokens(device))
     peak = peaks(device, tiny)
     note("peaks", {"bandwidth": peak.bandwidth, "matmul": peak.matmul})
@@ -331,6 +391,10 @@ def main() -> int:
     note("load", check_load(flash, 12 if tiny else 256, tiny))
     if device == "cuda":
         note("peak_memory_bytes", torch.cuda.max_memory_allocated())
+        del flash
+        torch.cuda.empty_cache()
+        plain = Flash(device, tiny, gpu_kernels=False)
+        note("decode by PyTorch's operations", check_decode(plain, peak, device, 1024, (1, 8)))
     print(json.dumps(result))
     return 0
 

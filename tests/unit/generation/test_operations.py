@@ -21,7 +21,7 @@ def noise(*shape: int, dtype: torch.dtype, scale: float = 3.0) -> torch.Tensor:
 
 
 def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    half = torch.bfloat16 in (ours.dtype, expected.dtype)
+    half = {torch.bfloat16, torch.float16} & {ours.dtype, expected.dtype}
     limit = 2e-2 if half else 1e-5
     torch.testing.assert_close(ours.float(), expected.float(), rtol=limit, atol=limit)
 

@@ -6,6 +6,7 @@ however often it loses its blocks.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,8 +102,8 @@ def bench(make_prompt: Callable[..., Prompt]) -> Bench:
 def torch_bench(make_prompt: Callable[..., Prompt]) -> Iterator[Bench]:
     """With the operations that a GPU uses, on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("model_runner", "vision"):
-            patch.setattr(f"glm_engine.{module}.operations_for", TorchOperations)
+        make = partial(TorchOperations, torch.float32, torch.device("cpu"))
+        patch.setattr("glm_engine.model_runner.operations_for", lambda *_, **__: make)
         yield Bench(make_prompt)
 
 

@@ -1,10 +1,12 @@
 """The vision encoder against transformers' one, and the memory of encoded images."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
+from glm_engine.operations import CPUOperations
 from glm_engine.request import Prompt
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
 from unit.generation.reference import Reference, reference
@@ -15,7 +17,9 @@ def encoder() -> VisionEncoder:
     # Of a model of its own: the encoder takes weights out of it.
     own = Reference()
     with torch.inference_mode():
-        return VisionEncoder(own.model.model.visual, own.image_processor)
+        return VisionEncoder(
+            own.model.model.visual, own.image_processor, partial(CPUOperations, torch.float32)
+        )
 
 
 @torch.inference_mode()

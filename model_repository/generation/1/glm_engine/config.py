@@ -35,6 +35,8 @@ class EngineConfig:
             (``GLM_IMAGE_CACHE_MEMORY``).
         prefix_caching: whether a prompt's beginning that is in the cache is used again
             (``GLM_PREFIX_CACHING``).
+        gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs; without them it
+            uses PyTorch's operations, slowly (``GLM_GPU_KERNELS``).
         cpu_threads: threads of one operation on a CPU; 0 for torch's default (``GLM_CPU_THREADS``).
     """
 
@@ -51,6 +53,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     image_cache_memory: int = 256 * 2**20
     prefix_caching: bool = True
+    gpu_kernels: bool = True
     cpu_threads: int = 1
 
     @classmethod
@@ -81,6 +84,7 @@ class EngineConfig:
                 env, "GLM_IMAGE_CACHE_MEMORY", default=256 * 2**20, minimum=0
             ),
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
+            gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=1, minimum=0),
         )
 

@@ -4,11 +4,12 @@ import torch
 
 
 class KVCache:
-    """Keys and values of all layers, in blocks.
+    """Keys and values of all layers, in blocks, and a scratch block that is nobody's.
 
     Attributes:
-        layers: (layers, blocks, block size, 2, KV heads, head dim); keys, then values. Those of a
-            token lie side by side, so that one copy stores them and one copy a block fetches them.
+        layers: (layers, blocks and one, block size, 2, KV heads, head dim); keys, then values.
+            Those of a token lie side by side, so that one copy stores them and one copy a block
+            fetches them.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class KVCache:
     ) -> None:
         # Zeros, not garbage: padding is read, and masked, and 0 * NaN would be NaN.
         self.layers = torch.zeros(
-            (num_layers, num_blocks, block_size, 2, num_kv_heads, head_dim),
+            (num_layers, num_blocks + 1, block_size, 2, num_kv_heads, head_dim),
             dtype=dtype,
             device=device,
         )
@@ -32,7 +33,17 @@ class KVCache:
     @property
     def num_blocks(self) -> int:
         """Blocks that a request may use."""
-        return self.layers.shape[1]
+        return self.layers.shape[1] - 1
+
+    @property
+    def scratch_block(self) -> int:
+        """For tokens that stand for no request."""
+        return self.num_blocks
+
+    @property
+    def scratch_slot(self) -> int:
+        """A token's place in it."""
+        return self.scratch_block * self.block_size
 
     @property
     def block_size(self) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from glm_engine.batch import Batch
 from glm_engine.linear import Linear
-from glm_engine.operations import CPUOperations, Operations, Rotary, as_array
+from glm_engine.operations import Attend, CPUOperations, Operations, Rotary, as_array
 
 # Up to so many tokens, all of a CPU's decode step is one compiled call, for weights up to so many
 # bytes: what it saves is overhead, and oneDNN multiplies better.
@@ -44,6 +44,7 @@ class LanguageModel:
 
     Attributes:
         num_layers, num_heads, num_kv_heads, head_dim, hidden_size: the checkpoint's.
+        rotary: its M-RoPE.
     """
 
     def __init__(self, model: Any, num_tokens: int, operations: Operations, max_len: int) -> None:
@@ -97,7 +98,7 @@ class LanguageModel:
         frequencies = text.rotary_emb.inv_freq.float()
         if len(axes) != len(frequencies):
             raise ValueError(f"mrope_section {sections} does not fit {len(frequencies)}")
-        self._rotary = Rotary(
+        self.rotary = Rotary(
             frequencies,
             torch.tensor(axes, device=frequencies.device),
             text.rotary_emb.attention_scaling,
@@ -120,9 +121,18 @@ class LanguageModel:
             (sampled rows, vocabulary) float32 logits.
         """
         if self._compiled and len(hidden) <= COMPILED_ROWS and batch.sampled_rows is None:
-            return self._compiled(hidden, batch, self._rotary, cache)
+            return self._compiled(hidden, batch, self.rotary, cache)
+        attend = self._operations.attention(batch, self.rotary, cache, self.num_heads)
+        rows = None
+        if batch.sampled_rows is not None:
+            rows = torch.from_numpy(batch.sampled_rows).to(hidden.device, non_blocking=True)
+        return self.layers(hidden, attend, cache, rows)
+
+    def layers(
+        self, hidden: torch.Tensor, attend: Attend, cache: torch.Tensor, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """All layers, by what is on the device; see ``__call__``."""
         operations = self._operations
-        attend = operations.attention(batch, self._rotary, cache.shape[2])
         normed = operations.norm(hidden, self._first_norm)
         for layer, own_cache in zip(self._layers, cache, strict=True):
             attended = attend(layer.qkv(normed).view(len(normed), -1, self.head_dim), own_cache)
@@ -133,8 +143,7 @@ class LanguageModel:
             hidden, normed = operations.norm_add_norm(
                 hidden, expanded, layer.after_mlp_norm, layer.next_norm
             )
-        if batch.sampled_rows is not None:
-            rows = torch.from_numpy(batch.sampled_rows).to(normed.device, non_blocking=True)
+        if rows is not None:
             normed = normed.index_select(0, rows)
         return self._head(normed).float()
 

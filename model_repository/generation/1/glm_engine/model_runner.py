@@ -12,9 +12,10 @@ from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
+from glm_engine.cuda_graphs import DecodeGraphs
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
-from glm_engine.operations import operations_for
+from glm_engine.operations import GPUOperations, operations_for
 from glm_engine.request import Prompt, PromptImage, Request, SamplingParams
 from glm_engine.sampler import Sampled, Sampler
 from glm_engine.scheduler import Scheduled
@@ -63,10 +64,11 @@ class ModelRunner:
             model = _load(checkpoint, self.dtype).to(self.device).eval()
         self.max_model_len = _max_model_len(model.config, config)
         eps = model.config.get_text_config().rms_norm_eps
-        operations = operations_for(self.dtype, self.device, eps)
+        make = operations_for(self.dtype, self.device, gpu_kernels=config.gpu_kernels)
+        operations = make(eps)
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
-            self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor)
+            self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
         self._sampler = Sampler(num_tokens, checkpoint.defaults.eos_token_ids, self.device)
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
         self.max_num_batched_tokens = max(
@@ -75,8 +77,18 @@ class ModelRunner:
         self.images = ImageCache(config.image_cache_memory)
         self.num_encoded_images = 0
         self.cache = self._make_cache(config)
+        self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
             self._warm_up()
+            if isinstance(operations, GPUOperations):
+                self._graphs = DecodeGraphs(
+                    self._language,
+                    operations,
+                    self.cache,
+                    max_num_seqs=config.max_num_seqs,
+                    max_len=self.max_model_len,
+                    device=self.device,
+                )
 
     def enter_thread(self) -> None:
         """Say how many threads an operation may use; OpenMP asks each thread that calls it."""
@@ -207,7 +219,10 @@ class ModelRunner:
         The images of the step have to be encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
-        logits = self._forward(batch, self.cache)
+        if self._graphs and self._graphs.takes(batch):
+            logits = self._graphs(batch)
+        else:
+            logits = self._forward(batch, self.cache)
         if not batch.sampled:
             return []
         chosen = self._sampler([part.request for part in batch.sampled], logits)

@@ -4,9 +4,9 @@
 compiled kernels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,7 +61,9 @@ class Operations(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor: ...
     def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None: ...
-    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend: ...
+    def attention(
+        self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int
+    ) -> Attend: ...
 
 
 class TorchOperations:
@@ -120,11 +122,16 @@ class TorchOperations:
         else:
             rotated.copy_(torch.view_as_real(numbers * turn_numbers).flatten(-2))
 
-    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend:
-        """What turns, stores and attends in every layer of a step."""
+    def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
+        """What turns, stores and attends in every layer of a step.
+
+        Args:
+            cache: (layers, blocks, block size, 2, KV heads, head dim).
+            heads: of the queries.
+        """
         positions = torch.from_numpy(batch.positions).to(self._device, non_blocking=True)
         turn = turn_by(positions.t()[:, rotary.axes] * rotary.frequencies, rotary.scaling)
-        paged = PagedAttention(batch, block_size, self._dtype, self._device)
+        paged = PagedAttention(batch, cache.shape[2], self._dtype, self._device)
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
             self.rotate(qkv, qkv.shape[1] - cache.shape[3], turn)
@@ -203,16 +210,14 @@ class CPUOperations:
         self.kernels.turns(batch.positions, rotary.axes.numpy(), rotary.table, out)
         return out
 
-    def attention(self, batch: Batch, rotary: Rotary, block_size: int) -> Attend:
+    def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
         """What turns, stores and attends in every layer of a step."""
         turn = self.turns(batch, rotary)
-        longest = batch.tables.shape[1] * block_size
+        _, _, block_size, _, kv_heads, head_dim = cache.shape
+        longest, shared = batch.tables.shape[1] * block_size, heads // kv_heads
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-            kv_heads, head_dim = cache.shape[3:]
-            num_heads = qkv.shape[1] - 2 * kv_heads
-            shared = num_heads // kv_heads
-            out = qkv.new_empty(len(qkv), num_heads * head_dim)
+            out = qkv.new_empty(len(qkv), heads * head_dim)
             self.kernels.attend(
                 as_array(qkv), turn, as_array(cache), batch.slots, batch.tables, batch.starts,
                 batch.first_rows, np.empty((shared, longest), np.float32),
@@ -223,16 +228,155 @@ class CPUOperations:
         return attend
 
 
+@dataclass(frozen=True, slots=True)
+class GPUBatch:
+    """What attention needs to know of a batch, on the device; see ``Batch`` and ``gpu_kernels``.
+
+    Attributes:
+        single: tiles of the parts with one token, as (parts, first tokens); None for none.
+        several: those of the other parts.
+        splits: parts that the keys of those with one token are looked at in.
+    """
+
+    positions: torch.Tensor
+    slots: torch.Tensor
+    tables: torch.Tensor
+    starts: torch.Tensor
+    first_rows: torch.Tensor
+    single: tuple[torch.Tensor, torch.Tensor] | None
+    several: tuple[torch.Tensor, torch.Tensor] | None
+    splits: int
+
+
+class GPUOperations(TorchOperations):
+    """By ``gpu_kernels``."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, eps: float) -> None:
+        """For weights of this dtype; ``eps`` is that of all norms."""
+        super().__init__(dtype, device, eps)
+        from glm_engine import gpu_kernels  # the compiler comes with PyTorch's CUDA build only
+
+        self._kernels = gpu_kernels
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """RMSNorm of (rows, size)."""
+        return self._kernels.norm(x, weight, self._eps)
+
+    def add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden += x``, and the norm of that."""
+        return hidden, self._kernels.add_norm(hidden, x, None, weight, self._eps)
+
+    def norm_add_norm(
+        self, hidden: torch.Tensor, x: torch.Tensor, x_weight: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``hidden += norm(x)``, and the norm of that."""
+        return hidden, self._kernels.add_norm(hidden, x, x_weight, weight, self._eps)
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """``silu(gate) * up`` of (rows, 2 * size)."""
+        return self._kernels.gate(gate_up)
+
+    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
+        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
+        self._kernels.rotate(x, heads, turn)
+
+    def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
+        """What turns, stores and attends in every layer of a step."""
+        return self.attend_over(self._to_device(batch, heads, cache.shape[4]), rotary)
+
+    def attend_over(self, batch: GPUBatch, rotary: Rotary) -> Attend:
+        """As ``attention``, for what is on the device already; a CUDA graph can hold all of it."""
+        kernels = self._kernels
+        angles = batch.positions.t()[:, rotary.axes] * rotary.frequencies
+        turn = turn_by(angles, rotary.scaling)
+
+        def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+            kernels.rotate_and_store(qkv, turn, cache, batch.slots)
+            out = qkv.new_empty(len(qkv), (qkv.shape[1] - 2 * cache.shape[3]) * qkv.shape[2])
+            of_batch = (batch.tables, batch.starts, batch.first_rows)
+            if batch.several:
+                kernels.attend(qkv, cache, *of_batch, *batch.several, out, single=False, splits=1)
+            if batch.single:
+                kernels.attend(
+                    qkv, cache, *of_batch, *batch.single, out, single=True, splits=batch.splits
+                )
+            return out
+
+        return attend
+
+    def _to_device(self, batch: Batch, heads: int, kv_heads: int) -> GPUBatch:
+        num_single, parts = batch.num_single, len(batch.parts)
+        per_tile = self._kernels.tokens_per_tile(heads, kv_heads, self._dtype)
+        tiles = [
+            (index, first)
+            for index in range(num_single, parts)
+            for first in range(0, int(np.diff(batch.first_rows[index : index + 2])[0]), per_tile)
+        ]
+        single = np.arange(num_single, dtype=np.int32)
+        several = np.array(tiles, np.int32).reshape(-1, 2).T.copy()
+        (positions, slots, tables, starts, first_rows, single_parts, single_rows, many) = upload(
+            [
+                batch.positions, batch.slots, batch.tables, batch.starts, batch.first_rows, single,
+                np.zeros_like(single), several,
+            ],
+            self._device,
+        )  # fmt: skip
+        only_single = num_single == parts
+        return GPUBatch(
+            positions=positions,
+            slots=slots,
+            tables=tables,
+            starts=starts,
+            first_rows=first_rows,
+            single=(single_parts, single_rows) if num_single else None,
+            several=(many[0], many[1]) if tiles else None,
+            splits=splits_for(num_single * kv_heads) if only_single else 1,
+        )
+
+
+def splits_for(programs: int) -> int:
+    """In how many parts keys are looked at, so that so many programs become enough for a GPU."""
+    return max(1, min(64, 256 // programs))
+
+
+def upload(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
+    """Copies of arrays on the device, by one transfer that nobody waits for."""
+    offsets = np.cumsum([0, *(-(-array.nbytes // 16) * 16 for array in arrays)])
+    packed = torch.empty(int(offsets[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    memory = packed.numpy()
+    for offset, array in zip(offsets, arrays, strict=False):
+        memory[offset : offset + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+    there = packed.to(device, non_blocking=True)
+    return [
+        there[offset : offset + array.nbytes]
+        .view(torch.from_numpy(array[:0]).dtype)
+        .view(array.shape)
+        for offset, array in zip(offsets.tolist(), arrays, strict=False)
+    ]
+
+
 def turn_by(angles: torch.Tensor, scaling: float = 1.0) -> torch.Tensor:
     """(tokens, 2, pairs) cosines and sines of (tokens, pairs) angles, for ``rotate``."""
     return torch.stack([angles.cos(), angles.sin()], 1) * scaling
 
 
-def operations_for(dtype: torch.dtype, device: torch.device, eps: float) -> Operations:
-    """The operations of a device."""
+# For the epsilon of a model's norms.
+MakeOperations = Callable[[float], Operations]
+
+
+def operations_for(
+    dtype: torch.dtype, device: torch.device, *, gpu_kernels: bool = True
+) -> MakeOperations:
+    """What makes the operations of a device.
+
+    Args:
+        gpu_kernels: whether on a GPU they are by ``gpu_kernels``, not by PyTorch.
+    """
     if device.type == "cpu":
-        return CPUOperations(dtype, eps)
-    return TorchOperations(dtype, device, eps)
+        return partial(CPUOperations, dtype)
+    return partial(GPUOperations if gpu_kernels else TorchOperations, dtype, device)
 
 
 def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.linear import Linear
-from glm_engine.operations import Operations, operations_for, turn_by
+from glm_engine.operations import MakeOperations, Operations, turn_by
 
 Grid = tuple[int, int, int]
 
@@ -64,7 +64,9 @@ class VisionEncoder:
         merge_size: an image token stands for so many patches in each direction.
     """
 
-    def __init__(self, visual: Any, image_processor: dict[str, Any]) -> None:
+    def __init__(
+        self, visual: Any, image_processor: dict[str, Any], make_operations: MakeOperations
+    ) -> None:
         """Take over the weights of ``Glm4vVisionModel``; those that are joined are taken from it.
 
         Raises:
@@ -76,7 +78,7 @@ class VisionEncoder:
         kernel = visual.patch_embed.proj.weight.detach()
         self._dtype, self._device = kernel.dtype, kernel.device
         eps = visual.post_layernorm.variance_epsilon
-        operations = operations_for(self._dtype, self._device, eps)
+        operations = make_operations(eps)
         self._operations = operations
         self._pixel_table = pixel_table(image_processor).to(self._device)
         self._heads: int = config.num_heads

@@ -1,0 +1,330 @@
+"""What lies between the matrix products of a step on a GPU, in the language of OpenAI's Triton.
+
+(That is a compiler for GPU kernels. It has nothing to do with NVIDIA's inference server.)
+
+Attention reads keys and values where they are, block by block: a decode step would otherwise spend
+more time on copying them than on reading the weights. The other kernels do in one launch what would
+be five to ten, each of which would read and write all activations. Arithmetic is float32.
+
+With ``TRITON_INTERPRET=1`` in the environment all of it runs on a CPU, slowly, for tests.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+# Keys that are looked at together.
+_TILE = 64
+# Bytes of a column of queries: those of several tokens, and of the heads that share a KV head.
+_ROWS_BYTES = 256
+# A matrix product has no fewer rows.
+_LEAST_ROWS = 16
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _norm_kernel(
+    x, weight, out, hidden, x_weight, eps, size,
+    ADD: tl.constexpr, NORM_FIRST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * size
+    column = tl.arange(0, BLOCK)
+    inside = column < size
+    value = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
+    if NORM_FIRST:
+        scale = tl.rsqrt(tl.sum(value * value) / size + eps)
+        value = value * scale * tl.load(x_weight + column, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(hidden + row + column, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(hidden.dtype.element_ty)
+        tl.store(hidden + row + column, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value) / size + eps)
+    value = value * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm of (rows, size)."""
+    out = torch.empty_like(x)
+    size = x.shape[1]
+    _norm_kernel[(len(x),)](
+        x, weight, out, x, weight, eps, size,
+        ADD=False, NORM_FIRST=False, **_whole_row(size),
+    )  # fmt: skip
+    return out
+
+
+def add_norm(
+    hidden: torch.Tensor,
+    x: torch.Tensor,
+    x_weight: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+) -> torch.Tensor:
+    """``hidden += x``, or its norm where ``x_weight`` is given; the norm of that. (rows, size)"""
+    out = torch.empty_like(x)
+    size = x.shape[1]
+    _norm_kernel[(len(x),)](
+        x, weight, out, hidden, weight if x_weight is None else x_weight, eps, size,
+        ADD=True, NORM_FIRST=x_weight is not None, **_whole_row(size),
+    )  # fmt: skip
+    return out
+
+
+def _whole_row(size: int) -> dict[str, int]:
+    block = triton.next_power_of_2(size)
+    return {"BLOCK": block, "num_warps": max(1, min(16, block // 512))}
+
+
+@triton.jit
+def _gate_kernel(gate_up, out, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    gate = tl.load(gate_up + row * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * size + size + column, mask=inside, other=0.0).to(tl.float32)
+    value = gate * tl.sigmoid(gate) * up
+    tl.store(out + row * size + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+def gate(gate_up: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up``; (rows, 2 * size) -> (rows, size)."""
+    rows, size = len(gate_up), gate_up.shape[1] // 2
+    out = gate_up.new_empty(rows, size)
+    _gate_kernel[(rows, triton.cdiv(size, 1024))](gate_up, out, size, BLOCK=1024)
+    return out
+
+
+@triton.jit
+def _rotate_kernel(
+    x, turn, cache, slots, heads, kv_heads,
+    HEAD_DIM: tl.constexpr, HALF: tl.constexpr, PAIRS: tl.constexpr, STORE: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    all_heads = tl.num_programs(1)
+    pair = tl.arange(0, HALF)
+    inside = pair < HEAD_DIM // 2
+    at = x + (token * all_heads + head) * HEAD_DIM + 2 * pair
+    even = tl.load(at, mask=inside, other=0.0)
+    odd = tl.load(at + 1, mask=inside, other=0.0)
+    if head < heads + kv_heads:
+        turned = pair < PAIRS
+        cosine = tl.load(turn + token * 2 * PAIRS + pair, mask=turned, other=1.0)
+        sine = tl.load(turn + token * 2 * PAIRS + PAIRS + pair, mask=turned, other=0.0)
+        first, second = even.to(tl.float32), odd.to(tl.float32)
+        even = (first * cosine - second * sine).to(x.dtype.element_ty)
+        odd = (second * cosine + first * sine).to(x.dtype.element_ty)
+        tl.store(at, even, mask=inside)
+        tl.store(at + 1, odd, mask=inside)
+    if STORE and head >= heads:
+        # Of a token keys and then values lie side by side: as they do here.
+        place = tl.load(slots + token) * 2 * kv_heads + head - heads
+        tl.store(cache + place * HEAD_DIM + 2 * pair, even, mask=inside)
+        tl.store(cache + place * HEAD_DIM + 2 * pair + 1, odd, mask=inside)
+
+
+def rotate(x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
+    """RoPE in place of the first heads; neighbouring features are turned together.
+
+    Args:
+        x: (tokens, heads and more, head dim).
+        turn: (tokens, 2, pairs) float32 cosines and sines; features beyond the pairs stay.
+    """
+    tokens, all_heads, head_dim = x.shape
+    _rotate_kernel[(tokens, all_heads)](
+        x, turn, x, x, heads, 0,
+        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=turn.shape[2],
+        STORE=False, num_warps=1,
+    )  # fmt: skip
+
+
+def rotate_and_store(
+    qkv: torch.Tensor, turn: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
+) -> None:
+    """RoPE in place of queries and keys; keys and values into the cache.
+
+    Args:
+        qkv: (tokens, heads + 2 * KV heads, head dim); changed.
+        turn: (tokens, 2, pairs) float32.
+        cache: (blocks, block size, 2, KV heads, head dim) of one layer; changed.
+        slots: (tokens,) int64 where each token is stored, counted in tokens.
+    """
+    tokens, all_heads, head_dim = qkv.shape
+    kv_heads = cache.shape[3]
+    _rotate_kernel[(tokens, all_heads)](
+        qkv, turn, cache, slots, all_heads - 2 * kv_heads, kv_heads,
+        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=turn.shape[2],
+        STORE=True, num_warps=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attend_kernel(
+    qkv, cache, tables, starts, first_rows, tile_parts, tile_rows, out, partial, stats,
+    table_width, scale,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SHARED: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """One tile of a request's tokens, the query heads of one KV head, one part of the keys.
+
+    Online softmax, as in FlashAttention-2 (Dao, 2023); parts of the keys, as in Flash-Decoding.
+    ``scale`` includes log2(e), so that powers are of 2.
+    """
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    part = tl.load(tile_parts + tile)
+    first_token = tl.load(tile_rows + tile)  # of the tile, in the request's part
+    begin = tl.load(first_rows + part)
+    count = tl.load(first_rows + part + 1) - begin
+    start = tl.load(starts + part)
+
+    row = tl.arange(0, ROWS)
+    token = first_token + row // SHARED
+    head = kv_head * SHARED + row % SHARED
+    used = (row < TOKENS * SHARED) & (token < count)
+    dim = tl.arange(0, DIMS)
+    in_head = dim < HEAD_DIM
+    place = ((begin + token).to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+    query = tl.load(
+        qkv + place[:, None] + dim[None, :], mask=used[:, None] & in_head[None, :], other=0.0
+    )
+    position = start + token
+
+    context = start + tl.minimum(first_token + TOKENS, count)
+    each = tl.cdiv(tl.cdiv(context, SPLITS), TILE) * TILE
+    lowest = split * each
+    highest = tl.minimum(lowest + each, context)
+
+    most = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    sums = tl.zeros([ROWS, DIMS], tl.float32)
+    for at in range(lowest, highest, TILE):
+        key_token = at + tl.arange(0, TILE)
+        known = key_token < highest
+        block = tl.load(
+            tables + part.to(tl.int64) * table_width + key_token // BLOCK_SIZE, mask=known, other=0
+        )
+        slot = block.to(tl.int64) * BLOCK_SIZE + key_token % BLOCK_SIZE
+        key_at = (slot * 2 * KV_HEADS + kv_head) * HEAD_DIM
+        loaded = known[:, None] & in_head[None, :]
+        key = tl.load(cache + key_at[:, None] + dim[None, :], mask=loaded, other=0.0)
+        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        seen = known[None, :] & (key_token[None, :] <= position[:, None])
+        scores = tl.where(seen, scores, float("-inf"))
+        new_most = tl.maximum(most, tl.max(scores, 1))
+        # Nothing seen yet: any finite number will do, for all weights are zero.
+        shift = tl.where(new_most == float("-inf"), 0.0, new_most)
+        weights = tl.exp2(scores - shift[:, None])
+        kept = tl.exp2(most - shift)
+        value = tl.load(
+            cache + key_at[:, None] + KV_HEADS * HEAD_DIM + dim[None, :], mask=loaded, other=0.0
+        )
+        sums = sums * kept[:, None]
+        sums += tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        total = total * kept + tl.sum(weights, 1)
+        most = new_most
+
+    out_row = (begin + token).to(tl.int64) * HEADS + head
+    if SPLITS == 1:
+        result = sums / total[:, None]
+        tl.store(
+            out + out_row[:, None] * HEAD_DIM + dim[None, :],
+            result.to(out.dtype.element_ty),
+            mask=used[:, None] & in_head[None, :],
+        )
+    else:
+        partial_row = out_row * SPLITS + split
+        tl.store(
+            partial + partial_row[:, None] * HEAD_DIM + dim[None, :],
+            sums,
+            mask=used[:, None] & in_head[None, :],
+        )
+        tl.store(stats + partial_row * 2, most, mask=used)
+        tl.store(stats + partial_row * 2 + 1, total, mask=used)
+
+
+@triton.jit
+def _combine_kernel(
+    partial, stats, out,
+    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, SPLITS_2: tl.constexpr,
+):  # fmt: skip
+    """Put the parts of one token's head together."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, SPLITS_2)
+    there = split < SPLITS
+    dim = tl.arange(0, DIMS)
+    in_head = dim < HEAD_DIM
+    most = tl.load(stats + (row * SPLITS + split) * 2, mask=there, other=float("-inf"))
+    total = tl.load(stats + (row * SPLITS + split) * 2 + 1, mask=there, other=0.0)
+    share = tl.exp2(most - tl.max(most, 0))
+    sums = tl.load(
+        partial + (row * SPLITS + split)[:, None] * HEAD_DIM + dim[None, :],
+        mask=there[:, None] & in_head[None, :],
+        other=0.0,
+    )
+    result = tl.sum(sums * share[:, None], 0) / tl.sum(total * share, 0)
+    tl.store(out + row * HEAD_DIM + dim, result.to(out.dtype.element_ty), mask=in_head)
+
+
+def tokens_per_tile(heads: int, kv_heads: int, dtype: torch.dtype) -> int:
+    """How many tokens of a request one program of ``attend`` takes, where it has several."""
+    return max(1, _ROWS_BYTES // dtype.itemsize // (heads // kv_heads))
+
+
+def attend(
+    qkv: torch.Tensor,
+    cache: torch.Tensor,
+    tables: torch.Tensor,
+    starts: torch.Tensor,
+    first_rows: torch.Tensor,
+    tile_parts: torch.Tensor,
+    tile_rows: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    single: bool,
+    splits: int,
+) -> None:
+    """Causal attention over the paged KV cache, where the new keys and values are already.
+
+    Args:
+        qkv: (tokens, heads + 2 * KV heads, head dim), after RoPE.
+        cache: (blocks, block size, 2, KV heads, head dim) of one layer.
+        tables: (parts, blocks of the longest) int32 block ids.
+        starts: (parts,) int32, tokens of each part that were there before.
+        first_rows: (parts + 1,) int32, where each part's tokens begin.
+        tile_parts, tile_rows: (tiles,) int32, of each tile its part and its first token in it; a
+            tile has ``tokens_per_tile``, or one where all parts are ``single``.
+        out: (tokens, heads * head dim), the result; rows without a tile are left.
+        single: whether each part has one token.
+        splits: parts that the keys are looked at in, each by a program of its own; more than 1
+            only where all tokens have a tile, and ``single``.
+    """
+    tokens, all_heads, head_dim = qkv.shape
+    block_size, kv_heads = cache.shape[1], cache.shape[3]
+    heads = all_heads - 2 * kv_heads
+    shared = heads // kv_heads
+    per_tile = 1 if single else tokens_per_tile(heads, kv_heads, qkv.dtype)
+    dims = max(16, triton.next_power_of_2(head_dim))
+    partial = stats = out
+    if splits > 1:
+        partial = torch.empty(
+            tokens * heads * splits * head_dim, dtype=torch.float32, device=out.device
+        )
+        stats = torch.empty(tokens * heads * splits * 2, dtype=torch.float32, device=out.device)
+    rows = max(_LEAST_ROWS, triton.next_power_of_2(per_tile * shared))
+    _attend_kernel[(len(tile_parts), kv_heads, splits)](
+        qkv, cache, tables, starts, first_rows, tile_parts, tile_rows, out, partial, stats,
+        tables.stride(0), _LOG2_E * head_dim**-0.5,
+        HEADS=heads, KV_HEADS=kv_heads, SHARED=shared, HEAD_DIM=head_dim, DIMS=dims,
+        BLOCK_SIZE=block_size, TOKENS=per_tile, ROWS=rows, TILE=_TILE, SPLITS=splits,
+        num_warps=8 if rows > 64 else 4, num_stages=2,
+    )  # fmt: skip
+    if splits > 1:
+        _combine_kernel[(tokens * heads,)](
+            partial, stats, out, HEAD_DIM=head_dim, DIMS=dims, SPLITS=splits,
+            SPLITS_2=triton.next_power_of_2(splits), num_warps=4,
+        )  # fmt: skip
