@@ -74,9 +74,9 @@ bench-engine: ## The engine alone beside transformers' generate: tokens/s and st
 	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
 		$(BIN)/python -m benchmarks.engine $(ARGS)
 
-bench-peers: ## The whole server beside vLLM and llama.cpp, which it installs (GBs, and a compiler)
+bench-peers: ## The whole server beside vLLM, llama.cpp and transformers serve, which it installs (GBs)
 	@$(call install,bench)
-	@for peer in vllm llamacpp; do \
+	@for peer in vllm llamacpp transformers; do \
 		PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh $$peer; done
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 

@@ -1,5 +1,6 @@
 """How each server is started with the same checkpoint, and what it wants in a request."""
 
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ class Peer:
         command: arguments and environment, for a checkpoint and a port.
         needs: a file that is there once it is set up.
         fields, keep_alive: see ``load.Server``.
+        model: what it calls the model; None where it wants the checkpoint's path.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Peer:
     needs: Path
     fields: dict[str, Any]
     keep_alive: bool = True
+    model: str | None = "model"
 
 
 def _ours(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]:
@@ -90,6 +93,29 @@ def _llamacpp(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
     return arguments, {"OMP_WAIT_POLICY": "passive"}
 
 
+def _transformers(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    venv = PEERS / "transformers"
+    arguments = [
+        str(venv / "bin/transformers"), "serve", str(checkpoint), "--host", "127.0.0.1",
+        "--port", str(port), "--device", "cpu", "--dtype", "float32",
+    ]  # fmt: skip
+    cache = PEERS / "hub-cache"  # it lists what is in it, and fails where it is not there
+    cache.mkdir(parents=True, exist_ok=True)
+    (libraries,) = venv.glob("lib/python3.*/site-packages/torchvision.libs")
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    return arguments, environment | {"LD_LIBRARY_PATH": str(libraries)}
+
+
+# It knows no ignore_eos, and takes generation settings as JSON in a string.
+_TRANSFORMERS_FIELDS = {
+    "ignore_eos": None,
+    "stream_options": None,
+    "generation_config": json.dumps(
+        {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False}
+    ),
+}
+
+
 ALL = [
     Peer("ours fp32", _ours("float32"), Path(sys.executable), {}),
     Peer("ours bf16", _ours("bfloat16"), Path(sys.executable), {}),
@@ -104,6 +130,13 @@ ALL = [
         # It closes connections that are kept alive now and then.
         keep_alive=False,
     ),
+    Peer(
+        "transformers serve fp32",
+        _transformers,
+        PEERS / "transformers/.done",
+        _TRANSFORMERS_FIELDS,
+        model=None,
+    ),
 ]
 
 
@@ -116,7 +149,9 @@ def running(peer: Peer, checkpoint: Path, log: Path) -> Iterator[Server]:
     """
     (port,) = _free_ports(1)
     arguments, environment = peer.command(checkpoint, port)
-    server = Server(f"http://127.0.0.1:{port}", "model", peer.fields, peer.keep_alive)
+    server = Server(
+        f"http://127.0.0.1:{port}", peer.model or str(checkpoint), peer.fields, peer.keep_alive
+    )
     with log.open("w") as file:
         process = subprocess.Popen(
             arguments, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environments of the servers that bench-peers compares with, under $PEERS (about 6 GB).
-# usage: setup.sh vllm|llamacpp
+# usage: setup.sh vllm|llamacpp|transformers
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -8,7 +8,7 @@ peers=${PEERS:-$HOME/.cache/glm-peers}
 python=${PYTHON:-python3}
 mkdir -p "$peers"
 
-case ${1:?vllm or llamacpp} in
+case ${1:?vllm, llamacpp or transformers} in
 vllm)
     venv=$peers/vllm
     [ -e "$venv/.done" ] && exit
@@ -48,6 +48,15 @@ PATCH
         -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
         -DLLAMA_BUILD_UI=OFF
     cmake --build "$peers/llama-build" --target llama-server
+    touch "$venv/.done"
+    ;;
+transformers)
+    venv=$peers/transformers
+    [ -e "$venv/.done" ] && exit
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet torch==2.13.0
+    "$venv/bin/pip" install --quiet torchvision==0.28.0 "transformers[serving]==5.23.0" pillow
+    "$venv/bin/python" "$here/stub_torchvision_cuda.py"
     touch "$venv/.done"
     ;;
 esac
