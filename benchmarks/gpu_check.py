@@ -3,17 +3,21 @@
 First the demo checkpoint in float32 and bfloat16 on the GPU against float32 on the CPU. Then the
 architecture of GLM-4.6V-Flash at its full size with random bfloat16 weights: decode steps against
 the time that reading weights and keys and values takes at the bandwidth measured here, prefill as a
-share of the matrix product speed measured here, pictures, and a mixed load. Nothing is fetched.
+share of the matrix product speed measured here, pictures, and a mixed load. Last the whole server
+with the demo checkpoint, where all that it needs is installed. Nothing is fetched.
 ``--tiny`` runs all of it in small, also on a CPU, to test this script.
 """
 
 import argparse
+import asyncio
+import importlib.util
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -359,6 +363,24 @@ def check_load(flash: Flash, count: int, tiny: bool) -> dict[str, Any]:
             "tokens_per_second": tokens / took}  # fmt: skip
 
 
+def check_stack(seconds_each: float) -> Any:
+    """The demo checkpoint through HTTP and Triton on this device, where all of it is installed."""
+    needed = ("pytriton", "fastapi", "uvicorn", "httpx2", "tritonclient")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"left out, for there is no {', '.join(missing)}"
+    from benchmarks.load import distinct_pictures, load
+    from benchmarks.peers.servers import OURS, running
+
+    rows = []
+    log = Path(tempfile.mkdtemp(prefix="gpu-check-")) / "log"
+    with running(OURS, DEMO, log) as server:
+        for concurrency in (1, 16, 64):
+            uris = distinct_pictures(100, concurrency * 1000)
+            rows.append(asdict(asyncio.run(load(server, concurrency, seconds_each, uris))))
+    return rows
+
+
 def main() -> int:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
@@ -395,6 +417,9 @@ def main() -> int:
         torch.cuda.empty_cache()
         plain = Flash(device, tiny, gpu_kernels=False)
         note("decode by PyTorch's operations", check_decode(plain, peak, device, 1024, (1, 8)))
+        del plain
+        torch.cuda.empty_cache()
+    note("stack", check_stack(1 if tiny else 10))
     print(json.dumps(result))
     return 0
 

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -23,11 +24,69 @@ def hardware() -> str:
     )
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One plot over concurrency; a series is drawn bold if its name begins with ``ours``."""
+
+    title: str
+    unit: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    logarithmic: bool = False
+
+
 def report(
-    page: Path, title: str, details: str, explanation: str | None, table: Sequence[str]
+    page: Path,
+    title: str,
+    details: str,
+    explanation: str | None,
+    table: Sequence[str],
+    panels: Sequence[Panel] = (),
 ) -> None:
-    """Print a result and write it to ``page``, with the day and the machine."""
+    """Print a result and write it to ``page``, with the day and the machine.
+
+    Args:
+        panels: plots that go above the table, in a file beside the page.
+    """
     head = f"{datetime.now():%Y-%m-%d}, {hardware()}, {details}"
+    if panels:
+        picture = page.with_suffix(".svg")
+        _draw(picture, panels, head)
+        table = [f"![{title}]({picture.name})", "", *table]
     text = "\n".join([f"# {title}", "", head, "", explanation or "", *table, ""])
     print(text)
     page.write_text(text)
+
+
+def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
+    import matplotlib
+    from matplotlib import pyplot
+
+    # The same numbers make the same file.
+    matplotlib.rcParams.update({"svg.hashsalt": "glm", "font.size": 9, "svg.fonttype": "none"})
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for name, points in panel.series.items():
+            ours = name.startswith("ours")
+            axis.plot(
+                *zip(*points, strict=True), label=name, marker="o", markersize=4,
+                linewidth=2.6 if ours else 1.2, linestyle="-" if ours else "--",
+            )  # fmt: skip
+        ticks = sorted({x for points in panel.series.values() for x, _ in points})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        if panel.logarithmic:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.set_title(panel.title)
+        axis.set_xlabel("concurrency")
+        axis.set_ylabel(panel.unit)
+        axis.grid(alpha=0.3)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
+    figure.tight_layout(rect=(0, 0.04 + 0.06 * -(-len(names) // 3), 1, 1))
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)

@@ -88,7 +88,7 @@ class Triton:
 
 
 # glibc would return the memory of every large tensor to the system, and take it again, page by
-# page, for the next.
+# page, for the next. PyTorch's largest ones, as the KV cache, may be in huge pages.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),

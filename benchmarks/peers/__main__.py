@@ -12,10 +12,11 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import distinct_pictures, load
 from benchmarks.peers.servers import ALL, running
-from benchmarks.report import ROOT, report
+from benchmarks.report import ROOT, Panel, report
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("requests_per_second", "ttft_p50", "ttft_p95", "tpot_p50")
@@ -30,7 +31,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--servers", nargs="+", help=", ".join(peer.name for peer in ALL))
     parser.add_argument("--output", type=Path, default=RESULTS / "peers")
+    parser.add_argument("--again", action="store_true", help="only write the last results anew")
     arguments = parser.parse_args()
+    measured = arguments.output.with_suffix(".jsonl")
+    if arguments.again:
+        _write(arguments.output, [json.loads(line) for line in measured.read_text().splitlines()])
+        return 0
     chosen = [peer for peer in ALL if not arguments.servers or peer.name in arguments.servers]
     for peer in [peer for peer in chosen if not peer.needs.exists()]:
         print(f"{peer.name} is not set up: see benchmarks/peers/setup.sh", file=sys.stderr)
@@ -38,9 +44,8 @@ def main() -> int:
 
     # As many as a fast server could ask for, so that none sees a picture twice between its start
     # and its end: some remember pictures.
-    seen = 0
-    uris = distinct_pictures(int(60 * (arguments.seconds + 2) * len(arguments.concurrency)), 0)
-    rows: list[dict[str, object]] = []
+    uris = distinct_pictures(int(80 * (arguments.seconds + 2) * len(arguments.concurrency)), 0)
+    rows: list[dict[str, Any]] = []
     logs = Path(tempfile.mkdtemp(prefix="bench-peers-"))
     for number in range(arguments.rounds):
         for peer in chosen:
@@ -51,29 +56,60 @@ def main() -> int:
                     result = asyncio.run(load(server, concurrency, arguments.seconds, uris))
                     rows.append({"server": peer.name, "round": number, **asdict(result)})
                     print(json.dumps(rows[-1]), flush=True)
-                    seen += result.requests
-    table = _table(rows, [peer.name for peer in chosen], arguments.concurrency)
-    page = arguments.output.with_suffix(".md")
-    report(page, "Our stack beside its peers", f"{seen} requests", __doc__, table)
-    arguments.output.with_suffix(".jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows)
-    )
+    measured.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write(arguments.output, rows)
     return 0
 
 
-def _table(rows: list[dict[str, object]], names: list[str], concurrencies: list[int]) -> list[str]:
-    """Medians over the rounds, and our best against the best of the others."""
+def _write(output: Path, rows: list[dict[str, Any]]) -> None:
+    found = _medians(rows)
+    panels = [
+        Panel(
+            title,
+            unit,
+            {name: _points(values, column) for name, values in found.items()},
+            logarithmic,
+        )
+        for title, unit, column, logarithmic in (
+            ("Requests per second", "requests/s", 0, False),
+            ("Time to first token, median", "ms", 1, True),
+        )
+    ]
+    details = f"{sum(row['requests'] for row in rows)} requests"
+    page = output.with_suffix(".md")
+    report(page, "Our stack beside its peers", details, __doc__, _table(found), panels)
+
+
+# By server and concurrency, COLUMNS.
+_Found = dict[str, dict[int, list[float]]]
+
+
+def _medians(rows: list[dict[str, Any]]) -> _Found:
+    """Over the rounds."""
+    found: _Found = {}
+    for row in rows:
+        found.setdefault(row["server"], {}).setdefault(row["concurrency"], [])
+    for name, values in found.items():
+        for concurrency in values:
+            own = [r for r in rows if r["server"] == name and r["concurrency"] == concurrency]
+            values[concurrency] = [statistics.median(r[column] for r in own) for column in COLUMNS]
+    return found
+
+
+def _points(values: dict[int, list[float]], column: int) -> list[tuple[float, float]]:
+    return [(concurrency, numbers[column]) for concurrency, numbers in values.items()]
+
+
+def _table(found: _Found) -> list[str]:
+    """A line for each server, and our best against the best of the others."""
     lines = ["| concurrency | server | requests/s | TTFT p50 ms | TTFT p95 ms | TPOT p50 ms |"]
     lines += ["|---|---|---|---|---|---|"]
-    for concurrency in concurrencies:
-        found: dict[str, list[float]] = {}
-        for name in names:
-            own = [r for r in rows if r["server"] == name and r["concurrency"] == concurrency]
-            found[name] = [statistics.median(float(str(r[c])) for r in own) for c in COLUMNS]
-            cells = " | ".join(f"{value:.1f}" for value in found[name])
+    for concurrency in next(iter(found.values())):
+        for name, values in found.items():
+            cells = " | ".join(f"{value:.1f}" for value in values[concurrency])
             lines.append(f"| {concurrency} | {name} | {cells} |")
-        ours = [values for name, values in found.items() if name.startswith("ours")]
-        others = [values for name, values in found.items() if not name.startswith("ours")]
+        ours = [v[concurrency] for name, v in found.items() if name.startswith("ours")]
+        others = [v[concurrency] for name, v in found.items() if not name.startswith("ours")]
         if ours and others:
             rate = max(values[0] for values in ours) / max(values[0] for values in others)
             ttft = min(values[1] for values in ours) / min(values[1] for values in others)

@@ -116,6 +116,7 @@ _TRANSFORMERS_FIELDS = {
 }
 
 
+OURS = Peer("ours", _ours("auto"), Path(sys.executable), {})
 ALL = [
     Peer("ours fp32", _ours("float32"), Path(sys.executable), {}),
     Peer("ours bf16", _ours("bfloat16"), Path(sys.executable), {}),

@@ -51,7 +51,10 @@ from glm_engine.vision import KnownImage
 
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
 _BLS_THREADS = 8
+# Asking whether a client has gone is a call of the server: each request is asked for in every fifth
+# of these turns where there are many.
 _CANCELLATION_POLL_SECONDS = 0.02
+_LEAST_POLLS, _POLL_TURNS = 16, 5
 # A stream gets a response no more often than every few milliseconds, times the number of streams:
 # a response costs about 0.2 ms on its way to the client, and an eye sees 50 ms as at once. Its last
 # response is not held up, nor are its first ones: the very first often is no more than "<think>".
@@ -192,6 +195,7 @@ class TritonPythonModel:
         self._places = threading.BoundedSemaphore(self._limit)
         self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
         self._jobs: set[Job] = set()
+        self._to_poll: list[Job] = []
         self._preprocessing_seconds: deque[float] = deque(maxlen=10_000)
         self._metrics = _Metrics()
         self._stopped = threading.Event()
@@ -360,8 +364,7 @@ class TritonPythonModel:
                     logger.exception("request %s could not be answered", choice.job.request_id)
                     self._close(choice.job, EngineFailure("the answer could not be sent"))
             if now - polled >= _CANCELLATION_POLL_SECONDS:
-                for job in list(self._jobs):
-                    self._poll_cancellation(job)
+                self._poll_cancellations()
                 polled = now
             if None in items:
                 return
@@ -443,10 +446,16 @@ class TritonPythonModel:
             for token_id, (value, rank) in token.entries.items()
         }
 
-    def _poll_cancellation(self, job: Job) -> None:
-        if not job.cancelled and _is_cancelled(job.sender):
-            job.cancelled = True
-            self._abort(job)
+    def _poll_cancellations(self) -> None:
+        if not self._to_poll:
+            self._to_poll.extend(self._jobs)
+        for _ in range(max(_LEAST_POLLS, len(self._jobs) // _POLL_TURNS)):
+            if not self._to_poll:
+                return
+            job = self._to_poll.pop()
+            if job in self._jobs and not job.cancelled and _is_cancelled(job.sender):
+                job.cancelled = True
+                self._abort(job)
 
     def _abort(self, job: Job) -> None:
         for choice in job.choices:

@@ -117,35 +117,25 @@ def norm(x: Array, weight: Array, eps: np.float32, out: Array) -> None:
 
 
 @_compiled
-def add_norm(hidden: Array, x: Array, weight: Array, eps: np.float32, out: Array) -> None:
-    """``hidden += x``, float32, and the norm of that."""
-    size = x.shape[1]
-    for row in range(len(x)):
-        total = _F(0)
-        for i in range(size):
-            value = hidden[row, i] + _load(x[row, i])
-            hidden[row, i] = value
-            total += value * value
-        scale = _F(1) / np.sqrt(total / _F(size) + eps)
-        for i in range(size):
-            out[row, i] = _rounded(hidden[row, i] * scale * _load(weight[i]), out)
-
-
-@_compiled
-def norm_add_norm(
-    hidden: Array, x: Array, x_weight: Array, weight: Array, eps: np.float32, out: Array
+def add_norm(
+    hidden: Array, x: Array, x_weight: Array | None, weight: Array, eps: np.float32, out: Array
 ) -> None:
-    """``hidden += norm(x)``, float32, and the norm of that."""
+    """``hidden += x``, float32, or its norm where ``x_weight`` is given, and the norm of that."""
     size = x.shape[1]
     for row in range(len(x)):
+        x_scale = _F(1)
+        if x_weight is not None:
+            total = _F(0)
+            for i in range(size):
+                value = _load(x[row, i])
+                total += value * value
+            x_scale = _F(1) / np.sqrt(total / _F(size) + eps)
         total = _F(0)
         for i in range(size):
             value = _load(x[row, i])
-            total += value * value
-        scale = _F(1) / np.sqrt(total / _F(size) + eps)
-        total = _F(0)
-        for i in range(size):
-            value = hidden[row, i] + _load(x[row, i]) * scale * _load(x_weight[i])
+            if x_weight is not None:
+                value = value * x_scale * _load(x_weight[i])
+            value += hidden[row, i]
             hidden[row, i] = value
             total += value * value
         scale = _F(1) / np.sqrt(total / _F(size) + eps)
@@ -396,9 +386,9 @@ def decode(
             first_rows, scores, query, attended,
         )  # fmt: skip
         _multiply(attended, output_weight[layer], x)
-        norm_add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)
+        add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)
         _multiply(normed, gate_up_weight[layer], gate_up)
         gate(gate_up, expanded)
         _multiply(expanded, down_weight[layer], x)
-        norm_add_norm(hidden, x, after_mlp_norm[layer], input_norm[layer + 1], eps, normed)
+        add_norm(hidden, x, after_mlp_norm[layer], input_norm[layer + 1], eps, normed)
     _multiply(normed, head_weight, logits)

@@ -268,9 +268,11 @@ class Engine:
         return sampled
 
     def _attempt(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
-        began, encoded = time.monotonic(), self._runner.num_encoded_images
-        self._runner.encode_images(step)
-        if self._runner.num_encoded_images > encoded:
+        began = time.monotonic()
+        encoded, found = self._runner.encode_images(step)
+        self.stats.images_encoded += encoded
+        self.stats.image_cache_hits += found
+        if encoded:
             self.stats.vision_seconds.append(time.monotonic() - began)
         sampled = self._runner.run(step)
         self._scheduler.computed(step)
@@ -357,7 +359,6 @@ class Engine:
         stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
         stats.preemptions = scheduler.num_preemptions
         stats.kv_blocks_used = self._blocks.num_blocks - self._blocks.num_free
-        stats.images_encoded = self._runner.num_encoded_images
         if self._outputs:
             outputs, self._outputs = self._outputs, []
             self._on_outputs(outputs)

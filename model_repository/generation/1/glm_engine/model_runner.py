@@ -36,7 +36,6 @@ class ModelRunner:
         max_num_batched_tokens: in one step.
         cache: the KV cache.
         images: embeddings that are known.
-        num_encoded_images: since the start.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class ModelRunner:
             config.max_num_batched_tokens or usual, config.max_num_seqs
         )
         self.images = ImageCache(config.image_cache_memory)
-        self.num_encoded_images = 0
         self.cache = self._make_cache(config)
         self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
@@ -190,8 +188,12 @@ class ModelRunner:
         self._forward(Batch.of(step, cache.block_size), cache)
 
     @torch.inference_mode()
-    def encode_images(self, step: Sequence[Scheduled]) -> None:
-        """Encode the images that this step's tokens need, all in one pass."""
+    def encode_images(self, step: Sequence[Scheduled]) -> tuple[int, int]:
+        """Encode the images that this step's tokens need, all in one pass.
+
+        Returns:
+            How many were encoded, and how many were there, encoded for another request.
+        """
         wanted: dict[bytes, PromptImage] = {}
         takers: list[tuple[Scheduled, PromptImage]] = []
         for part in step:
@@ -200,17 +202,17 @@ class ModelRunner:
                     takers.append((part, image))
                     wanted.setdefault(image.content_hash, image)
         if not takers:
-            return
+            return 0, 0
         found = {key: known for key in wanted if (known := self.images.get(key))}
         new = [image for key, image in wanted.items() if key not in found]
         if new:
             encoded = self._encode([_patches(image) for image in new], [i.grid for i in new])
-            self.num_encoded_images += len(new)
             for image, embeddings in zip(new, encoded, strict=True):
                 found[image.content_hash] = KnownImage(image.grid, embeddings)
                 self.images.add(image.content_hash, found[image.content_hash])
         for part, image in takers:
             part.request.encoded[image] = found[image.content_hash].embeddings
+        return len(new), len(takers) - len(new)
 
     @torch.inference_mode()
     def run(self, step: Sequence[Scheduled]) -> list[tuple[Scheduled, Sampled]]:

@@ -177,7 +177,7 @@ class CPUOperations:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``hidden += x``, and the norm of that."""
         out = torch.empty_like(x)
-        self.kernels.add_norm(hidden.numpy(), as_array(x), weight, self.eps, as_array(out))
+        self.kernels.add_norm(hidden.numpy(), as_array(x), None, weight, self.eps, as_array(out))
         return hidden, out
 
     def norm_add_norm(
@@ -189,7 +189,7 @@ class CPUOperations:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``hidden += norm(x)``, and the norm of that."""
         out = torch.empty_like(x)
-        self.kernels.norm_add_norm(
+        self.kernels.add_norm(
             hidden.numpy(), as_array(x), x_weight, weight, self.eps, as_array(out)
         )
         return hidden, out
