@@ -20,7 +20,14 @@ from glm_client.errors import (
 )
 from glm_client.sync import Client, DeltaStream
 from glm_client.thinking import ThinkingSplitter, ThinkingText, split_thinking
-from glm_client.types import FinishReason, Generation, GenerationDelta, GenerationRequest
+from glm_client.types import (
+    FinishReason,
+    Generation,
+    GenerationDelta,
+    GenerationRequest,
+    TokenLogprob,
+    TokenLogprobs,
+)
 
 __all__ = [
     "AsyncClient",
@@ -38,6 +45,8 @@ __all__ = [
     "RequestCancelledError",
     "ThinkingSplitter",
     "ThinkingText",
+    "TokenLogprob",
+    "TokenLogprobs",
     "UnavailableError",
     "split_thinking",
 ]

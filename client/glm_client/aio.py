@@ -46,6 +46,8 @@ class AsyncClient:
     ) -> AsyncGenerator[GenerationDelta]:
         """The answer, piece by piece; the last piece has a ``finish_reason``.
 
+        With several answers their pieces come as they are made, and each has a last one.
+
         Closing the iterator (``contextlib.aclosing`` is the safe way) or cancelling the task that
         waits for it cancels the request on the server at once.
 
@@ -65,9 +67,23 @@ class AsyncClient:
         """The whole answer. Cancelling the waiting task cancels the request on the server.
 
         Args and errors are those of :meth:`stream`.
+
+        Raises:
+            ValueError: the request is for several answers.
         """
+        if request.num_choices != 1:
+            raise ValueError("n: several answers are for generate_choices")
+        return (await self.generate_choices(request, timeout=timeout))[0]
+
+    async def generate_choices(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> tuple[Generation, ...]:
+        """All ``n`` whole answers, as :meth:`generate` gives one."""
+        pieces: list[list[GenerationDelta]] = [[] for _ in range(request.num_choices)]
         async with aclosing(self._deltas(request, stream=False, timeout=timeout)) as deltas:
-            return _join([delta async for delta in deltas])
+            async for delta in deltas:
+                pieces[delta.index].append(delta)
+        return tuple(_join(choice) for choice in pieces)
 
     async def server_live(self) -> bool:
         """Whether Triton can be reached; its models may still be loading."""
@@ -119,7 +135,7 @@ class AsyncClient:
             stream_timeout=self._timeout if timeout is None else timeout,
             headers=dict(wire.STREAM_HEADERS),
         )
-        finished = False
+        unfinished = request.num_choices
         try:
             # Read to the end of the stream, not to the finish reason: cancelling a call whose last
             # response is out would count as a cancelled request on the server.
@@ -127,13 +143,13 @@ class AsyncClient:
                 if error is not None:
                     raise error_from_status(grpc.StatusCode.UNKNOWN, error.message())
                 delta = wire.parse_response(result)
-                finished = finished or delta.finish_reason is not None
+                unfinished -= delta.finish_reason is not None
                 yield delta
         except grpc.RpcError as error:
             raise error_from_status(error.code(), error.details() or "") from None
         finally:
             call.cancel()
-        if not finished:
+        if unfinished > 0:
             raise InternalError("the server ended the stream before the answer was complete")
 
 
@@ -145,8 +161,11 @@ def _join(deltas: list[GenerationDelta]) -> Generation:
     return Generation(
         text="".join(delta.text for delta in deltas),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
         finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),
         num_input_tokens=max(delta.num_input_tokens or 0 for delta in deltas),
         num_image_tokens=max(delta.num_image_tokens or 0 for delta in deltas),
+        num_cached_tokens=max(delta.num_cached_tokens or 0 for delta in deltas),
         num_output_tokens=sum(delta.num_output_tokens for delta in deltas),
+        num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
     )

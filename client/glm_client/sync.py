@@ -41,6 +41,12 @@ class Client:
         """The whole answer. An exception in the waiting thread (Ctrl-C) cancels the request."""
         return self._wait(self._client.generate(request, timeout=timeout))
 
+    def generate_choices(
+        self, request: GenerationRequest, *, timeout: float | None = None
+    ) -> tuple[Generation, ...]:
+        """All ``n`` whole answers, as :meth:`generate` gives one."""
+        return self._wait(self._client.generate_choices(request, timeout=timeout))
+
     def server_live(self) -> bool:
         """As :meth:`AsyncClient.server_live`."""
         return self._wait(self._client.server_live())

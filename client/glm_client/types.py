@@ -7,6 +7,32 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length"]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and how likely it was, before temperature and filters.
+
+    Attributes:
+        text: of this token alone; where it is a part of a character, ``data`` tells more.
+        data: its bytes.
+        logprob: natural logarithm of its probability.
+        rank: 1 for the likeliest.
+    """
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A chosen token, and the likeliest ones in its place, as many as were asked for."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request for text. Give either ``messages`` or ``text_input``.
@@ -19,7 +45,8 @@ class GenerationRequest:
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. What is
-            absent is chosen by the server from the checkpoint.
+            absent is chosen by the server from the checkpoint. With ``logprobs`` (how many
+            alternatives, from 0) the pieces have theirs; with ``n`` there are so many answers.
         request_id: shows up in the server's log.
         return_token_ids: ask for ``GenerationDelta.token_ids``.
 
@@ -40,6 +67,11 @@ class GenerationRequest:
         if (self.messages is None) == (self.text_input is None):
             raise ValueError("messages, text_input: give exactly one of them")
 
+    @property
+    def num_choices(self) -> int:
+        """How many answers there will be."""
+        return int(self.sampling_parameters.get("n", 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDelta:
@@ -47,19 +79,27 @@ class GenerationDelta:
 
     Attributes:
         text: never ends in the middle of a character; may be empty.
+        index: which of the answers this is a piece of, from 0.
         token_ids: the tokens of this piece, when the request asked for them.
+        logprobs: of the tokens of this piece, when the request asked for them.
         finish_reason: set in the last piece only.
         num_input_tokens: length of the prompt in tokens; None in pieces that do not repeat it.
         num_image_tokens: those of ``num_input_tokens`` that stand for pictures.
+        num_cached_tokens: those of ``num_input_tokens`` that another request had computed.
         num_output_tokens: tokens in this piece.
+        num_reasoning_tokens: those of ``num_output_tokens`` that are of the thought.
     """
 
     text: str
+    index: int = 0
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     num_input_tokens: int | None = None
     num_image_tokens: int | None = None
+    num_cached_tokens: int | None = None
     num_output_tokens: int = 0
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,4 +111,7 @@ class Generation:
     num_input_tokens: int
     num_image_tokens: int
     num_output_tokens: int
+    num_cached_tokens: int = 0
+    num_reasoning_tokens: int = 0
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()

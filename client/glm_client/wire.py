@@ -11,7 +11,13 @@ from typing import Any, cast
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 
-from glm_client.types import FinishReason, GenerationDelta, GenerationRequest
+from glm_client.types import (
+    FinishReason,
+    GenerationDelta,
+    GenerationRequest,
+    TokenLogprob,
+    TokenLogprobs,
+)
 
 MODEL_NAME = "generation"
 STAGES = ("preprocessing", MODEL_NAME)
@@ -28,6 +34,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
         "return_finish_reason": "BOOL",
+        "return_logprobs": "BOOL",
         "return_num_input_tokens": "BOOL",
         "return_num_output_tokens": "BOOL",
         "return_token_ids": "BOOL",
@@ -37,9 +44,13 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
     {
         "text_output": "BYTES",
         "finish_reason": "BYTES",
+        "index": "UINT32",
+        "logprobs": "BYTES",
         "num_input_tokens": "UINT32",
         "num_image_tokens": "UINT32",
+        "num_cached_tokens": "UINT32",
         "num_output_tokens": "UINT32",
+        "num_reasoning_tokens": "UINT32",
         "token_ids": "INT32",
     }
 )
@@ -57,13 +68,22 @@ def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
     return {
         "model_name": MODEL_NAME,
         "inputs": _inputs(request, stream),
-        "outputs": [
-            InferRequestedOutput(name)
-            for name in OUTPUT_DATATYPES
-            if name != "token_ids" or request.return_token_ids
-        ],
+        "outputs": [InferRequestedOutput(name) for name in _outputs(request)],
         "request_id": request.request_id,
     }
+
+
+def _outputs(request: GenerationRequest) -> list[str]:
+    unwanted = {
+        "token_ids": not request.return_token_ids,
+        "logprobs": not _wants_logprobs(request),
+        "index": request.num_choices == 1,
+    }
+    return [name for name in OUTPUT_DATATYPES if not unwanted.get(name)]
+
+
+def _wants_logprobs(request: GenerationRequest) -> bool:
+    return request.sampling_parameters.get("logprobs") is not None
 
 
 def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
@@ -71,6 +91,7 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("stream", stream),
         _flag("exclude_input_in_output", True),
         _flag("return_finish_reason", True),
+        _flag("return_logprobs", _wants_logprobs(request)),
         _flag("return_num_input_tokens", True),
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
@@ -111,12 +132,34 @@ def parse_response(result: InferResult) -> GenerationDelta:
     token_ids = result.as_numpy("token_ids")
     return GenerationDelta(
         text=_first(result, "text_output", b"").decode(),
+        index=_count(result, "index") or 0,
+        logprobs=_logprobs(_first(result, "logprobs", b"[]")),
         token_ids=() if token_ids is None else tuple(token_ids.ravel().tolist()),
         finish_reason=cast(FinishReason, finish_reason) if finish_reason else None,
         num_input_tokens=_count(result, "num_input_tokens"),
         num_image_tokens=_count(result, "num_image_tokens"),
+        num_cached_tokens=_count(result, "num_cached_tokens"),
         num_output_tokens=_count(result, "num_output_tokens") or 0,
+        num_reasoning_tokens=_count(result, "num_reasoning_tokens") or 0,
     )
+
+
+def _logprobs(text: bytes) -> tuple[TokenLogprobs, ...]:
+    """The chosen token comes first; it is there twice in effect if it is one of the likeliest."""
+    found = []
+    for entries in json.loads(text):
+        tokens = [
+            TokenLogprob(
+                int(token_id),
+                entry["decoded_token"],
+                bytes(entry["bytes"]),
+                entry["logprob"],
+                entry["rank"],
+            )
+            for token_id, entry in entries.items()
+        ]
+        found.append(TokenLogprobs(tokens[0], tuple(sorted(tokens, key=lambda t: t.rank))))
+    return tuple(found)
 
 
 def _count(result: InferResult, name: str) -> int | None:

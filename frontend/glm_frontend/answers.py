@@ -1,6 +1,6 @@
 """Get answers from the model server, in the HTTP request's terms, thought and answer apart."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from glm_client import (
     GLMError,
     InvalidRequestError,
     ThinkingSplitter,
+    TokenLogprobs,
     UnavailableError,
     split_thinking,
 )
@@ -18,25 +19,40 @@ from glm_frontend.chat.translate import Translation
 from glm_frontend.errors import APIError, from_client_error
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
-from glm_frontend.schemas.common import PromptTokensDetails, Usage
+from glm_frontend.schemas.common import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. ``reasoning`` is empty when there is no thought."""
+class Choice:
+    """One whole answer. ``reasoning`` is empty when there is no thought."""
 
     reasoning: str
     content: str
     finish_reason: FinishReason
+    logprobs: Sequence[TokenLogprobs]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All answers to a request, and what they took together."""
+
+    choices: Sequence[Choice]
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """The next piece of an answer; the last one has both finish reason and usage."""
+    """The next piece of an answer.
 
+    Attributes:
+        finish_reason: in the last piece of each answer.
+        usage: in the last piece of all.
+    """
+
+    index: int = 0
     reasoning: str = ""
     content: str = ""
+    logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -58,57 +74,77 @@ class Answerer:
         self._timeout = timeout
 
     async def complete(self, translation: Translation, request_id: str) -> Answer:
-        """The whole answer.
+        """The whole answers.
 
         Raises:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
         try:
-            generation = await self._backend.generate(request, timeout=self._timeout)
+            generations = await self._backend.generate_choices(request, timeout=self._timeout)
         except GLMError as error:
             raise self._failed(error, translation) from error
         self._health.note_success()
-        split = split_thinking(generation.text)
+        choices = []
+        for generation in generations:
+            split = split_thinking(generation.text)
+            choices.append(
+                Choice(
+                    split.reasoning, split.content, generation.finish_reason, generation.logprobs
+                )
+            )
         return Answer(
-            reasoning=split.reasoning,
-            content=split.content,
-            finish_reason=generation.finish_reason,
-            usage=_usage(
-                generation.num_input_tokens,
-                generation.num_image_tokens,
-                generation.num_output_tokens,
+            choices,
+            _usage(
+                prompt=generations[0].num_input_tokens,
+                images=generations[0].num_image_tokens,
+                cached=generations[0].num_cached_tokens,
+                completion=sum(generation.num_output_tokens for generation in generations),
+                reasoning=sum(generation.num_reasoning_tokens for generation in generations),
             ),
         )
 
     async def stream(
         self, translation: Translation, request_id: str
     ) -> AsyncGenerator[AnswerDelta]:
-        """The answer, piece by piece, none empty but perhaps the last; close it to cancel.
+        """The answers, piece by piece, none empty but perhaps the last; close it to cancel.
 
         Raises:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
-        splitter = ThinkingSplitter()
-        finish_reason: FinishReason | None = None
-        prompt = images = completion = 0
+        splitters = [ThinkingSplitter() for _ in range(request.num_choices)]
+        unfinished = len(splitters)
+        counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
                 async for delta in deltas:
                     self._health.note_success()
-                    prompt = delta.num_input_tokens or prompt
-                    images = delta.num_image_tokens or images
-                    completion += delta.num_output_tokens
-                    finish_reason = delta.finish_reason or finish_reason
-                    if piece := splitter.feed(delta.text):
-                        yield AnswerDelta(piece.reasoning, piece.content)
+                    if not delta.index:  # the first answer computed the prompt for all
+                        counts["prompt"] = delta.num_input_tokens or counts["prompt"]
+                        counts["images"] = delta.num_image_tokens or counts["images"]
+                        counts["cached"] = delta.num_cached_tokens or counts["cached"]
+                    counts["completion"] += delta.num_output_tokens
+                    counts["reasoning"] += delta.num_reasoning_tokens
+                    splitter = splitters[delta.index]
+                    piece = splitter.feed(delta.text)
+                    usage = None
+                    if delta.finish_reason:
+                        piece += splitter.finish()
+                        unfinished -= 1
+                        if not unfinished:
+                            usage = _usage(**counts)
+                    if piece or delta.logprobs or delta.finish_reason:
+                        yield AnswerDelta(
+                            delta.index,
+                            piece.reasoning,
+                            piece.content,
+                            delta.logprobs,
+                            delta.finish_reason,
+                            usage,
+                        )
         except GLMError as error:
             raise self._failed(error, translation) from error
-        rest = splitter.finish()
-        yield AnswerDelta(
-            rest.reasoning, rest.content, finish_reason, _usage(prompt, images, completion)
-        )
 
     async def _request(self, translation: Translation, request_id: str) -> GenerationRequest:
         images = await self._fetcher.load_all(translation.pictures)
@@ -122,10 +158,11 @@ class Answerer:
         return from_client_error(error)
 
 
-def _usage(prompt: int, images: int, completion: int) -> Usage:
+def _usage(*, prompt: int, images: int, cached: int, completion: int, reasoning: int) -> Usage:
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
-        prompt_tokens_details=PromptTokensDetails(image_tokens=images),
+        prompt_tokens_details=PromptTokensDetails(image_tokens=images, cached_tokens=cached),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
     )

@@ -15,10 +15,10 @@ class Backend(Protocol):
         """The answer, piece by piece."""
         ...
 
-    async def generate(
+    async def generate_choices(
         self, request: GenerationRequest, *, timeout: float | None = None
-    ) -> Generation:
-        """The whole answer."""
+    ) -> tuple[Generation, ...]:
+        """The whole answers."""
         ...
 
     async def server_live(self) -> bool:

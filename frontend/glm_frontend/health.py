@@ -99,7 +99,7 @@ class HealthProbe:
                 dict.fromkeys(missing, "loading"), f"Not loaded yet: {', '.join(missing)}."
             )
         try:
-            await self._backend.generate(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
+            await self._backend.generate_choices(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
         except OverloadedError:
             return _unhealthy({MODEL_NAME: "overloaded"}, "The queue is full.")
         except DeadlineExceededError:

@@ -69,7 +69,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "prompt longer than the context": (lambda: chat("word " * 6000), "messages"),
     "max_tokens beyond the context": (lambda: chat("hi", max_tokens=100_000), "max_tokens"),
     "unknown field": (lambda: chat("hi", colour="red"), "colour"),
-    "unsupported field": (lambda: chat("hi", n=2), "n"),
+    "unsupported field": (lambda: chat("hi", audio={"voice": "alloy"}), "audio"),
+    "too many answers": (lambda: chat("hi", n=17), "n"),
     "no messages": (lambda: {"model": MODEL}, "messages"),
     "unknown part": (
         lambda: {

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from glm_client import FinishReason
 from glm_frontend.answers import AnswerDelta
-from glm_frontend.schemas.chat import ChatCompletionChunk, ChunkChoice, ChunkDelta
+from glm_frontend.chat.logprobs import to_logprobs
+from glm_frontend.schemas.chat import ChatCompletionChunk, ChunkChoice, ChunkDelta, Logprobs
 from glm_frontend.schemas.common import Usage
 
 
@@ -15,34 +16,54 @@ class ChunkWriter:
 
     Attributes:
         include_usage: whether one more chunk has the usage (and all others a null there).
+        num_choices: answers that there will be.
+        top_logprobs: how many of the likeliest tokens are told.
     """
 
     id: str
     created: int
     model: str
     include_usage: bool
+    num_choices: int = 1
+    top_logprobs: int = 0
 
     async def write(
         self, deltas: AsyncIterable[AnswerDelta]
     ) -> AsyncGenerator[ChatCompletionChunk]:
-        """All chunks of the answer."""
-        yield self._chunk(ChunkDelta(role="assistant", content=""))
+        """All chunks of the answers."""
+        for index in range(self.num_choices):
+            yield self._chunk(index, ChunkDelta(role="assistant", content=""))
         usage: Usage | None = None
-        finish_reason: FinishReason | None = None
         async for delta in deltas:
+            usage = delta.usage or usage
+            logprobs = to_logprobs(delta.logprobs, self.top_logprobs)
+            pieces = []
             if delta.reasoning:
-                yield self._chunk(ChunkDelta(reasoning_content=delta.reasoning))
+                pieces.append(
+                    ChunkDelta(reasoning_content=delta.reasoning, reasoning=delta.reasoning)
+                )
             if delta.content:
-                yield self._chunk(ChunkDelta(content=delta.content))
-            finish_reason, usage = delta.finish_reason, delta.usage
-        yield self._chunk(ChunkDelta(), finish_reason)
+                pieces.append(ChunkDelta(content=delta.content))
+            if logprobs and not pieces:  # of tokens without text, as one that ends the answer
+                pieces.append(ChunkDelta(content=""))
+            for piece in pieces:
+                yield self._chunk(delta.index, piece, logprobs=logprobs)
+                logprobs = None
+            if delta.finish_reason:
+                yield self._chunk(delta.index, ChunkDelta(), delta.finish_reason)
         if self.include_usage:
             yield self._with_choices([], usage)
 
     def _chunk(
-        self, delta: ChunkDelta, finish_reason: FinishReason | None = None
+        self,
+        index: int,
+        delta: ChunkDelta,
+        finish_reason: FinishReason | None = None,
+        logprobs: Logprobs | None = None,
     ) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=0, delta=delta, finish_reason=finish_reason)
+        choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason)
+        if logprobs is not None:
+            choice.logprobs = logprobs
         return self._with_choices([choice], None)
 
     def _with_choices(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatCompletionChunk:

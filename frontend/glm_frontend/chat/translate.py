@@ -63,12 +63,11 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         messages.append(_message(message, path, pictures))
     if body.max_completion_tokens is not None:
         renamed[f"{_WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
-    kwargs = body.chat_template_kwargs
     return Translation(
         prompt={"messages": messages},
         pictures=pictures,
         sampling_parameters=body.sampling_parameters(),
-        template_kwargs={} if kwargs is None else kwargs.model_dump(exclude_none=True),
+        template_kwargs=body.template_kwargs(),
         renamed=renamed,
     )
 
@@ -85,8 +84,8 @@ def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, 
             translated["content"] = [_part(part, path, pictures)]
         case content:
             translated["content"] = content
-    if message.reasoning_content is not None:
-        translated["reasoning_content"] = message.reasoning_content
+    if message.thought is not None:
+        translated["reasoning_content"] = message.thought
     return translated
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from glm_frontend.chat.chunks import ChunkWriter
+from glm_frontend.chat.logprobs import to_logprobs
 from glm_frontend.chat.translate import translate_chat
 from glm_frontend.disconnect import started, until_disconnect
 from glm_frontend.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
@@ -37,8 +38,9 @@ async def create_chat_completion(
 ) -> Response:
     """OpenAI's chat completions, with pictures anywhere in the conversation.
 
-    The model thinks before it answers; the thought is in `reasoning_content`, apart from the
-    answer in `content`. `chat_template_kwargs: {"enable_thinking": false}` turns it off.
+    The model thinks before it answers; the thought is in `reasoning_content`, and again in
+    `reasoning`, apart from the answer in `content`. `reasoning_effort: "none"` or
+    `chat_template_kwargs: {"enable_thinking": false}` turns it off.
     """
     body = await read_json(request, ChatCompletionRequest)
     services.check_model(body.model)
@@ -52,19 +54,27 @@ async def create_chat_completion(
             created=created,
             model=body.model,
             include_usage=options is not None and bool(options.include_usage),
+            num_choices=body.n or 1,
+            top_logprobs=body.top_logprobs or 0,
         )
         return EventStream(writer.write(await started(request, deltas)), deltas, request_id)
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
-    message = AssistantMessage(role="assistant", content=answer.content)
-    if answer.reasoning:
-        message.reasoning_content = answer.reasoning
+    choices = []
+    for index, own in enumerate(answer.choices):
+        message = AssistantMessage(role="assistant", content=own.content)
+        if own.reasoning:
+            message.reasoning_content = message.reasoning = own.reasoning
+        choice = Choice(index=index, message=message, finish_reason=own.finish_reason)
+        if body.logprobs:
+            choice.logprobs = to_logprobs(own.logprobs, body.top_logprobs or 0)
+        choices.append(choice)
     return json_response(
         ChatCompletion(
             id=answer_id,
             object="chat.completion",
             created=created,
             model=body.model,
-            choices=[Choice(index=0, message=message, finish_reason=answer.finish_reason)],
+            choices=choices,
             usage=answer.usage,
         )
     )

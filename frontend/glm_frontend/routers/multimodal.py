@@ -91,13 +91,14 @@ async def create_multimodal_inference(
         events = _chunks(head, await started(request, deltas))
         return EventStream(events, deltas, request_id)
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+    (choice,) = answer.choices
     return json_response(
         MultimodalInference(
             **head,
             object="multimodal.inference",
-            text=answer.content,
-            reasoning=answer.reasoning or None,
-            finish_reason=answer.finish_reason,
+            text=choice.content,
+            reasoning=choice.reasoning or None,
+            finish_reason=choice.finish_reason,
             usage=answer.usage,
         )
     )

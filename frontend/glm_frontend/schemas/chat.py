@@ -22,6 +22,9 @@ from glm_frontend.schemas.common import (
     Usage,
 )
 
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+
 Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -112,12 +115,32 @@ class Message(RequestModel):
             raise PydanticCustomError("missing", "is required")
         return content
 
-    @field_validator("reasoning_content")
+    reasoning: str | None = Field(
+        None, description="Newer name of `reasoning_content`; give one of them."
+    )
+
+    @field_validator("reasoning_content", "reasoning")
     @classmethod
     def _only_the_assistant_thinks(cls, thought: str | None, info: ValidationInfo) -> str | None:
         if thought is not None and info.data.get("role") != "assistant":
             raise PydanticCustomError("not_assistant", "only an assistant message may have one")
         return thought
+
+    @field_validator("reasoning")
+    @classmethod
+    def _names_agree(cls, thought: str | None, info: ValidationInfo) -> str | None:
+        other = info.data.get("reasoning_content")
+        if thought is not None and other is not None and thought != other:
+            raise PydanticCustomError(
+                "names_disagree",
+                "is the same as reasoning_content, and the two differ; give one of them",
+            )
+        return thought
+
+    @property
+    def thought(self) -> str | None:
+        """The assistant's thought, under whichever name it came."""
+        return self.reasoning if self.reasoning_content is None else self.reasoning_content
 
 
 class StreamOptions(RequestModel):
@@ -138,7 +161,29 @@ class ChatCompletionRequest(SamplingParameters):
     max_completion_tokens: int | None = Field(
         None, ge=1, description="OpenAI's newer name of `max_tokens`."
     )
-    n: Literal[1] | None = Field(None, description="Number of answers; only 1.")
+    n: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CHOICES,
+        description="Number of answers; the prompt is read once for all of them. Default 1.",
+    )
+    logprobs: bool | None = Field(
+        None,
+        description="true: how likely each token of the answer was, its thought included. "
+        "Default false.",
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="How many of the likeliest tokens to tell in each place; only with "
+        "`logprobs`. Default 0.",
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+        None,
+        description="`none`: answer at once, without a thought. The model has one strength of "
+        "thinking, which all others stand for; `thinking_token_budget` limits it.",
+    )
     stream: bool | None = Field(
         None,
         description="true: the answer comes as server-sent events while it is written. "
@@ -169,9 +214,41 @@ class ChatCompletionRequest(SamplingParameters):
             raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
         return value
 
+    @field_validator("reasoning_effort")
+    @classmethod
+    def _agrees_with_the_template(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kwargs = info.data.get("chat_template_kwargs")
+        given = None if kwargs is None else kwargs.enable_thinking
+        if value is not None and given is not None and given != (value != "none"):
+            raise PydanticCustomError(
+                "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
+            )
+        return value
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Switches of the chat template, from both places where they may be given."""
+        kwargs = self.chat_template_kwargs
+        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+        if self.reasoning_effort is not None:
+            given["enable_thinking"] = self.reasoning_effort != "none"
+        return given
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise PydanticCustomError(
+                "only_with_logprobs", "is only for requests with logprobs: true"
+            )
+        return value
+
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
         sampling = super().sampling_parameters()
+        if self.n is not None:
+            sampling["n"] = self.n
+        if self.logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
         if self.max_completion_tokens is not None:
             sampling["max_tokens"] = self.max_completion_tokens
         return sampling
@@ -185,13 +262,37 @@ class AssistantMessage(BaseModel):
     reasoning_content: str | None = Field(
         default=None, description="The model's thought; absent when there is none."
     )
+    reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+
+
+class AlternativeToken(BaseModel):
+    """A token and how likely it was, before temperature and filters."""
+
+    token: str
+    bytes: list[int] | None = Field(
+        description="Its bytes in UTF-8; a character may be made of several tokens."
+    )
+    logprob: float = Field(description="Natural logarithm of its probability.")
+
+
+class TokenLogprob(AlternativeToken):
+    """A token of the answer."""
+
+    top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
+
+
+class Logprobs(BaseModel):
+    """How likely the tokens of the answer were."""
+
+    content: list[TokenLogprob] = Field(description="All tokens, those of the thought first.")
 
 
 class Choice(BaseModel):
-    """The one answer."""
+    """One answer."""
 
-    index: Literal[0]
+    index: int
     message: AssistantMessage
+    logprobs: Logprobs | None = Field(default=None, description="Absent unless asked for.")
     finish_reason: FinishReason = Field(
         description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`."
     )
@@ -214,13 +315,15 @@ class ChunkDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChunkChoice(BaseModel):
-    """The next piece of the one answer."""
+    """The next piece of one answer."""
 
-    index: Literal[0]
+    index: int
     delta: ChunkDelta
+    logprobs: Logprobs | None = None
     finish_reason: FinishReason | None
 
 

@@ -180,6 +180,12 @@ class SamplingParameters(RequestModel):
     ignore_eos: bool | None = Field(
         None, description="true: only `max_tokens` and `stop` end the answer, for benchmarks."
     )
+    thinking_token_budget: int | None = Field(
+        None,
+        ge=0,
+        description="After so many tokens the thought is made to end, and the answer follows. "
+        "Default: no limit.",
+    )
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
         None, description="Switches of the chat template."
     )
@@ -204,6 +210,13 @@ class PromptTokensDetails(BaseModel):
     """What the prompt's tokens stand for."""
 
     image_tokens: int = Field(description="Tokens of the pictures.")
+    cached_tokens: int = Field(description="Tokens that an earlier request had in common.")
+
+
+class CompletionTokensDetails(BaseModel):
+    """What the answer's tokens are."""
+
+    reasoning_tokens: int = Field(description="Tokens of the thought.")
 
 
 class Usage(BaseModel):
@@ -213,3 +226,4 @@ class Usage(BaseModel):
     completion_tokens: int = Field(description="Tokens of the answer, its thought included.")
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails

@@ -129,6 +129,8 @@ class Choice:
         unsent: outputs not sent yet; all of them until the end when the client did not ask for a
             stream.
         num_sent: responses so far.
+        num_sent_tokens: tokens in them.
+        has_thought: whether its thought has been sent, or it has none.
         sent: when the last of them was, in seconds of ``time.monotonic()``.
     """
 
@@ -137,6 +139,8 @@ class Choice:
     request: Request
     unsent: list[Output] = field(default_factory=list)
     num_sent: int = 0
+    num_sent_tokens: int = 0
+    has_thought: bool = False
     sent: float = 0.0
 
     @property
@@ -428,20 +432,32 @@ class TritonPythonModel:
             logprobs = [self._readable(token) for output in outputs for token in output.logprobs]
             tensors.append(_string_tensor("logprobs", json.dumps(logprobs)))
         if "return_num_input_tokens" in flags:
+            tensors.append(_count_tensor("num_cached_tokens", request.num_cached))
             tensors.append(_count_tensor("num_input_tokens", request.prompt.num_tokens))
             tensors.append(_count_tensor("num_image_tokens", request.prompt.num_image_tokens))
         if "return_num_output_tokens" in flags:
             tensors.append(_count_tensor("num_output_tokens", len(token_ids)))
+            thought, thinking = 0, self._engine.thinking
+            if thinking is not None and not choice.has_thought:
+                # Of these tokens; the answer may be longer by now than what is sent here.
+                before = choice.num_sent_tokens
+                answer = request.token_ids[: before + len(token_ids)]
+                thought = max(0, thinking.count(answer) - before)
+                choice.has_thought = not thinking.is_open(answer)
+            choice.num_sent_tokens += len(token_ids)
+            tensors.append(_count_tensor("num_reasoning_tokens", thought))
         if "return_token_ids" in flags:
             tensors.append(pb_utils.Tensor("token_ids", np.array(token_ids, np.int32)))
         return tensors
 
-    def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, float | int | str]]:
+    def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, Any]]:
+        table = self._engine.table
         return {
             token_id: {
                 "logprob": value,
                 "rank": rank,
-                "decoded_token": self._engine.table.text(token_id),
+                "decoded_token": table.text(token_id),
+                "bytes": list(table.token_bytes(token_id, skip_special_tokens=False)),
             }
             for token_id, (value, rank) in token.entries.items()
         }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import deserialize_bytes_tensor
 
-from glm_client import GenerationDelta, GenerationRequest
+from glm_client import GenerationDelta, GenerationRequest, TokenLogprob, TokenLogprobs
 from glm_client.wire import INPUT_DATATYPES, OUTPUT_DATATYPES, build_call, parse_response
 from unit.client.fake_triton import count, result
 
@@ -54,12 +54,21 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
     assert not {"messages", "image", "tools", "chat_template_kwargs"} & set(values)
 
 
-@pytest.mark.parametrize("wanted", [False, True])
-def test_token_ids_are_asked_for_on_demand(wanted: bool) -> None:
-    call = build_call(GenerationRequest(text_input="hi", return_token_ids=wanted), stream=True)
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, set()),
+        ({"return_token_ids": True}, {"token_ids"}),
+        ({"sampling_parameters": {"logprobs": 0}}, {"logprobs"}),
+        ({"sampling_parameters": {"n": 2}}, {"index"}),
+    ],
+)
+def test_what_costs_is_asked_for_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
+    call = build_call(GenerationRequest(text_input="hi", **given), stream=True)
     outputs = {output.name() for output in call["outputs"]}
-    assert outputs == set(OUTPUT_DATATYPES) - (set() if wanted else {"token_ids"})
-    assert inputs(call)["return_token_ids"].tolist() == [wanted]
+    assert outputs == set(OUTPUT_DATATYPES) - {"token_ids", "logprobs", "index"} | wanted
+    for name in ("token_ids", "logprobs"):
+        assert inputs(call)[f"return_{name}"].tolist() == [name in wanted]
 
 
 @pytest.mark.parametrize("given", [{}, {"messages": [], "text_input": "hi"}])
@@ -82,7 +91,18 @@ def test_a_full_response() -> None:
         num_image_tokens=count(25),
         num_output_tokens=count(2),
         token_ids=np.array([7, 8], dtype=np.int32),
+        index=count(3),
+        logprobs=json.dumps(
+            [
+                {
+                    "8": {"logprob": -2.5, "rank": 2, "decoded_token": "�", "bytes": [231]},
+                    "7": {"logprob": -0.5, "rank": 1, "decoded_token": "a", "bytes": [97]},
+                }
+            ]
+        ),
     )
+    chosen = TokenLogprob(8, "�", b"\xe7", -2.5, 2)
+    likeliest = TokenLogprob(7, "a", b"a", -0.5, 1)
     assert parse_response(response) == GenerationDelta(
         text="红",
         finish_reason="length",
@@ -90,6 +110,8 @@ def test_a_full_response() -> None:
         num_image_tokens=25,
         num_output_tokens=2,
         token_ids=(7, 8),
+        index=3,
+        logprobs=(TokenLogprobs(chosen, (likeliest, chosen)),),
     )
 
 

@@ -23,8 +23,14 @@ def delta(text: str, **values: Any) -> GenerationDelta:
 
 
 ANSWER = (
-    delta("<think>a ", num_input_tokens=30, num_image_tokens=25),
-    delta("thought</th"),
+    delta(
+        "<think>a ",
+        num_input_tokens=30,
+        num_image_tokens=25,
+        num_cached_tokens=16,
+        num_reasoning_tokens=1,
+    ),
+    delta("thought</th", num_reasoning_tokens=1),
     delta("ink>\nA red"),
     delta(" circle.", finish_reason="stop"),
 )
@@ -66,16 +72,23 @@ class FakeBackend:
         finally:
             self.cancelled += not finished
 
-    async def generate(
+    async def generate_choices(
         self, request: GenerationRequest, *, timeout: float | None = None
-    ) -> Generation:
+    ) -> tuple[Generation, ...]:
         deltas = [item async for item in self.stream(request, timeout=timeout)]
-        return Generation(
-            text="".join(item.text for item in deltas),
-            finish_reason=deltas[-1].finish_reason or "stop",
-            num_input_tokens=deltas[0].num_input_tokens or 0,
-            num_image_tokens=deltas[0].num_image_tokens or 0,
-            num_output_tokens=len(deltas),
+        pieces = [[d for d in deltas if d.index == i] for i in range(request.num_choices)]
+        return tuple(
+            Generation(
+                text="".join(item.text for item in own),
+                finish_reason=own[-1].finish_reason or "stop",
+                num_input_tokens=own[0].num_input_tokens or 0,
+                num_image_tokens=own[0].num_image_tokens or 0,
+                num_output_tokens=len(own),
+                num_cached_tokens=own[0].num_cached_tokens or 0,
+                num_reasoning_tokens=sum(item.num_reasoning_tokens for item in own),
+                logprobs=tuple(logprobs for item in own for logprobs in item.logprobs),
+            )
+            for own in pieces
         )
 
     async def server_live(self) -> bool:

@@ -29,7 +29,8 @@ USAGE = {
     "prompt_tokens": 30,
     "completion_tokens": 4,
     "total_tokens": 34,
-    "prompt_tokens_details": {"image_tokens": 25},
+    "prompt_tokens_details": {"image_tokens": 25, "cached_tokens": 16},
+    "completion_tokens_details": {"reasoning_tokens": 2},
 }
 
 
@@ -53,6 +54,7 @@ def test_the_response_has_the_manuals_shape(client: TestClient) -> None:
                     "role": "assistant",
                     "content": "A red circle.",
                     "reasoning_content": "a thought",
+                    "reasoning": "a thought",
                 },
                 "finish_reason": "stop",
             }
@@ -126,6 +128,7 @@ def test_an_answer_of_this_server_can_be_sent_back(
     body["messages"] += [message, {"role": "user", "content": "Why?"}]
     post(client, body)
     assert backend.requests[1].messages is not None
+    del message["reasoning"]  # one name is enough
     assert backend.requests[1].messages[1] == message
 
 
@@ -152,8 +155,8 @@ def test_the_order_of_a_stream(client: TestClient, include_usage: bool | None) -
         [{"index": 0, "delta": piece, "finish_reason": reason}]
         for piece, reason in [
             ({"role": "assistant", "content": ""}, None),
-            ({"reasoning_content": "a "}, None),
-            ({"reasoning_content": "thought"}, None),
+            ({"reasoning_content": "a ", "reasoning": "a "}, None),
+            ({"reasoning_content": "thought", "reasoning": "thought"}, None),
             ({"content": "A red"}, None),
             ({"content": " circle."}, None),
             ({}, "stop"),
@@ -207,3 +210,32 @@ async def test_the_official_sdk(backend: FakeBackend) -> None:
         with pytest.raises(openai.APIError, match="The server failed"):
             [chunk async for chunk in stream]
         assert [model.id async for model in sdk.models.list()] == [MODEL]
+
+
+@pytest.mark.parametrize(("effort", "thinks"), [("none", False), ("low", True), ("high", True)])
+def test_no_effort_is_no_thought(
+    client: TestClient, backend: FakeBackend, effort: str, thinks: bool
+) -> None:
+    post(client, chat(reasoning_effort=effort))
+    assert backend.requests[0].chat_template_kwargs == {"enable_thinking": thinks}
+
+
+def test_effort_and_template_have_to_agree(client: TestClient) -> None:
+    body = chat(reasoning_effort="none", chat_template_kwargs={"enable_thinking": True})
+    error = client.post(CHAT, json=body).json()["error"]
+    assert error["param"] == "reasoning_effort"
+    assert "chat_template_kwargs.enable_thinking" in error["message"]
+
+
+def test_a_thought_has_two_names(client: TestClient, backend: FakeBackend) -> None:
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "A dot.", "reasoning": "hm"},
+        {"role": "user", "content": "And now?"},
+    ]
+    post(client, chat() | {"messages": turns})
+    sent = backend.requests[0].messages
+    assert sent is not None and sent[1]["reasoning_content"] == "hm" and "reasoning" not in sent[1]
+    turns[1]["reasoning_content"] = "oh"
+    error = client.post(CHAT, json=chat() | {"messages": turns}).json()["error"]
+    assert error["param"] == "messages[1].reasoning"

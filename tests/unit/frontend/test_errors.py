@@ -71,7 +71,7 @@ def test_errors_in_a_stream(
     response = client.post(CHAT, json=BODY | {"stream": True})
     assert response.status_code == 200
     *chunks, last = events(response.text)
-    assert chunks[1]["choices"][0]["delta"] == {"reasoning_content": "a "}
+    assert chunks[1]["choices"][0]["delta"]["reasoning_content"] == "a "
     assert_shape(last)
     assert (last["error"]["type"], last["error"]["code"]) == (kind, code)
 

@@ -15,7 +15,8 @@ USAGE = {
     "prompt_tokens": 30,
     "completion_tokens": 4,
     "total_tokens": 34,
-    "prompt_tokens_details": {"image_tokens": 25},
+    "prompt_tokens_details": {"image_tokens": 25, "cached_tokens": 16},
+    "completion_tokens_details": {"reasoning_tokens": 2},
 }
 
 
@@ -195,6 +196,5 @@ def test_the_stream(client: TestClient) -> None:
         ("", "a ", None, None),
         ("", "thought", None, None),
         ("A red", None, None, None),
-        (" circle.", None, None, None),
-        ("", None, "stop", USAGE),
+        (" circle.", None, "stop", USAGE),
     ]

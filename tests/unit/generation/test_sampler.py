@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from glm_engine.request import Prompt, Request, SamplingParams
+from glm_engine.request import Prompt, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampler
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
@@ -20,7 +20,7 @@ def _request(token_ids: list[int] | None = None, **params: Any) -> Request:
 
 
 def _sampler() -> Sampler:
-    return Sampler(len(LOGITS), EOS, torch.device("cpu"))
+    return Sampler(len(LOGITS), EOS, torch.device("cpu"), ThinkingTokens(begin=3, end=5))
 
 
 def _sample(request: Request, logits: torch.Tensor = LOGITS) -> int:
@@ -164,3 +164,32 @@ def test_a_request_gets_the_same_whatever_shares_its_batch() -> None:
         for logits in steps:
             alone.token_ids.append(sampler([alone], logits[row : row + 1])[0].token_id)
         assert alone.token_ids == together[row].token_ids, params
+
+
+@pytest.mark.parametrize(
+    ("answer", "budget", "ends"),
+    [
+        ([], 0, False),  # it has not begun to think
+        ([3], 0, True),
+        ([3, 1], 2, False),
+        ([3, 1, 1], 2, True),
+        ([3, 1, 5, 1, 1], 2, False),  # it has ended by itself
+        ([1, 1, 1, 1], 2, False),  # it does not think
+        ([3, 1, 1], None, False),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_thought_ends_with_its_budget(
+    answer: list[int], budget: int | None, ends: bool, temperature: float
+) -> None:
+    request = _request(answer, thinking_token_budget=budget, temperature=temperature, seed=1)
+    # Token 5 is the least likely by far.
+    assert (_sample(request) == 5) == ends
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [([], 0), ([1, 5], 0), ([3], 1), ([3, 1, 1], 3), ([3, 1, 5], 3), ([3, 1, 5, 1, 5], 3)],
+)
+def test_tokens_of_a_thought(answer: list[int], count: int) -> None:
+    assert ThinkingTokens(begin=3, end=5).count(answer) == count

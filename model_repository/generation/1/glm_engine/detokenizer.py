@@ -28,6 +28,7 @@ class TokenTable:
         for token, token_id in tokenizer_json["model"]["vocab"].items():
             if token_id not in added_ids:
                 self._bytes[token_id] = bytes(alphabet[character] for character in token)
+        self._added = {token["content"]: int(token["id"]) for token in added}
         for token in added:
             self._bytes[token["id"]] = token["content"].encode()
             if token["special"]:
@@ -42,6 +43,10 @@ class TokenTable:
         if skip_special_tokens and token_id in self._special:
             return b""
         return self._bytes.get(token_id, b"")
+
+    def find(self, text: str) -> int | None:
+        """The added token that is this text, if there is one."""
+        return self._added.get(text)
 
     def text(self, token_id: int) -> str:
         """One token by itself as text, for logprobs; incomplete characters as U+FFFD."""

@@ -16,7 +16,7 @@ from glm_engine.config import EngineConfig
 from glm_engine.detokenizer import Detokenizer, TokenTable
 from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
 from glm_engine.model_runner import ModelRunner
-from glm_engine.request import DEFAULT_MAX_TOKENS, FinishReason, Output, Request
+from glm_engine.request import DEFAULT_MAX_TOKENS, FinishReason, Output, Request, ThinkingTokens
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.vision import KnownImage
@@ -91,6 +91,7 @@ class Engine:
         defaults: what the checkpoint says for open sampling parameters.
         image_token_id: the token that stands for image content in a prompt.
         merge_size: an image token stands for so many patches in each direction.
+        thinking: what a thought is put between; None where the checkpoint has no such tokens.
     """
 
     def __init__(
@@ -102,7 +103,13 @@ class Engine:
         self.defaults = checkpoint.defaults
         self.image_token_id: int = checkpoint.config["image_token_id"]
         self.merge_size: int = checkpoint.config["vision_config"]["spatial_merge_size"]
-        self._runner = ModelRunner(checkpoint, config, num_tokens=len(self.table))
+        begin, end = self.table.find("<think>"), self.table.find("</think>")
+        self.thinking = None
+        if begin is not None and end is not None:
+            self.thinking = ThinkingTokens(begin, end)
+        self._runner = ModelRunner(
+            checkpoint, config, num_tokens=len(self.table), thinking=self.thinking
+        )
         cache = self._runner.cache
         self.stats = EngineStats(kv_blocks=cache.num_blocks)
         self._blocks = BlockManager(
@@ -164,6 +171,11 @@ class Engine:
                 "sampling_parameters.max_tokens",
                 f"{request.params.max_tokens} and the prompt's {request.prompt.num_tokens} tokens "
                 f"are more than the context of {self.max_model_len}",
+            )
+        if request.params.thinking_token_budget is not None and self.thinking is None:
+            raise InvalidRequest(
+                "sampling_parameters.thinking_token_budget",
+                "is not supported: the checkpoint has no tokens for a thought",
             )
         request.max_tokens = request.params.max_tokens or min(DEFAULT_MAX_TOKENS, room)
         timeline = request.timeline

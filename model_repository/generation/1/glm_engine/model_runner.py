@@ -16,7 +16,7 @@ from glm_engine.cuda_graphs import DecodeGraphs
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.operations import GPUOperations, operations_for
-from glm_engine.request import Prompt, PromptImage, Request, SamplingParams
+from glm_engine.request import Prompt, PromptImage, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampled, Sampler
 from glm_engine.scheduler import Scheduled
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
@@ -39,7 +39,12 @@ class ModelRunner:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: EngineConfig, num_tokens: int, model: Any = None
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        num_tokens: int,
+        model: Any = None,
+        thinking: ThinkingTokens | None = None,
     ) -> None:
         """Load the weights and take memory for the cache.
 
@@ -50,6 +55,7 @@ class ModelRunner:
                 never chosen.
             model: instead of the checkpoint's weights, for measurements of a size without them;
                 on its device already, and taken apart.
+            thinking: what a thought is put between.
 
         Raises:
             ValueError: the checkpoint lacks weights of the model, or ``max_model_len`` is more
@@ -68,7 +74,9 @@ class ModelRunner:
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
-        self._sampler = Sampler(num_tokens, checkpoint.defaults.eos_token_ids, self.device)
+        self._sampler = Sampler(
+            num_tokens, checkpoint.defaults.eos_token_ids, self.device, thinking
+        )
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
         self.max_num_batched_tokens = max(
             config.max_num_batched_tokens or usual, config.max_num_seqs

@@ -1,7 +1,7 @@
 """A request: what the client asked for, and how far the engine is with it. Free of torch."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -36,6 +36,24 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingTokens:
+    """The tokens that begin and end a thought, which an answer may begin with."""
+
+    begin: int
+    end: int
+
+    def count(self, token_ids: Sequence[int]) -> int:
+        """How many tokens of an answer are its thought, the two included."""
+        if not token_ids or token_ids[0] != self.begin:
+            return 0
+        return token_ids.index(self.end) + 1 if self.end in token_ids else len(token_ids)
+
+    def is_open(self, token_ids: Sequence[int]) -> bool:
+        """Whether an answer is in its thought."""
+        return bool(token_ids) and token_ids[0] == self.begin and self.end not in token_ids
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose tokens and when to stop. Names and meanings are vLLM's.
 
@@ -44,6 +62,7 @@ class SamplingParams:
         temperature: 0 takes the most likely token.
         top_k: 0 for off.
         logprobs: alternatives to report for each token; None for no log probabilities at all.
+        thinking_token_budget: tokens after which a thought is made to end; None for no limit.
         n: answers to give; the engine runs one request for each.
         priority: who waits and who is preempted: lower numbers come first.
     """
@@ -64,6 +83,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    thinking_token_budget: int | None = None
     n: int = 1
     priority: int = 0
 
@@ -185,6 +205,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "ignore_eos": _flag,
     "skip_special_tokens": _flag,
     "logprobs": _whole(0, MAX_LOGPROBS),
+    "thinking_token_budget": _whole(0),
     "priority": _whole(-1_000_000, 1_000_000),
     "n": _whole(1, MAX_CHOICES),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glm_engine.request import Request, SamplingParams, TokenLogprobs
+from glm_engine.request import Request, SamplingParams, ThinkingTokens, TokenLogprobs
 
 # Below it the division would overflow float32, and the choice is certain anyway.
 _GREEDY_TEMPERATURE = 1e-5
@@ -50,9 +50,14 @@ class Sampler:
     """Sampling rules; the state of each request is kept with the request."""
 
     def __init__(
-        self, num_tokens: int, eos_token_ids: frozenset[int], device: torch.device
+        self,
+        num_tokens: int,
+        eos_token_ids: frozenset[int],
+        device: torch.device,
+        thinking: ThinkingTokens | None = None,
     ) -> None:
-        """For a vocabulary of ``num_tokens``."""
+        """For a vocabulary of ``num_tokens``; ``thinking`` is needed for thinking budgets."""
+        self._thinking = thinking
         self._num_tokens = num_tokens
         self._eos_token_ids = eos_token_ids
         self._device = device
@@ -121,6 +126,16 @@ class Sampler:
             scores.index_add_(0, *state.biased)
         if state.forbidden is not None and len(request.token_ids) < params.min_tokens:
             scores.index_fill_(0, state.forbidden, -torch.inf)
+        if self._has_thought_enough(params, request.token_ids):
+            assert self._thinking is not None
+            scores.fill_(-torch.inf)
+            scores[self._thinking.end] = 0
+
+    def _has_thought_enough(self, params: SamplingParams, answer: Sequence[int]) -> bool:
+        budget, thinking = params.thinking_token_budget, self._thinking
+        if budget is None or thinking is None or not thinking.is_open(answer):
+            return False
+        return len(answer) > budget  # the token that begins the thought does not count
 
     def state(self, request: Request) -> SamplingState:
         """The request's state, made when it is first needed."""
@@ -235,6 +250,7 @@ def _is_edited(params: SamplingParams) -> bool:
         or params.frequency_penalty
         or params.logit_bias
         or params.min_tokens
+        or params.thinking_token_budget is not None
     )
 
 
