@@ -1,4 +1,4 @@
-"""Get answers from the model server, in the HTTP request's terms, thought and answer apart."""
+"""Get answers from the model server, in the HTTP request's terms: thought, content, tool calls."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -12,9 +12,9 @@ from glm_client import (
     ThinkingSplitter,
     TokenLogprobs,
     UnavailableError,
-    split_thinking,
 )
 from glm_frontend.backend import Backend
+from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
 from glm_frontend.chat.translate import Translation
 from glm_frontend.errors import APIError, from_client_error
 from glm_frontend.health import HealthProbe
@@ -24,10 +24,16 @@ from glm_frontend.schemas.common import CompletionTokensDetails, PromptTokensDet
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One whole answer. ``reasoning`` is empty when there is no thought."""
+    """One whole answer.
+
+    Attributes:
+        reasoning: empty when there is no thought.
+        tool_calls: pieces of all calls.
+    """
 
     reasoning: str
     content: str
+    tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
     logprobs: Sequence[TokenLogprobs]
 
@@ -52,9 +58,35 @@ class AnswerDelta:
     index: int = 0
     reasoning: str = ""
     content: str = ""
+    tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+class AnswerParser:
+    """Parts the text of one answer into thought, content and tool calls."""
+
+    def __init__(self, translation: Translation) -> None:
+        self._thinking = ThinkingSplitter()
+        self._tools = None
+        if translation.tools:
+            self._tools = ToolCallParser(
+                translation.tools, parallel=translation.parallel_tool_calls
+            )
+
+    def parse(self, text: str, *, last: bool) -> tuple[str, str, list[ToolCallDelta]]:
+        """What is certain after ``text``: thought, content and pieces of calls."""
+        split = self._thinking.feed(text)
+        if last:
+            split += self._thinking.finish()
+        if self._tools is None:
+            return split.reasoning, split.content, []
+        content, calls = self._tools.feed(split.content)
+        if last:
+            rest, more = self._tools.finish()
+            content, calls = content + rest, calls + more
+        return split.reasoning, content, calls
 
 
 class Answerer:
@@ -87,11 +119,9 @@ class Answerer:
         self._health.note_success()
         choices = []
         for generation in generations:
-            split = split_thinking(generation.text)
+            reasoning, text, calls = AnswerParser(translation).parse(generation.text, last=True)
             choices.append(
-                Choice(
-                    split.reasoning, split.content, generation.finish_reason, generation.logprobs
-                )
+                Choice(reasoning, text, calls, generation.finish_reason, generation.logprobs)
             )
         return Answer(
             choices,
@@ -113,8 +143,8 @@ class Answerer:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
-        splitters = [ThinkingSplitter() for _ in range(request.num_choices)]
-        unfinished = len(splitters)
+        parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
+        unfinished = len(parsers)
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
@@ -126,22 +156,18 @@ class Answerer:
                         counts["cached"] = delta.num_cached_tokens or counts["cached"]
                     counts["completion"] += delta.num_output_tokens
                     counts["reasoning"] += delta.num_reasoning_tokens
-                    splitter = splitters[delta.index]
-                    piece = splitter.feed(delta.text)
-                    usage = None
-                    if delta.finish_reason:
-                        piece += splitter.finish()
-                        unfinished -= 1
-                        if not unfinished:
-                            usage = _usage(**counts)
-                    if piece or delta.logprobs or delta.finish_reason:
+                    last = delta.finish_reason is not None
+                    reasoning, content, calls = parsers[delta.index].parse(delta.text, last=last)
+                    unfinished -= last
+                    if reasoning or content or calls or delta.logprobs or last:
                         yield AnswerDelta(
-                            delta.index,
-                            piece.reasoning,
-                            piece.content,
-                            delta.logprobs,
-                            delta.finish_reason,
-                            usage,
+                            index=delta.index,
+                            reasoning=reasoning,
+                            content=content,
+                            tool_calls=calls,
+                            logprobs=delta.logprobs,
+                            finish_reason=delta.finish_reason,
+                            usage=None if unfinished else _usage(**counts),
                         )
         except GLMError as error:
             raise self._failed(error, translation) from error

@@ -55,6 +55,49 @@ CHAT_EXAMPLES: dict[str, Any] = {
             "stream_options": {"include_usage": True},
         },
     },
+    "choices": {
+        "summary": "Two answers, with log probabilities",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What is in this image?", _RED_DISC),
+            "n": 2,
+            "seed": 7,
+            "logprobs": True,
+            "top_logprobs": 2,
+        },
+    },
+    "budget": {
+        "summary": "A short thought",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What is in this image?", _RED_DISC),
+            "thinking_token_budget": 2,
+        },
+    },
+    "tools": {
+        "summary": "Tools that the model may call",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "weather",
+                        "description": "The weather of the next days.",
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "city": {"type": "string"},
+                                "days": {"type": "integer"},
+                            },
+                            "required": ["city"],
+                        },
+                    },
+                }
+            ],
+        },
+    },
 }
 
 MULTIMODAL_EXAMPLES: dict[str, Any] = {

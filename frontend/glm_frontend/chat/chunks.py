@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from glm_client import FinishReason
 from glm_frontend.answers import AnswerDelta
 from glm_frontend.chat.logprobs import to_logprobs
-from glm_frontend.schemas.chat import ChatCompletionChunk, ChunkChoice, ChunkDelta, Logprobs
+from glm_frontend.chat.tool_calls import ToolCallDelta
+from glm_frontend.schemas import chat as schemas
+from glm_frontend.schemas.chat import (
+    AnswerFinishReason,
+    ChatCompletionChunk,
+    ChunkChoice,
+    ChunkDelta,
+    FunctionCallDelta,
+    Logprobs,
+)
 from glm_frontend.schemas.common import Usage
 
 
@@ -34,7 +43,10 @@ class ChunkWriter:
         for index in range(self.num_choices):
             yield self._chunk(index, ChunkDelta(role="assistant", content=""))
         usage: Usage | None = None
+        calling: set[int] = set()  # answers that have tool calls
         async for delta in deltas:
+            if delta.tool_calls:
+                calling.add(delta.index)
             usage = delta.usage or usage
             logprobs = to_logprobs(delta.logprobs, self.top_logprobs)
             pieces = []
@@ -44,13 +56,15 @@ class ChunkWriter:
                 )
             if delta.content:
                 pieces.append(ChunkDelta(content=delta.content))
+            pieces += [ChunkDelta(tool_calls=[_call(call)]) for call in delta.tool_calls]
             if logprobs and not pieces:  # of tokens without text, as one that ends the answer
                 pieces.append(ChunkDelta(content=""))
             for piece in pieces:
                 yield self._chunk(delta.index, piece, logprobs=logprobs)
                 logprobs = None
             if delta.finish_reason:
-                yield self._chunk(delta.index, ChunkDelta(), delta.finish_reason)
+                reason = answer_finish_reason(delta.finish_reason, delta.index in calling)
+                yield self._chunk(delta.index, ChunkDelta(), reason)
         if self.include_usage:
             yield self._with_choices([], usage)
 
@@ -58,7 +72,7 @@ class ChunkWriter:
         self,
         index: int,
         delta: ChunkDelta,
-        finish_reason: FinishReason | None = None,
+        finish_reason: AnswerFinishReason | None = None,
         logprobs: Logprobs | None = None,
     ) -> ChatCompletionChunk:
         choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason)
@@ -77,3 +91,16 @@ class ChunkWriter:
         if self.include_usage:
             chunk.usage = usage
         return chunk
+
+
+def answer_finish_reason(reason: FinishReason, has_calls: bool) -> AnswerFinishReason:
+    """The model's reason in OpenAI's terms: an answer that ends in calls has one of its own."""
+    return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _call(call: ToolCallDelta) -> schemas.ToolCallDelta:
+    if call.name is None:
+        function = FunctionCallDelta(arguments=call.arguments)
+        return schemas.ToolCallDelta(index=call.index, function=function)
+    function = FunctionCallDelta(name=call.name, arguments=call.arguments)
+    return schemas.ToolCallDelta(index=call.index, id=call.id, type="function", function=function)

@@ -23,6 +23,8 @@ class Translation:
         pictures: in the order in which the prompt refers to them.
         renamed: from paths on the wire to what the HTTP request calls the same place. Paths below
             them follow.
+        tools: that the model may call, in OpenAI's form.
+        parallel_tool_calls: whether it may call several.
     """
 
     prompt: Mapping[str, Any]
@@ -30,12 +32,15 @@ class Translation:
     sampling_parameters: Mapping[str, Any]
     template_kwargs: Mapping[str, Any]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()
+    parallel_tool_calls: bool = True
 
     def request(self, images: Sequence[bytes], request_id: str) -> GenerationRequest:
         """The model server's request, with the files of ``pictures``."""
         return GenerationRequest(
             **self.prompt,
             images=images,
+            tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
             request_id=request_id,
@@ -69,7 +74,15 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
         renamed=renamed,
+        tools=_tools(body),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
     )
+
+
+def _tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
+    if body.tool_choice == "none":
+        return []
+    return [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
 
 
 def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, Any]:
@@ -84,6 +97,8 @@ def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, 
             translated["content"] = [_part(part, path, pictures)]
         case content:
             translated["content"] = content
+    if message.tool_calls:
+        translated["tool_calls"] = [call.model_dump() for call in message.tool_calls]
     if message.thought is not None:
         translated["reasoning_content"] = message.thought
     return translated

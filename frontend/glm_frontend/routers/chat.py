@@ -6,8 +6,9 @@ import uuid
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.chat.chunks import ChunkWriter
+from glm_frontend.chat.chunks import ChunkWriter, answer_finish_reason
 from glm_frontend.chat.logprobs import to_logprobs
+from glm_frontend.chat.tool_calls import joined
 from glm_frontend.chat.translate import translate_chat
 from glm_frontend.disconnect import started, until_disconnect
 from glm_frontend.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
@@ -18,6 +19,8 @@ from glm_frontend.schemas.chat import (
     ChatCompletionChunk,
     ChatCompletionRequest,
     Choice,
+    FunctionCall,
+    MessageToolCall,
 )
 from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
 from glm_frontend.sse import EventStream
@@ -61,10 +64,26 @@ async def create_chat_completion(
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
     choices = []
     for index, own in enumerate(answer.choices):
-        message = AssistantMessage(role="assistant", content=own.content)
+        calls = [
+            MessageToolCall(
+                id=call.id,
+                type="function",
+                function=FunctionCall(name=call.name, arguments=call.arguments),
+            )
+            for call in joined(own.tool_calls)
+        ]
+        message = AssistantMessage(
+            role="assistant", content=own.content or ("" if not calls else None)
+        )
+        if calls:
+            message.tool_calls = calls
         if own.reasoning:
             message.reasoning_content = message.reasoning = own.reasoning
-        choice = Choice(index=index, message=message, finish_reason=own.finish_reason)
+        choice = Choice(
+            index=index,
+            message=message,
+            finish_reason=answer_finish_reason(own.finish_reason, bool(calls)),
+        )
         if body.logprobs:
             choice.logprobs = to_logprobs(own.logprobs, body.top_logprobs or 0)
         choices.append(choice)

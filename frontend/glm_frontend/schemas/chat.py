@@ -13,7 +13,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from glm_client import FinishReason
 from glm_frontend.schemas.common import (
     PART_TYPE_ERROR,
     TAG,
@@ -25,7 +24,11 @@ from glm_frontend.schemas.common import (
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 
-Role = Literal["system", "developer", "user", "assistant"]
+MAX_TOOLS = 128
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+# "tool_calls": the answer ends in calls, whose results are to be sent back.
+AnswerFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ImageURL(RequestModel):
@@ -92,10 +95,47 @@ Content = Annotated[
 ]
 
 
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class FunctionDefinition(RequestModel):
+    """A function that the model may call."""
+
+    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
+    description: str | None = Field(None, description="What it does, for the model.")
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of its arguments, an object's."
+    )
+
+
+class Tool(RequestModel):
+    """Something that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class CalledFunction(RequestModel):
+    """A function and what it was called with."""
+
+    name: FunctionName
+    arguments: str = Field(description="The arguments as the text of a JSON object.")
+
+
+class ToolCall(RequestModel):
+    """A call of an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(RequestModel):
     """One turn of the conversation."""
 
-    role: Role = Field(description="Who speaks; `developer` is the same as `system`.")
+    role: Role = Field(
+        description="Who speaks; `developer` is the same as `system`, `tool` is a call's result."
+    )
     content: Content | None = Field(
         None,
         validate_default=True,
@@ -105,6 +145,23 @@ class Message(RequestModel):
     reasoning_content: str | None = Field(
         None, description="The assistant's thought, as an earlier answer of this server gave it."
     )
+
+    tool_calls: list[ToolCall] | None = Field(
+        None, description="The assistant's calls, as an earlier answer of this server gave them."
+    )
+    tool_call_id: str | None = Field(
+        None, description="Which call a `tool` message is the result of; results come in order."
+    )
+
+    @field_validator("tool_calls", "tool_call_id")
+    @classmethod
+    def _has_the_role(cls, value: Any, info: ValidationInfo) -> Any:
+        role = "assistant" if info.field_name == "tool_calls" else "tool"
+        if value and info.data.get("role") != role:
+            raise PydanticCustomError(
+                "wrong_role", "only a message with the role {role} may have it", {"role": role}
+            )
+        return value
 
     @field_validator("content")
     @classmethod
@@ -178,6 +235,17 @@ class ChatCompletionRequest(SamplingParameters):
         le=MAX_TOP_LOGPROBS,
         description="How many of the likeliest tokens to tell in each place; only with "
         "`logprobs`. Default 0.",
+    )
+    tools: list[Tool] | None = Field(
+        None, max_length=MAX_TOOLS, description="Functions that the model may call."
+    )
+    tool_choice: Literal["none", "auto"] | None = Field(
+        None,
+        description="`auto`: the model chooses whether to call a tool. `none`: it is not told of "
+        "them. Default `auto`. A call cannot be enforced.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="false: of several calls only the first is given. Default true."
     )
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
         None,
@@ -254,11 +322,31 @@ class ChatCompletionRequest(SamplingParameters):
         return sampling
 
 
+class FunctionCall(BaseModel):
+    """A function and what it is to be called with."""
+
+    name: str
+    arguments: str = Field(
+        description="The arguments as the text of a JSON object; check them before use."
+    )
+
+
+class MessageToolCall(BaseModel):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
     """The answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null where there is nothing but tool calls.")
+    tool_calls: list[MessageToolCall] | None = Field(
+        default=None, description="Absent when there are none."
+    )
     reasoning_content: str | None = Field(
         default=None, description="The model's thought; absent when there is none."
     )
@@ -293,8 +381,9 @@ class Choice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: Logprobs | None = Field(default=None, description="Absent unless asked for.")
-    finish_reason: FinishReason = Field(
-        description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`."
+    finish_reason: AnswerFinishReason = Field(
+        description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`. "
+        "`tool_calls`: it is complete and asks for calls."
     )
 
 
@@ -309,6 +398,22 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class FunctionCallDelta(BaseModel):
+    """What is new of a call; the first piece has the name."""
+
+    name: str | None = None
+    arguments: str = Field(description="The next piece of the arguments' JSON text.")
+
+
+class ToolCallDelta(BaseModel):
+    """The next piece of a call; the first one has id and type."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCallDelta
+
+
 class ChunkDelta(BaseModel):
     """What is new; fields without news are absent."""
 
@@ -316,6 +421,7 @@ class ChunkDelta(BaseModel):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChunkChoice(BaseModel):
@@ -324,7 +430,7 @@ class ChunkChoice(BaseModel):
     index: int
     delta: ChunkDelta
     logprobs: Logprobs | None = None
-    finish_reason: FinishReason | None
+    finish_reason: AnswerFinishReason | None
 
 
 class ChatCompletionChunk(BaseModel):

@@ -98,6 +98,10 @@ def test_what_is_absent_or_null_is_not_sent(client: TestClient, backend: FakeBac
         ("top_logprobs", 3),
         ("top_logprobs", 21),
         ("thinking_token_budget", -1),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        ("parallel_tool_calls", "no"),
+        ("tools", {}),
         ("reasoning_effort", "much"),
         ("stream", "true"),
         ("stop", 5),
@@ -154,7 +158,18 @@ def test_required_fields(client: TestClient, field: str) -> None:
     ("message", "param"),
     [
         ({"role": "king", "content": "hi"}, "messages[0].role"),
-        ({"role": "tool", "content": "hi"}, "messages[0].role"),
+        ({"role": "function", "content": "hi"}, "messages[0].role"),
+        ({"role": "user", "content": "hi", "tool_call_id": "c"}, "messages[0].tool_call_id"),
+        ({"role": "tool", "content": "hi", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
+        (
+            {
+                "role": "user",
+                "content": "hi",
+                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            "messages[0].tool_calls",
+        ),
+        ({"role": "tool"}, "messages[0].content"),
         ({"content": "hi"}, "messages[0].role"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": None}, "messages[0].content"),
@@ -204,8 +219,6 @@ def test_bad_messages_are_named(client: TestClient, message: Any, param: str) ->
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
         ("audio", {"voice": "alloy"}),
         ("modalities", ["text", "audio"]),

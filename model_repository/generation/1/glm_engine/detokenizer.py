@@ -14,6 +14,15 @@ def _byte_alphabet() -> dict[str, int]:
     return stand_ins
 
 
+# What GLM structures an answer by; it is text here, whatever a checkpoint calls special.
+_MARKUP = frozenset(
+    {
+        "<think>", "</think>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>",
+        "<arg_value>", "</arg_value>", "<|begin_of_box|>", "<|end_of_box|>",
+    }
+)  # fmt: skip
+
+
 class TokenTable:
     """The bytes behind every token id of a byte-level BPE tokenizer."""
 
@@ -31,7 +40,7 @@ class TokenTable:
         self._added = {token["content"]: int(token["id"]) for token in added}
         for token in added:
             self._bytes[token["id"]] = token["content"].encode()
-            if token["special"]:
+            if token["special"] and token["content"] not in _MARKUP:
                 self._special.add(token["id"])
 
     def __len__(self) -> int:
