@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Message
@@ -39,7 +40,7 @@ ANSWER = (
 class FakeBackend:
     """Satisfies ``glm_frontend.backend.Backend``.
 
-    ``script`` holds the pieces of every answer; an exception in it is raised, None waits for ever.
+    ``script`` holds the pieces of every answer, of each where there are several; an exception in it is raised, None waits for ever.
     ``requests`` are those that came, ``cancelled`` counts those that were given up.
     """
 
@@ -67,7 +68,8 @@ class FakeBackend:
                     finished = True
                     raise item
                 else:
-                    yield item
+                    for index in range(request.num_choices):
+                        yield replace(item, index=index)
             finished = True
         finally:
             self.cancelled += not finished

@@ -239,3 +239,23 @@ def test_a_thought_has_two_names(client: TestClient, backend: FakeBackend) -> No
     turns[1]["reasoning_content"] = "oh"
     error = client.post(CHAT, json=chat() | {"messages": turns}).json()["error"]
     assert error["param"] == "messages[1].reasoning"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_answers(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    body = chat(n=3, stream=stream)
+    if stream:
+        pieces = [c["choices"][0] for c in events(client.post(CHAT, json=body).text)]
+        texts = [
+            "".join(p["delta"].get("content", "") for p in pieces if p["index"] == index)
+            for index in range(3)
+        ]
+        assert [p["index"] for p in pieces[:3]] == [0, 1, 2]
+        assert [p["index"] for p in pieces if p["finish_reason"]] == [0, 1, 2]
+    else:
+        answer = post(client, body)
+        texts = [choice["message"]["content"] for choice in answer["choices"]]
+        assert answer["usage"]["completion_tokens"] == 12
+        assert answer["usage"]["prompt_tokens"] == 30
+    assert texts == ["A red circle."] * 3
+    assert backend.requests[0].sampling_parameters["n"] == 3
