@@ -40,7 +40,8 @@ ANSWER = (
 class FakeBackend:
     """Satisfies ``glm_frontend.backend.Backend``.
 
-    ``script`` holds the pieces of every answer, of each where there are several; an exception in it is raised, None waits for ever.
+    ``script`` holds the pieces of every answer, of each where there are several; an exception in it
+    is raised, None waits for ever.
     ``requests`` are those that came, ``cancelled`` counts those that were given up.
     """
 
