@@ -13,6 +13,7 @@ from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
 from glm_frontend.middleware import (
+    PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
     RequestContextMiddleware,
@@ -72,7 +73,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 allow_methods=["GET", "POST"],
                 # OpenAI's browser SDK sends headers of its own; without cookies all are harmless.
                 allow_headers=["*"],
-                expose_headers=[REQUEST_ID_HEADER, "retry-after"],
+                expose_headers=[REQUEST_ID_HEADER, PROCESSING_HEADER, "retry-after"],
             )
         )
     middleware.append(Middleware(UnexpectedErrorMiddleware))

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glm_frontend.errors import APIError, internal
 from glm_frontend.logs import LOGGER_NAME
 
+PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -22,7 +23,8 @@ logger = logging.getLogger(LOGGER_NAME)
 class RequestContextMiddleware:
     """Gives each request an id (the client's own where it is sane) and writes the access log.
 
-    The id is in ``request.state.request_id`` and in the response's ``x-request-id``.
+    The id is in ``request.state.request_id`` and in the response's ``x-request-id``; its
+    ``openai-processing-ms`` tells the time until the response began.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,7 +45,10 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                elapsed = time.perf_counter() - started
+                headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
             await send(message)
 
         try:

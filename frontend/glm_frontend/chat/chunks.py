@@ -1,7 +1,10 @@
 """A streamed answer in OpenAI's order: role, content, finish reason, usage."""
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 
 from glm_client import FinishReason
 from glm_frontend.answers import AnswerDelta
@@ -86,11 +89,19 @@ class ChunkWriter:
             object="chat.completion.chunk",
             created=self.created,
             model=self.model,
+            system_fingerprint=system_fingerprint(self.model),
             choices=choices,
         )
         if self.include_usage:
             chunk.usage = usage
         return chunk
+
+
+@cache
+def system_fingerprint(model: str) -> str:
+    """Stands for what answers: this server's version with this model."""
+    release = f"{version('glm-triton-server')} {model}"
+    return f"fp_{hashlib.sha256(release.encode()).hexdigest()[:10]}"
 
 
 def answer_finish_reason(reason: FinishReason, has_calls: bool) -> AnswerFinishReason:

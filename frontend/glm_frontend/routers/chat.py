@@ -6,7 +6,7 @@ import uuid
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.chat.chunks import ChunkWriter, answer_finish_reason
+from glm_frontend.chat.chunks import ChunkWriter, answer_finish_reason, system_fingerprint
 from glm_frontend.chat.logprobs import to_logprobs
 from glm_frontend.chat.tool_calls import joined
 from glm_frontend.chat.translate import translate_chat
@@ -93,6 +93,7 @@ async def create_chat_completion(
             object="chat.completion",
             created=created,
             model=body.model,
+            system_fingerprint=system_fingerprint(body.model),
             choices=choices,
             usage=answer.usage,
         )

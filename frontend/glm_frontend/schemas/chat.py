@@ -394,6 +394,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"]
     created: int = Field(description="Unix time in seconds.")
     model: str
+    system_fingerprint: str = Field(description="Changes when the server or its model does.")
     choices: list[Choice]
     usage: Usage
 
@@ -444,5 +445,6 @@ class ChatCompletionChunk(BaseModel):
     object: Literal["chat.completion.chunk"]
     created: int = Field(description="Unix time in seconds.")
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | None = None

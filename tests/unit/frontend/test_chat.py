@@ -44,6 +44,7 @@ def test_the_response_has_the_manuals_shape(client: TestClient) -> None:
     answer = post(client, chat([TEXT, picture()]))
     assert re.fullmatch(r"chatcmpl-\w+", answer.pop("id"))
     assert isinstance(answer.pop("created"), int)
+    assert re.fullmatch(r"fp_[0-9a-f]{10}", answer.pop("system_fingerprint"))
     assert answer == {
         "object": "chat.completion",
         "model": MODEL,

@@ -24,6 +24,12 @@ def test_every_response_has_an_id(client: TestClient) -> None:
     assert all(re.fullmatch(r"req-[0-9a-f]{32}", request_id) for request_id in ids)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_time_until_the_response_is_told(client: TestClient, stream: bool) -> None:
+    response = client.post(CHAT, json=chat(stream=stream))
+    assert 0 <= int(response.headers["openai-processing-ms"]) < 10_000
+
+
 def test_a_sane_id_of_the_client_is_kept(client: TestClient, backend: FakeBackend) -> None:
     headers = {"x-request-id": "job-1:a_b.c"}
     assert client.post(CHAT, json=chat(), headers=headers).headers["x-request-id"] == "job-1:a_b.c"
