@@ -1,12 +1,18 @@
 """The GPU's kernels, interpreted on the CPU, beside PyTorch's operations."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import glm_engine
 from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockTable
 from glm_engine.operations import GPUOperations, Rotary, TorchOperations, turn_by
@@ -17,6 +23,25 @@ from unit.generation.reference import reference
 from unit.generation.test_operations import DTYPES, EPS, assert_close, noise
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("capability", "shared_memory"), [(80, 163), (90, 227)])
+def test_they_compile_for_the_full_size_model(
+    capability: int, shared_memory: int, tmp_path: Path
+) -> None:
+    """What only the compiler finds, as types that differ between branches; it needs no GPU."""
+    script = Path(__file__).with_name("compile_gpu_kernels.py")
+    engine = str(Path(glm_engine.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": engine, "TRITON_CACHE_DIR": str(tmp_path)}
+    del environment["TRITON_INTERPRET"]
+    compiled = subprocess.run(
+        [sys.executable, str(script), str(capability)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert compiled.returncode == 0, compiled.stderr[-3000:]
+    taken = json.loads(compiled.stdout)
+    assert len(taken) == 7
+    assert max(taken.values()) <= shared_memory * 1024
 
 
 def gpu(dtype: torch.dtype) -> GPUOperations:
