@@ -43,7 +43,9 @@ class DecodeGraphs:
         self._cache, self._device = cache, device
         self._sizes = batch_sizes(max_num_seqs)
         most = self._sizes[-1]
-        rows = torch.arange(most + 1, dtype=torch.int32, device=device)
+        # Graphs know addresses only: what they read and write is kept here.
+        self._rows = rows = torch.arange(most + 1, dtype=torch.int32, device=device)
+        self._no_rows = no_rows = torch.zeros_like(rows)
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(3, most, dtype=torch.int64, device=device)
         self._slots = torch.full((most,), cache.scratch_slot, dtype=torch.int64, device=device)
@@ -52,7 +54,7 @@ class DecodeGraphs:
         self._tables = torch.full(
             (most, blocks), cache.scratch_block, dtype=torch.int32, device=device
         )
-        no_rows = torch.zeros_like(rows)
+        self._logits: torch.Tensor | None = None
         capture = _cuda_capture()
         self._graphs: dict[int, _Run] = {}
         for size in reversed(self._sizes):  # the largest first: the others fit into its memory
@@ -70,7 +72,11 @@ class DecodeGraphs:
 
             def run(batch: GPUBatch = batch, ids: torch.Tensor = ids) -> torch.Tensor:
                 attend = operations.attend_over(batch, language.rotary)
-                return language.layers(language.embed(ids), attend, cache.layers, None)
+                logits = language.layers(language.embed(ids), attend, cache.layers, None)
+                if self._logits is None:  # before the first capture, of the largest
+                    self._logits = torch.empty_like(logits)
+                # One place for all graphs, which else would each keep their own.
+                return self._logits[: len(logits)].copy_(logits)
 
             run()  # compiles, and lets libraries choose, which a capture may not contain
             self._graphs[size] = capture(run)
