@@ -55,6 +55,7 @@ def prompts(engine: Engine, preprocessor: Preprocessor, count: int, first: int) 
             stage_1.image_grid_thw,
             stage_1.image_hash,
             stage_1.patches,
+            stage_1.image_frames,
         )
         made.append(
             Prompt(

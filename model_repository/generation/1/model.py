@@ -76,6 +76,7 @@ _PROMPT_INPUTS = (
     "chat_template_kwargs",
     "image",
     "image_max_pixels",
+    "video",
 )
 # What stage 1 is told about the entries of `image`, besides: see its config.pbtxt.
 _KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
@@ -86,6 +87,7 @@ _PROMPT_OUTPUTS = (
     "patches",
     "image_grid_thw",
     "image_hash",
+    "image_frames",
 )
 # Of an image's content hash, as preprocessing makes it too.
 _HASH_BYTES = 16
@@ -357,6 +359,7 @@ class TritonPythonModel:
                 tensors["image_grid_thw"],
                 tensors["image_hash"],
                 tensors["patches"],
+                tensors["image_frames"],
                 {name: image.embeddings for name, image in known.items()},
             ),
         )
@@ -535,11 +538,14 @@ _COUNTERS = {
     "engine_steps": ("Passes over the running requests", "steps"),
     "prompt_tokens": ("Prompt tokens, image tokens included", "prompt_tokens"),
     "cached_prompt_tokens": ("Prompt tokens found in the KV cache", "cached_tokens"),
-    "image_tokens": ("Prompt tokens that stand for image content", "image_tokens"),
+    "image_tokens": ("Prompt tokens that stand for pictures and videos", "image_tokens"),
     "generation_tokens": ("Tokens generated", "generation_tokens"),
     "preemptions": ("Times that a request lost its blocks to another", "preemptions"),
-    "image_cache_hits": ("Images whose embeddings were known", "image_cache_hits"),
-    "images_encoded": ("Images that the vision encoder ran on", "images_encoded"),
+    "image_cache_hits": (
+        "Pictures and pairs of video frames whose embeddings were known",
+        "image_cache_hits",
+    ),
+    "images_encoded": ("Pictures and pairs of video frames that were encoded", "images_encoded"),
 }
 _HISTOGRAMS = {
     "preprocessing_seconds": ("From stage 2 to stage 1 and back", _SECONDS),

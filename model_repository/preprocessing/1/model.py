@@ -57,6 +57,7 @@ def _from_tensors(request: Any) -> PromptRequest:
         image_max_pixels=[int(pixels) for pixels in _rows(request, "image_max_pixels")],
         image_hashes=hashes,
         known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
+        video=_bytes(request, "video"),
     )
 
 
@@ -92,4 +93,5 @@ def _to_tensors(prompt: Prompt) -> list[Any]:
         pb_utils.Tensor("patches", prompt.patches),
         pb_utils.Tensor("image_grid_thw", prompt.image_grid_thw),
         pb_utils.Tensor("image_hash", prompt.image_hash),
+        pb_utils.Tensor("image_frames", prompt.image_frames),
     ]

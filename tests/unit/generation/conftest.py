@@ -60,6 +60,7 @@ def make_prompt() -> Callable[..., Prompt]:
                 stage_1.image_grid_thw,
                 stage_1.image_hash,
                 stage_1.patches,
+                stage_1.image_frames,
             ),
         )
 

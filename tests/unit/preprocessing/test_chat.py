@@ -187,7 +187,7 @@ REFUSED: list[tuple[Any, str]] = [
     ([{"role": "user", "content": 3}], "messages[0].content: "),
     ([{"role": "user", "content": [3]}], "messages[0].content[0]: "),
     ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text: "),
-    ([{"role": "user", "content": [{"type": "video"}]}], "messages[0].content[0].type: "),
+    ([{"role": "user", "content": [{"type": "audio"}]}], "messages[0].content[0].type: "),
     (
         [
             {

@@ -312,15 +312,15 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptImage:
-    """One image of a prompt. Compared and hashed by identity.
+    """One image of a prompt: a picture, or two frames of a video. Compared and hashed by identity.
 
     Attributes:
         start: index of its first token in the prompt.
         num_tokens: tokens that stand for it, all in a row.
         grid: (temporal, height, width) in patches.
         content_hash: of what the client sent.
-        patches: (temporal * height * width, channels * patch pixels) uint8; None where the engine
-            has the embeddings already.
+        patches: (temporal * height * width, frames * channels * patch pixels) uint8, a single frame
+            in a picture; None where the engine has the embeddings already.
         embeddings: (num_tokens, hidden size) tensor, where the engine has them.
     """
 
@@ -344,6 +344,7 @@ def place_images(
     grids: npt.NDArray[np.int32],
     hashes: npt.NDArray[np.uint8],
     patches: npt.NDArray[np.uint8],
+    frames_of_patches: npt.NDArray[np.int32],
     embeddings: Mapping[bytes, Any] = MappingProxyType({}),
 ) -> tuple[PromptImage, ...]:
     """Find the images of a prompt.
@@ -353,21 +354,25 @@ def place_images(
         merge_size: an image token stands for ``merge_size ** 2`` patches.
         grids: (images, 3) int32 grid of each image in patches, in order.
         hashes: (images, hash bytes) uint8 content hash of each image.
-        patches: (patches, channels * patch pixels) uint8 of those images whose hashes are not in
-            ``embeddings``, in order.
+        patches: (rows, channels * patch pixels) uint8 of those images whose hashes are not in
+            ``embeddings``, in order; a row for each frame of a patch.
+        frames_of_patches: (images,) int32, 1 for a picture.
         embeddings: (image's tokens, hidden size) of known images, by content hash.
     """
     images: list[PromptImage] = []
     places = np.flatnonzero(input_ids == image_token_id)
-    token = patch = 0
-    for (frames, height, width), name in zip(grids.tolist(), hashes, strict=True):
-        grid, content_hash = (frames, height, width), name.tobytes()
-        num_patches = frames * height * width
+    token = row = 0
+    for (depth, height, width), name, frames in zip(
+        grids.tolist(), hashes, frames_of_patches.tolist(), strict=True
+    ):
+        grid, content_hash = (depth, height, width), name.tobytes()
+        num_patches = depth * height * width
         num_tokens = num_patches // merge_size**2
         own, known = None, embeddings.get(content_hash)
         if known is None:
-            own = patches[patch : patch + num_patches]
-            patch += num_patches
+            rows = num_patches * frames
+            own = patches[row : row + rows].reshape(num_patches, -1)
+            row += rows
         start = int(places[token])
         images.append(PromptImage(start, num_tokens, grid, content_hash, own, known))
         token += num_tokens

@@ -56,8 +56,9 @@ class _Block:
 class VisionEncoder:
     """All images of a step in one pass. Same arithmetic as ``Glm4vVisionModel`` (5.23).
 
-    An image's two temporal frames are the same, so the kernels of the two are added up and one
-    frame is multiplied; the strided convolutions are matrix products.
+    A picture's two temporal frames are the same, so the kernels of the two are added up and one
+    frame is multiplied; the strided convolutions are matrix products. Two frames of a video are an
+    image of their own: ``Glm4vModel.get_video_features`` lets such pairs not attend to each other.
 
     Attributes:
         patch_length: numbers in a patch of one frame.
@@ -84,9 +85,12 @@ class VisionEncoder:
         self._heads: int = config.num_heads
         self._head_dim: int = config.hidden_size // config.num_heads
         self.merge_size: int = config.spatial_merge_size
-        weight = kernel.float().sum(2).flatten(1).to(self._dtype)
-        self.patch_length: int = weight.shape[1]
-        self._embed = Linear(weight, visual.patch_embed.proj.bias.detach())
+        bias = visual.patch_embed.proj.bias.detach()
+        one_frame = kernel.float().sum(2).flatten(1).to(self._dtype)
+        self.patch_length: int = one_frame.shape[1]
+        all_frames = kernel.transpose(1, 2).flatten(1)
+        # By the numbers in a patch.
+        self._embed = {weight.shape[1]: Linear(weight, bias) for weight in (one_frame, all_frames)}
         self._embed_norm = operations.weight(visual.post_conv_layernorm.weight)
         norms = [operations.weight(block.norm1.weight) for block in visual.blocks]
         norms.append(operations.weight(visual.post_layernorm.weight))
@@ -113,16 +117,15 @@ class VisionEncoder:
         """Encode images.
 
         Args:
-            patches: of each image, (grid_h * grid_w, 3 * patch pixels) uint8.
+            patches: of each image, (grid_h * grid_w, 3 * patch pixels) uint8, and of two frames of
+                a video (grid_h * grid_w, 2 * 3 * patch pixels).
             grids: (1, grid_h, grid_w) of each image, in patches.
 
         Returns:
             For each image (grid_h * grid_w / merge size ** 2, hidden size of the language model).
         """
         # Those of one size side by side: attention takes them together.
-        order = sorted(range(len(grids)), key=lambda i: len(patches[i]))
-        pixels = torch.from_numpy(np.concatenate([patches[i] for i in order]))
-        pixels = pixels.to(self._device)
+        order = sorted(range(len(grids)), key=lambda i: (patches[i].shape[1], len(patches[i])))
         places = [self._of_grid(grids[i]) for i in order]
         embedded = torch.cat([embedding for embedding, _ in places])
         turn = torch.cat([turn for _, turn in places])
@@ -135,7 +138,7 @@ class VisionEncoder:
                 groups.append((1, count))
 
         operations = self._operations
-        hidden = self._embed(operations.normalize(pixels, self._pixel_table))
+        hidden = self._embed_patches([patches[i] for i in order])
         hidden = operations.norm(hidden, self._embed_norm) + embedded
         normed = operations.norm(hidden, self._first_norm)
         for block in self._blocks:
@@ -149,6 +152,17 @@ class VisionEncoder:
         # Copies, so that one that is kept keeps no others in memory.
         encoded = dict(zip(order, (embeddings.clone() for embeddings in merged), strict=True))
         return [encoded[i] for i in range(len(order))]
+
+    def _embed_patches(self, patches: Sequence[np.ndarray[Any, Any]]) -> torch.Tensor:
+        """Those of pictures, and then those of videos."""
+        hidden = []
+        for length, embed in self._embed.items():
+            rows = [own for own in patches if own.shape[1] == length]
+            if rows:
+                frames = torch.from_numpy(np.concatenate(rows).reshape(-1, self.patch_length))
+                pixels = self._operations.normalize(frames.to(self._device), self._pixel_table)
+                hidden.append(embed(pixels.view(-1, length)))
+        return torch.cat(hidden)
 
     def _attend(
         self, qkv: torch.Tensor, turn: torch.Tensor, groups: Sequence[tuple[int, int]]

@@ -37,6 +37,14 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoPart:
+    """A video part of a message: where it stands, and its data URI if it brings its own video."""
+
+    field: str
+    data_uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages in the form that the chat template takes, every user-written tag escaped.
 
@@ -48,6 +56,7 @@ class Conversation:
     tools: list[dict[str, Any]] | None
     template_kwargs: dict[str, Any]
     image_parts: list[ImagePart]
+    video_parts: list[VideoPart]
     continues: bool = False
 
 
@@ -90,10 +99,11 @@ def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def user_turn(text: str, num_images: int) -> list[dict[str, Any]]:
-    """One user message with ``num_images`` images before the text."""
-    images: list[dict[str, Any]] = [{"type": "image"} for _ in range(num_images)]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
+def user_turn(text: str, num_images: int, num_videos: int) -> list[dict[str, Any]]:
+    """One user message with its images and then its videos before the text."""
+    types = ["image"] * num_images + ["video"] * num_videos
+    parts: list[dict[str, Any]] = [{"type": kind} for kind in types]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
 def parse_conversation(
@@ -102,8 +112,8 @@ def parse_conversation(
     """Check messages in OpenAI chat form and bring them into the form that the template takes.
 
     Args:
-        messages: parsed JSON; content is text or a list of parts of type ``text``, ``image`` or
-            ``image_url`` (a data URI; nothing is fetched here).
+        messages: parsed JSON; content is text or a list of parts of type ``text``, ``image``,
+            ``image_url`` (a data URI; nothing is fetched here), ``video`` or ``video_url``.
         tools: parsed JSON in OpenAI form, or None.
         template_kwargs: parsed JSON object for the template, or None.
 
@@ -129,7 +139,12 @@ def parse_conversation(
     if continues:
         _mark_end(parsed[-1], f"messages[{len(parsed) - 1}]")
     return Conversation(
-        parsed, _parse_tools(tools, tokenizer), kwargs, parser.image_parts, continues
+        parsed,
+        _parse_tools(tools, tokenizer),
+        kwargs,
+        parser.image_parts,
+        parser.video_parts,
+        continues,
     )
 
 
@@ -153,6 +168,7 @@ class _MessageParser:
         self._escape = tokenizer.escape
         self._separate = tokenizer.separate
         self.image_parts: list[ImagePart] = []
+        self.video_parts: list[VideoPart] = []
 
     def message(self, message: Any, field: str) -> dict[str, Any]:
         if not isinstance(message, dict):
@@ -217,16 +233,23 @@ class _MessageParser:
                     raise InvalidInput(
                         f"{field}.image_url.detail", "has to be one of auto, low, high"
                     )
-                if not isinstance(url, str) or url[:5].lower() != "data:":
-                    raise InvalidInput(
-                        f"{field}.image_url.url", "has to be a data URI; no address is fetched here"
-                    )
                 part_field = f"{field}.image_url.url"
-                self.image_parts.append(ImagePart(part_field, url, DETAILS[detail]))
+                uri = _data_uri(url, part_field)
+                self.image_parts.append(ImagePart(part_field, uri, DETAILS[detail]))
                 return {"type": "image"}
+            case "video":
+                self.video_parts.append(VideoPart(field, None))
+                return {"type": "video"}
+            case "video_url":
+                given = part.get("video_url")
+                url = given.get("url") if isinstance(given, dict) else given
+                part_field = f"{field}.video_url.url"
+                self.video_parts.append(VideoPart(part_field, _data_uri(url, part_field)))
+                return {"type": "video"}
             case other:
                 raise InvalidInput(
-                    f"{field}.type", f"has to be one of text, image, image_url, not {other!r}"
+                    f"{field}.type",
+                    f"has to be one of text, image, image_url, video, video_url, not {other!r}",
                 )
 
     def _tool_calls(self, calls: Any, field: str) -> list[dict[str, Any]]:
@@ -246,6 +269,12 @@ class _MessageParser:
             function = {"name": function["name"], "arguments": arguments}
             parsed.append({"type": "function", "function": _map_strings(function, self._escape)})
         return parsed
+
+
+def _data_uri(url: Any, field: str) -> str:
+    if not isinstance(url, str) or url[:5].lower() != "data:":
+        raise InvalidInput(field, "has to be a data URI; no address is fetched here")
+    return url
 
 
 def _parse_tools(tools: Any, tokenizer: PromptTokenizer) -> list[dict[str, Any]] | None:

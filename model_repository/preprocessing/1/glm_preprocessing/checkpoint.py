@@ -12,6 +12,7 @@ _FILES = (
     "chat_template.jinja",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
 )
 
 
@@ -24,12 +25,14 @@ class Checkpoint:
         tokenizer: ``tokenizer.json``, parsed.
         chat_template: Jinja source.
         image_processor: the image processor's configuration.
+        video_processor: likewise; empty where the checkpoint has none.
     """
 
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     chat_template: str
     image_processor: dict[str, Any]
+    video_processor: dict[str, Any]
 
     @classmethod
     def load(cls, model: str) -> Self:
@@ -44,6 +47,7 @@ class Checkpoint:
             tokenizer=_read_json(folder / "tokenizer.json"),
             chat_template=_read_chat_template(folder),
             image_processor=_read_image_processor(folder),
+            video_processor=_read_video_processor(folder),
         )
 
 
@@ -89,3 +93,12 @@ def _read_image_processor(folder: Path) -> dict[str, Any]:
             f"the checkpoint has no preprocessor_config.json (looked in {folder})"
         )
     return image_processor
+
+
+def _read_video_processor(folder: Path) -> dict[str, Any]:
+    path = folder / "video_preprocessor_config.json"
+    if path.is_file():
+        return _read_json(path)
+    path = folder / "processor_config.json"
+    found = _read_json(path).get("video_processor") if path.is_file() else None
+    return found if isinstance(found, dict) else {}

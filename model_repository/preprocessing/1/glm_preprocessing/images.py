@@ -20,24 +20,26 @@ Image.MAX_IMAGE_PIXELS = None
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]++=*+\s*+")
 
 
-def file_bytes(data: bytes, field: str) -> bytes:
+def file_bytes(data: bytes, field: str, kind: str = "image") -> bytes:
     """The bytes of an image file, from those bytes themselves, their base64 text or a data URI.
+
+    Args:
+        kind: of the file, ``image`` or ``video``, for errors.
 
     Raises:
         InvalidInput: ``data`` is empty, or a data URI that is not base64 or whose base64 is broken.
     """
     if not data:
-        raise InvalidInput(field, "the image is empty")
+        raise InvalidInput(field, f"the {kind} is empty")
     if data[:5].lower() == b"data:":
         header, comma, body = data.partition(b",")
         if not comma or not header.lower().endswith(b";base64"):
             raise InvalidInput(
                 field,
-                "a data URI has to begin with data:image/<type>;base64, and then the base64 text",
+                f"a data URI has to begin with data:{kind}/<type>;base64, and then the base64 text",
             )
         return _decode_base64(body, field)
-    # An image file never consists of base64's letters alone: all formats have other bytes at their
-    # start.
+    # A file never consists of base64's letters alone: each format has other bytes near its start.
     if _BASE64.fullmatch(data):
         return _decode_base64(data, field)
     return data

@@ -3,9 +3,14 @@
 Source: ``transformers/models/glm46v/image_processing_pil_glm46v.py`` (5.23). The patches sent to
 stage 2 are the pixels before rescale and normalise, and without the duplicated temporal frame: 588
 bytes a patch where the processor's float32 rows have 4,704.
+
+Frames of a video: ``video_processing_glm46v.py``. That one resizes by torchvision, which is not
+needed here: Pillow's bicubic filter is the same one, and differs by at most 2 of 255 in pictures
+that are not noise.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,11 +21,13 @@ from PIL import Image
 from glm_preprocessing.errors import InvalidInput
 
 _MAX_ASPECT_RATIO = 200
+# ``Glm46VVideoProcessor.size``, for a checkpoint that does not say.
+_VIDEO_SIZE = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 2 * 30000}
 
 
 @dataclass(frozen=True, slots=True)
 class PatchConfig:
-    """Sizes from the checkpoint's ``preprocessor_config.json``.
+    """Sizes from the checkpoint's ``preprocessor_config.json``, or from its twin for videos.
 
     ``min_pixels`` and ``max_pixels`` bound frames x height x width, and an image counts as
     ``temporal_patch_size`` frames.
@@ -46,6 +53,11 @@ class PatchConfig:
             resample=config.get("resample", Image.Resampling.BICUBIC),
         )
 
+    @classmethod
+    def from_video_processor(cls, config: dict[str, Any]) -> Self:
+        """Read the sizes; what the file leaves open is transformers' default."""
+        return cls.from_image_processor({"size": _VIDEO_SIZE, **config})
+
     @property
     def factor(self) -> int:
         """Pixels on a side of one image token."""
@@ -64,12 +76,14 @@ def target_size(
     field: str,
     max_side: int = 0,
     max_pixels: int = 0,
+    frames: int = 0,
 ) -> tuple[int, int]:
     """Width and height in pixels that an image is resized to, multiples of ``config.factor``.
 
     Args:
         max_side: larger images are scaled down to this many pixels on their longer side first.
         max_pixels: likewise to so many in all. 0 is for no limit, of both.
+        frames: of a video, a multiple of ``config.temporal_patch_size``; 0 for an image.
 
     Raises:
         InvalidInput: one side is more than 200 times the other.
@@ -86,7 +100,7 @@ def target_size(
     if max_pixels and width * height > max_pixels:
         scale = math.sqrt(max_pixels / (width * height))
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
-    factor, frames = config.factor, config.temporal_patch_size
+    factor, frames = config.factor, frames or config.temporal_patch_size
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
@@ -121,9 +135,34 @@ def patchify(
         InvalidInput: the aspect ratio is out of range.
     """
     size = target_size(*image.size, config, field, max_side, max_pixels)
+    return _cut(image, size, config), _grid(size, config)
+
+
+def patchify_frames(
+    frames: Iterable[Image.Image], size: tuple[int, int], config: PatchConfig
+) -> Iterator[tuple[npt.NDArray[np.uint8], tuple[int, int, int]]]:
+    """Resize RGB frames of a video to ``size`` and cut them, so many at a time as a patch has.
+
+    Yields:
+        What :func:`patchify` returns, but that each patch has a row for each of its frames, one
+        after the other: (grid_h * grid_w * temporal_patch_size, 3 * patch_size ** 2).
+    """
+    waiting: list[npt.NDArray[np.uint8]] = []
+    for frame in frames:
+        waiting.append(_cut(frame, size, config))
+        if len(waiting) == config.temporal_patch_size:
+            yield np.stack(waiting, axis=1).reshape(-1, config.row), _grid(size, config)
+            waiting.clear()
+
+
+def _grid(size: tuple[int, int], config: PatchConfig) -> tuple[int, int, int]:
+    return 1, size[1] // config.patch_size, size[0] // config.patch_size
+
+
+def _cut(image: Image.Image, size: tuple[int, int], config: PatchConfig) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
-    grid_w, grid_h = size[0] // config.patch_size, size[1] // config.patch_size
+    _, grid_h, grid_w = _grid(size, config)
     merge, patch = config.merge_size, config.patch_size
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     rows = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid_h * grid_w, 3 * patch * patch)
-    return np.ascontiguousarray(rows), (1, grid_h, grid_w)
+    return np.ascontiguousarray(rows)

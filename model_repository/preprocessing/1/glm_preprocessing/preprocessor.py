@@ -13,18 +13,21 @@ from glm_preprocessing.chat import (
     ChatTemplate,
     Conversation,
     ImagePart,
+    VideoPart,
     parse_conversation,
     parse_json,
     user_turn,
 )
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.patches import PatchConfig, patchify
+from glm_preprocessing.patches import PatchConfig, patchify, patchify_frames, target_size
 from glm_preprocessing.positions import mrope_positions
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.tokenizer import PromptTokenizer
+from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
 
 HASH_BYTES = 16
+Grid = tuple[int, int, int]
 
 
 def content_hash(image: bytes, max_pixels: int = 0) -> bytes:
@@ -44,6 +47,7 @@ class PromptRequest:
         prompt_token_ids: a whole prompt, tokenised.
         image_max_pixels: for each entry of ``image`` the pixels that it is scaled down to; 0 for
             the checkpoint's own limit.
+        video: as ``image``, but each a video file.
         image_hashes: content hash of each entry of ``image``, where the caller has them.
         known_grids: the grids of images that need not be decoded, by content hash. Their entries of
             ``image`` may be empty.
@@ -58,20 +62,51 @@ class PromptRequest:
     image: Sequence[bytes] = ()
     image_max_pixels: Sequence[int] = ()
     image_hashes: Sequence[bytes] = ()
-    known_grids: Mapping[bytes, tuple[int, int, int]] = field(default_factory=dict)
+    known_grids: Mapping[bytes, Grid] = field(default_factory=dict)
+    video: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Visual:
+    """What a run of image tokens stands for: a picture, or the frames of a video's temporal patch.
+
+    Attributes:
+        patches: (patches * frames, 3 * patch_size ** 2) uint8; None for an image that is known.
+        frames: 1 for an image, which stands for all frames of a patch.
+    """
+
+    content_hash: bytes
+    grid: Grid
+    patches: npt.NDArray[np.uint8] | None
+    frames: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _SampledVideo:
+    """A video as the model sees it.
+
+    Attributes:
+        visuals: its frames, so many together as a patch is deep.
+        seconds: when each of those begins.
+    """
+
+    visuals: Sequence[_Visual]
+    seconds: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the engine needs.
+    """What the engine needs. An image here is a picture, or a temporal patch of a video.
 
     Attributes:
         input_ids: (tokens,) int32, image placeholders repeated once a merged patch.
         position_ids: (3, tokens) int32 M-RoPE positions.
         rope_delta: token n after the prompt is at position n + rope_delta on all axes.
-        patches: (patches, 3 * patch_size ** 2) uint8 of all images in order, but for known ones.
+        patches: (rows, 3 * patch_size ** 2) uint8 of all images in order, but for known ones; a
+            row for each frame of a patch.
         image_grid_thw: (images, 3) int32 grid of each image in patches.
         image_hash: (images, HASH_BYTES) uint8 content hash of each image.
+        image_frames: (images,) int32 frames of each patch: 1 in a picture, which stands for all.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -80,6 +115,7 @@ class Prompt:
     patches: npt.NDArray[np.uint8]
     image_grid_thw: npt.NDArray[np.int32]
     image_hash: npt.NDArray[np.uint8]
+    image_frames: npt.NDArray[np.int32]
 
 
 class Preprocessor:
@@ -90,8 +126,16 @@ class Preprocessor:
         self._tokenizer = PromptTokenizer(checkpoint.tokenizer)
         self._template = ChatTemplate(checkpoint.chat_template)
         self._patch_config = PatchConfig.from_image_processor(checkpoint.image_processor)
+        self._video_config = PatchConfig.from_video_processor(checkpoint.video_processor)
+        self._video_limits = VideoLimits(
+            settings.max_image_pixels, settings.max_video_frames, settings.video_decode_timeout
+        )
         self._context: int = checkpoint.config["text_config"]["max_position_embeddings"]
         self._image_token_id = self._tokenizer.token_id("<|image|>")
+        self._video_token_id = self._tokenizer.token_id("<|video|>")
+        self._image_tags = tuple(
+            self._tokenizer.token_id(tag) for tag in ("<|begin_of_image|>", "<|end_of_image|>")
+        )
         if checkpoint.config.get("image_token_id") != self._image_token_id:
             raise ValueError(
                 f"config.json has image_token_id {checkpoint.config.get('image_token_id')}, "
@@ -111,26 +155,31 @@ class Preprocessor:
         """
         field = _prompt_field(request)
         parts = [ImagePart(f"image[{i}]", None) for i in range(len(request.image))]
+        video_parts = [VideoPart(f"video[{i}]", None) for i in range(len(request.video))]
         if request.prompt_token_ids is not None:
             token_ids = self._checked(request.prompt_token_ids)
         elif request.prompt is not None:
             token_ids = self._encode(request.prompt, field)
         else:
             conversation = self._conversation(request)
-            parts = conversation.image_parts
+            parts, video_parts = conversation.image_parts, conversation.video_parts
             token_ids = self._encode(self._template.render(conversation), field)
-        patches, grids, hashes = self._images(parts, request)
-        input_ids = self._expand_images(token_ids, grids, field)
+        pictures, videos = self._images(parts, request), self._videos(video_parts, request)
+        input_ids, visuals = self._expand(token_ids, pictures, videos, field)
+        grids = [visual.grid for visual in visuals]
         position_ids, rope_delta = mrope_positions(
             input_ids, self._image_token_id, grids, self._patch_config.merge_size
         )
+        none = np.empty((0, self._patch_config.row), np.uint8)
+        hashes = b"".join(visual.content_hash for visual in visuals)
         return Prompt(
             input_ids=input_ids,
             position_ids=position_ids,
             rope_delta=rope_delta,
-            patches=patches,
+            patches=np.concatenate([none, *(v.patches for v in visuals if v.patches is not None)]),
             image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
-            image_hash=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
+            image_hash=np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
+            image_frames=np.array([visual.frames for visual in visuals], np.int32),
         )
 
     def texts(self, input_ids: Sequence[int]) -> list[str]:
@@ -175,7 +224,7 @@ class Preprocessor:
         if request.messages is not None:
             messages = parse_json(request.messages, "messages")
         else:
-            messages = user_turn(request.text_input or "", len(request.image))
+            messages = user_turn(request.text_input or "", len(request.image), len(request.video))
         tools = _optional_json(request.tools, "tools")
         kwargs = _optional_json(request.chat_template_kwargs, "chat_template_kwargs")
         try:
@@ -184,10 +233,8 @@ class Preprocessor:
             field = "chat_template_kwargs" if tools is None else "tools"
             raise InvalidInput(field, "is nested too deeply") from None
 
-    def _images(
-        self, parts: Sequence[ImagePart], request: PromptRequest
-    ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]], list[bytes]]:
-        """Patches of the images that are not known, and grid and content hash of all."""
+    def _images(self, parts: Sequence[ImagePart], request: PromptRequest) -> list[_Visual]:
+        """The pictures, in order; those that are known without patches."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
                 "image", f"{len(parts)} given, at most {self._settings.max_images} are taken"
@@ -201,7 +248,7 @@ class Preprocessor:
         if len(budgets) != len(request.image):
             raise InvalidInput("image_max_pixels", "needs one entry for each image")
         sent = iter(range(len(request.image)))
-        patches, grids, hashes = [np.empty((0, self._patch_config.row), np.uint8)], [], []
+        pictures = []
         for part in parts:
             max_pixels = part.max_pixels
             if part.data_uri is not None:
@@ -213,32 +260,110 @@ class Preprocessor:
                 max_pixels = budgets[index]
                 if max_pixels < 0:
                     raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
-            hashes.append(name or content_hash(data, max_pixels))
-            grid = request.known_grids.get(hashes[-1])
+            name = name or content_hash(data, max_pixels)
+            grid, patches = request.known_grids.get(name), None
             if grid is None:
                 file = images.file_bytes(data, field)
                 image = images.decode(file, field, self._settings.max_image_pixels)
                 side = self._settings.max_image_side
-                own, grid = patchify(image, self._patch_config, field, side, max_pixels)
-                patches.append(own)
-            grids.append(grid)
-        return np.concatenate(patches), grids, hashes
+                patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
+            pictures.append(_Visual(name, grid, patches))
+        return pictures
 
-    def _expand_images(
-        self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]], field: str
-    ) -> npt.NDArray[np.int32]:
-        ids = np.array(token_ids, np.int32)
-        placeholders = int(np.count_nonzero(ids == self._image_token_id))
-        if placeholders != len(grids):
-            # As for an image before "</think>" in an assistant's turn: a thought is dropped.
+    def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
+        if len(parts) > self._settings.max_videos:
             raise InvalidInput(
-                "messages" if field == "text_input" else field,
-                f"the prompt has room for {placeholders} of {len(grids)} image(s)",
+                "video", f"{len(parts)} given, at most {self._settings.max_videos} are taken"
             )
-        repeats = np.ones(len(ids), np.int64)
-        merged = self._patch_config.merge_size**2
-        repeats[ids == self._image_token_id] = [t * h * w // merged for t, h, w in grids]
-        return np.repeat(ids, repeats)
+        wanted = sum(part.data_uri is None for part in parts)
+        if wanted != len(request.video):
+            raise InvalidInput(
+                "video", f"{len(request.video)} given, but the messages have {wanted} video part(s)"
+            )
+        sent = iter(range(len(request.video)))
+        videos = []
+        for part in parts:
+            if part.data_uri is not None:
+                field, data = part.field, part.data_uri.encode()
+            else:
+                index = next(sent)
+                field, data = f"video[{index}]", request.video[index]
+            videos.append(self._video(images.file_bytes(data, field, "video"), field))
+        return videos
+
+    def _video(self, file: bytes, field: str) -> _SampledVideo:
+        config = self._video_config
+        depth = config.temporal_patch_size
+        video = Video(file, field, self._video_limits)
+        indices = sample_frames(video.num_frames, video.fps, depth)
+        if not indices:
+            raise InvalidInput(
+                field,
+                f"the video is too short: {video.num_frames} frame(s) at {video.fps:g} a second; "
+                "send an image",
+            )
+        side = self._settings.max_image_side
+        size = target_size(video.width, video.height, config, field, side, frames=len(indices))
+        num_tokens = len(indices) // depth * size[0] * size[1] // config.factor**2
+        if num_tokens >= self._context:
+            # Before seconds are spent on what stage 2 refuses anyway.
+            raise InvalidInput(
+                field,
+                f"the video has {num_tokens} tokens and leaves no room for an answer in the "
+                f"context of {self._context}",
+            )
+        visuals = []
+        for patches, grid in patchify_frames(video.frames(indices), size, config):
+            # By the pixels: frames that do not differ are the same to the model.
+            name = content_hash(b"%d %d " % size + patches.tobytes())
+            visuals.append(_Visual(name, grid, patches, depth))
+        return _SampledVideo(visuals, timestamps(indices, video.fps, depth))
+
+    def _expand(
+        self,
+        token_ids: Sequence[int],
+        pictures: Sequence[_Visual],
+        videos: Sequence[_SampledVideo],
+        field: str,
+    ) -> tuple[npt.NDArray[np.int32], list[_Visual]]:
+        """The prompt with each placeholder repeated, and what the placeholders stand for.
+
+        Source for videos: ``Glm46VProcessor.replace_video_token`` in transformers 5.23.
+        """
+        ids = np.array(token_ids, np.int32)
+        given = {self._image_token_id: len(pictures), self._video_token_id: len(videos)}
+        for token_id, kind in ((self._image_token_id, "image"), (self._video_token_id, "video")):
+            placeholders = int(np.count_nonzero(ids == token_id))
+            if placeholders != given[token_id]:
+                # As for an image before "</think>" in an assistant's turn: a thought is dropped.
+                raise InvalidInput(
+                    "messages" if field == "text_input" else field,
+                    f"the prompt has room for {placeholders} of {given[token_id]} {kind}(s)",
+                )
+        next_picture, next_video = iter(pictures), iter(videos)
+        pieces: list[npt.NDArray[np.int32]] = []
+        visuals: list[_Visual] = []
+        start = 0
+        for place in np.flatnonzero(np.isin(ids, list(given))):
+            pieces.append(ids[start:place])
+            start = place + 1
+            if ids[place] == self._image_token_id:
+                visuals.append(next(next_picture))
+                pieces.append(self._placeholders(visuals[-1]))
+                continue
+            video = next(next_video)
+            begin, end = self._image_tags
+            for visual, seconds in zip(video.visuals, video.seconds, strict=True):
+                when = self._tokenizer.encode(f"{seconds:.1f} seconds")
+                visuals.append(visual)
+                tail = np.array([end, *when], np.int32)
+                pieces += [np.array([begin], np.int32), self._placeholders(visual), tail]
+        return np.concatenate([*pieces, ids[start:]]), visuals
+
+    def _placeholders(self, visual: _Visual) -> npt.NDArray[np.int32]:
+        _, height, width = visual.grid
+        tokens = height * width // self._patch_config.merge_size**2
+        return np.full(tokens, self._image_token_id, np.int32)
 
 
 def _prompt_field(request: PromptRequest) -> str:

@@ -8,21 +8,30 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingSettings:
-    """Where the checkpoint is and how large an image may be.
+    """Where the checkpoint is, and how large images and videos may be.
 
     Attributes:
         model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
         max_image_side: larger images are scaled down to this many pixels on their longer side
             before the checkpoint's own limits apply; 0 for no limit (``GLM_MAX_IMAGE_SIDE``).
-        max_image_pixels: images with more pixels are refused before they are decoded
-            (``GLM_MAX_IMAGE_PIXELS``).
+            So are the frames of a video.
+        max_image_pixels: images, and frames of a video, with more pixels are refused before they
+            are decoded (``GLM_MAX_IMAGE_PIXELS``).
         max_images: in one request (``GLM_MAX_IMAGES``).
+        max_videos: in one request (``GLM_MAX_VIDEOS``).
+        max_video_frames: videos with more frames are refused before they are decoded
+            (``GLM_MAX_VIDEO_FRAMES``).
+        video_decode_timeout: seconds for reading and decoding one video
+            (``GLM_VIDEO_DECODE_TIMEOUT``).
     """
 
     model: str
     max_image_side: int
     max_image_pixels: int
     max_images: int
+    max_videos: int
+    max_video_frames: int
+    video_decode_timeout: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -37,6 +46,9 @@ class PreprocessingSettings:
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
             max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=50_000_000, minimum=1),
             max_images=_integer(env, "GLM_MAX_IMAGES", default=16, minimum=0),
+            max_videos=_integer(env, "GLM_MAX_VIDEOS", default=1, minimum=0),
+            max_video_frames=_integer(env, "GLM_MAX_VIDEO_FRAMES", default=100_000, minimum=1),
+            video_decode_timeout=_integer(env, "GLM_VIDEO_DECODE_TIMEOUT", default=30, minimum=1),
         )
 
 

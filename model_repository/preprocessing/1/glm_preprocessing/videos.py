@@ -1,0 +1,231 @@
+"""From the bytes that a client sent to frames of a video. Everything that comes in is untrusted.
+
+No file is decoded as a whole into memory: its packets are counted first, then frames are decoded
+one after the other, and those that are wanted are handed out one at a time.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from glm_preprocessing.errors import InvalidInput
+
+FORMATS = "MP4, MOV, WebM, Matroska, GIF"
+# FFmpeg reads much more than is needed, playlists that name other files among them.
+CODECS = frozenset({"av1", "gif", "h264", "hevc", "mjpeg", "mpeg4", "png", "vp8", "vp9"})
+
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+
+_RATE_TOLERANCE = 0.1
+# Of ``Glm46VVideoProcessor.sample_frames``.
+_MAX_SAMPLED_FRAMES = 640
+_MAX_SAMPLED_SECONDS = 2400
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLimits:
+    """What a video may cost.
+
+    Attributes:
+        max_pixels: of a frame.
+        max_frames: in the file, whether they are looked at or not.
+        max_seconds: for reading and decoding the file.
+    """
+
+    max_pixels: int
+    max_frames: int
+    max_seconds: float
+
+
+class Video:
+    """A video file that has been looked through.
+
+    Attributes:
+        width, height: of a frame as it is to be seen, in pixels.
+        num_frames: in the file.
+        fps: frames a second.
+    """
+
+    def __init__(self, data: bytes, field: str, limits: VideoLimits) -> None:
+        """Read the file up to its first frame and count the others.
+
+        Args:
+            field: that is named in errors, also in those of :meth:`frames`.
+
+        Raises:
+            InvalidInput: not a video of an accepted format, damaged, or beyond the limits.
+        """
+        self._data, self._field, self._limits = data, field, limits
+        self._format = _container_format(data)
+        if self._format is None:
+            raise InvalidInput(field, f"not a video that can be read ({FORMATS})")
+        self._deadline = time.monotonic() + limits.max_seconds
+        with self._open() as (container, stream):
+            times = self._frame_times(container, stream)
+            rate = _rate(stream.average_rate, times)
+        self.num_frames = len(times)
+        with self._open() as (container, stream):
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise InvalidInput(field, "the video has no frame that can be decoded")
+            self.width, self.height = frame.width, frame.height
+            if frame.rotation % 180:
+                self.width, self.height = self.height, self.width
+        if not rate:
+            raise InvalidInput(field, "the video does not tell how fast its frames follow")
+        self.fps = float(rate)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """The frames with these numbers, which have to ascend, upright, as RGB.
+
+        Raises:
+            InvalidInput: one of them is damaged or missing, or it takes too long.
+        """
+        wanted = iter(indices)
+        index = next(wanted, None)
+        with self._open() as (container, stream):
+            for number, frame in enumerate(container.decode(stream)):
+                self._check_time()
+                if number != index:
+                    continue
+                if frame.is_corrupt:
+                    raise InvalidInput(self._field, f"the video is damaged at frame {number}")
+                pixels = frame.to_ndarray(format="rgb24")
+                turned = np.rot90(pixels, frame.rotation // 90)
+                image = Image.fromarray(np.ascontiguousarray(turned))
+                while index == number:
+                    yield image
+                    index = next(wanted, None)
+                if index is None:
+                    return
+        if index is not None:
+            raise InvalidInput(
+                self._field,
+                f"the video is damaged: frame {index} of {self.num_frames} cannot be decoded",
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its video stream; FFmpeg's errors become ``InvalidInput``."""
+        # A frame of more pixels is refused by FFmpeg itself, before it takes memory for it.
+        bound = {"max_pixels": str(self._limits.max_pixels)}
+        try:
+            with av.open(
+                BytesIO(self._data),
+                format=self._format,
+                # A file that names others gets none of them.
+                options={**bound, "protocol_whitelist": "none"},
+            ) as container:
+                stream = next(iter(container.streams.video), None)
+                if stream is None:
+                    raise InvalidInput(self._field, "the file has no video, only other streams")
+                codec = stream.codec_context.codec.canonical_name
+                if codec not in CODECS:
+                    raise InvalidInput(
+                        self._field,
+                        f"the codec {codec} is not supported ({', '.join(sorted(CODECS))})",
+                    )
+                if stream.width * stream.height > self._limits.max_pixels:
+                    raise InvalidInput(
+                        self._field,
+                        f"{stream.width} x {stream.height} pixels are more than the limit of "
+                        f"{self._limits.max_pixels} pixels",
+                    )
+                stream.codec_context.options = bound
+                stream.thread_type = "AUTO"
+                yield container, stream
+        except av.FFmpegError as error:
+            raise InvalidInput(self._field, f"the video is damaged ({error.strerror})") from None
+
+    def _frame_times(self, container: Any, stream: Any) -> list[Fraction]:
+        """When each frame is shown, in seconds, as the packets say; nothing is decoded."""
+        times, packets = [], 0
+        for packet in container.demux(stream):
+            self._check_time()
+            if not packet.size:  # the end
+                continue
+            packets += 1
+            if packets > self._limits.max_frames:
+                raise InvalidInput(
+                    self._field, f"the video has more than {self._limits.max_frames} frames"
+                )
+            if not packet.is_discard:
+                times.append((packet.pts or 0) * packet.time_base)
+        if packets < stream.frames:
+            raise InvalidInput(
+                self._field,
+                f"the video is damaged: it ends after {packets} of its {stream.frames} frames",
+            )
+        if not times:
+            raise InvalidInput(self._field, "the video has no frames")
+        return sorted(times)
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise InvalidInput(
+                self._field, f"decoding took more than {self._limits.max_seconds:g} s"
+            )
+
+
+def _container_format(data: bytes) -> str | None:
+    """FFmpeg's name of the format, by the first bytes; what FFmpeg would guess is not asked."""
+    if data.startswith(_MATROSKA):
+        return "matroska"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    return "mov" if data[4:8] in _MOV_BOXES else None
+
+
+def _rate(stated: Fraction | None, times: Sequence[Fraction]) -> Fraction | None:
+    """Frames a second: what the file says, unless its frames' times say something else.
+
+    Browsers' recordings say 1000, where that is only the unit of their times.
+    """
+    span = times[-1] - times[0]
+    if not span:
+        return stated
+    measured = (len(times) - 1) / span
+    agree = stated and abs(stated - measured) <= _RATE_TOLERANCE * measured
+    return stated if agree else measured
+
+
+def sample_frames(num_frames: int, fps: float, frames_per_patch: int = 2) -> list[int]:
+    """The numbers of the frames that GLM looks at: an even count, ascending; none if too short.
+
+    Source: ``Glm46VVideoProcessor.sample_frames`` in
+    ``transformers/models/glm46v/video_processing_glm46v.py`` (5.23): so many pairs of frames a
+    second as the length of the video allows, at most 640 frames in all.
+    """
+    duration = num_frames / fps
+    seconds = min(duration, _MAX_SAMPLED_SECONDS)
+    pairs_a_second = 3.0 if seconds <= 30 else 1.0 if seconds <= 300 else 0.5
+    count = min(int(seconds * pairs_a_second * frames_per_patch), _MAX_SAMPLED_FRAMES)
+    indices: list[int] = []
+    if num_frames >= count:
+        next_second, step = 0.0, 1 / (frames_per_patch * pairs_a_second)
+        for index in range(num_frames):
+            if index * (1 / fps) >= next_second:
+                next_second += step
+                indices.append(index)
+                if next_second >= int(duration):
+                    break
+    if num_frames < count or len(indices) > count:
+        indices = np.linspace(0, num_frames - 1, count, dtype=int).tolist()
+    elif len(indices) < count:
+        indices = np.linspace(indices[0], indices[-1], count, dtype=int).tolist()
+    indices = list(dict.fromkeys(indices))
+    return indices + indices[-1:] if len(indices) % 2 else indices
+
+
+def timestamps(indices: Sequence[int], fps: float, frames_per_patch: int = 2) -> list[float]:
+    """When each temporal patch begins, in seconds (``Glm46VProcessor.replace_video_token``)."""
+    return [index / fps for index in indices[::frames_per_patch]]
