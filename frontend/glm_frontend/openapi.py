@@ -10,8 +10,10 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -100,7 +102,10 @@ class DocumentedAPI(FastAPI):
             _, definitions = models_json_schema(
                 [
                     (ChatCompletionRequest, "validation"),
+                    (CompletionRequest, "validation"),
                     (MultimodalRequest, "validation"),
+                    (TokenizeRequest, "validation"),
+                    (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
                 ],

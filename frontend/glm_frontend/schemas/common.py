@@ -34,7 +34,6 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "logprobs": (False,),
         "modalities": (["text"],),
         "moderation": (),
-        "name": (),
         "prediction": (),
         "prompt_cache_key": (),
         "prompt_cache_retention": (),
