@@ -201,6 +201,12 @@ class SamplingParameters(RequestModel):
         )
 
 
+class NamedEvent(BaseModel):
+    """An event of a stream whose events have names."""
+
+    type: str
+
+
 class PromptTokensDetails(BaseModel):
     """What the prompt's tokens stand for."""
 
