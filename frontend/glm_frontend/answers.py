@@ -29,6 +29,7 @@ class Choice:
     Attributes:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
     """
 
     reasoning: str
@@ -36,6 +37,7 @@ class Choice:
     tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
     logprobs: Sequence[TokenLogprobs]
+    num_reasoning_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class AnswerDelta:
     """The next piece of an answer.
 
     Attributes:
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
         usage: in the last piece of all.
     """
@@ -60,6 +63,7 @@ class AnswerDelta:
     content: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
+    num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -121,7 +125,14 @@ class Answerer:
         for generation in generations:
             reasoning, text, calls = AnswerParser(translation).parse(generation.text, last=True)
             choices.append(
-                Choice(reasoning, text, calls, generation.finish_reason, generation.logprobs)
+                Choice(
+                    reasoning,
+                    text,
+                    calls,
+                    generation.finish_reason,
+                    generation.logprobs,
+                    generation.num_reasoning_tokens,
+                )
             )
         return Answer(
             choices,
@@ -166,6 +177,7 @@ class Answerer:
                             content=content,
                             tool_calls=calls,
                             logprobs=delta.logprobs,
+                            num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
                             usage=None if unfinished else _usage(**counts),
                         )

@@ -12,6 +12,8 @@ from starlette.responses import Response
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+from glm_frontend.schemas.response_events import ResponseStreamEvent
+from glm_frontend.schemas.responses import ResponsesRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -73,10 +75,10 @@ def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
-def event_stream(model: type[BaseModel]) -> dict[str, Any]:
-    """The documentation of an answer that may also be a stream of ``model``."""
+def event_stream(model: type[BaseModel], last: str = "`[DONE]`") -> dict[str, Any]:
+    """The documentation of an answer that may also be a stream of ``model``, ended by ``last``."""
     return {
-        "description": "The answer; with `stream: true` server-sent events, ended by `[DONE]`.",
+        "description": f"The answer; with `stream: true` server-sent events, ended by {last}.",
         "content": {"text/event-stream": {"schema": _ref(model)}},
     }
 
@@ -100,8 +102,10 @@ class DocumentedAPI(FastAPI):
             _, definitions = models_json_schema(
                 [
                     (ChatCompletionRequest, "validation"),
+                    (ResponsesRequest, "validation"),
                     (MultimodalRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
+                    (ResponseStreamEvent, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
                 ],
                 ref_template=REF,

@@ -16,9 +16,12 @@ from pydantic_core import PydanticCustomError
 from glm_frontend.schemas.common import (
     PART_TYPE_ERROR,
     TAG,
+    ReasoningEffort,
     RequestModel,
     SamplingParameters,
     Usage,
+    check_effort,
+    thinking_kwargs,
 )
 
 MAX_CHOICES = 16
@@ -247,7 +250,7 @@ class ChatCompletionRequest(SamplingParameters):
     parallel_tool_calls: bool | None = Field(
         None, description="false: of several calls only the first is given. Default true."
     )
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+    reasoning_effort: ReasoningEffort | None = Field(
         None,
         description="`none`: answer at once, without a thought. The model has one strength of "
         "thinking, which all others stand for; `thinking_token_budget` limits it.",
@@ -284,22 +287,15 @@ class ChatCompletionRequest(SamplingParameters):
 
     @field_validator("reasoning_effort")
     @classmethod
-    def _agrees_with_the_template(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kwargs = info.data.get("chat_template_kwargs")
-        given = None if kwargs is None else kwargs.enable_thinking
-        if value is not None and given is not None and given != (value != "none"):
-            raise PydanticCustomError(
-                "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
-            )
+    def _agrees_with_the_template(
+        cls, value: ReasoningEffort | None, info: ValidationInfo
+    ) -> ReasoningEffort | None:
+        check_effort(value, info.data.get("chat_template_kwargs"))
         return value
 
     def template_kwargs(self) -> dict[str, Any]:
-        """Switches of the chat template, from both places where they may be given."""
-        kwargs = self.chat_template_kwargs
-        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
-        if self.reasoning_effort is not None:
-            given["enable_thinking"] = self.reasoning_effort != "none"
-        return given
+        """Switches of the chat template."""
+        return thinking_kwargs(self.reasoning_effort, self.chat_template_kwargs)
 
     @field_validator("top_logprobs")
     @classmethod
