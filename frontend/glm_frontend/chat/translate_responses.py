@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from glm_frontend.chat.translate import Translation
+from glm_frontend.chat.translate import Translation, renamed_structure
 from glm_frontend.errors import invalid
 from glm_frontend.images.fetch import Picture
 from glm_frontend.schemas.responses import (
@@ -36,10 +36,8 @@ def translate_responses(body: ResponsesRequest) -> Translation:
     else:
         for i, item in _in_call_order(body.input):
             conversation.add(item, f"input[{i}]")
-    renamed = conversation.renamed | {
-        f"tools[{i}].function": f"tools[{i}]" for i in range(len(body.tools or []))
-    }
-    renamed["sampling_parameters.structured_outputs.json"] = "text.format.schema"
+    renamed = conversation.renamed | renamed_structure(body)
+    renamed |= {f"tools[{i}].function": f"tools[{i}]" for i in range(len(body.tools or []))}
     if body.max_output_tokens is not None:
         renamed["sampling_parameters.max_tokens"] = "max_output_tokens"
     return Translation(

@@ -14,14 +14,24 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.schemas.chat import MAX_TOOLS, MAX_TOP_LOGPROBS, FunctionName, TokenLogprob
+from glm_frontend.schemas.chat import (
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    ChosenFunction,
+    FunctionDefinition,
+    FunctionName,
+    JSONSchemaFormat,
+    TokenLogprob,
+)
 from glm_frontend.schemas.common import (
     PART_TYPE_ERROR,
     TAG,
     ReasoningEffort,
     RequestModel,
     SamplingParameters,
+    Structure,
     check_effort,
+    check_only_structure,
     thinking_kwargs,
 )
 
@@ -205,22 +215,18 @@ Input = Annotated[
 # --- what is asked for -------------------------------------------------------------------------
 
 
-class FunctionTool(RequestModel):
+class OfFunction(RequestModel):
+    """What is of the type `function`."""
+
+    type: Literal["function"]
+
+
+class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looked at first
     """A function that the model may call."""
 
-    type: Literal["function"]
-    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
-    description: str | None = Field(None, description="What it does, for the model.")
-    parameters: dict[str, Any] | None = Field(
-        None, description="JSON schema of its arguments, an object's."
-    )
 
-
-class NamedFunction(RequestModel):
-    """A function that has to be called."""
-
-    type: Literal["function"]
-    name: FunctionName
+class NamedFunction(ChosenFunction, OfFunction):
+    """The one function that the model has to call."""
 
 
 _MODES = ("none", "auto", "required")
@@ -256,16 +262,13 @@ class JSONObject(RequestModel):
     type: Literal["json_object"]
 
 
-class JSONSchema(RequestModel):
+class JSONSchema(JSONSchemaFormat):
     """JSON text after a schema."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["json_schema"]
-    name: FunctionName = Field(description="What the schema is called.")
     schema_: dict[str, Any] = Field(alias="schema", description="The JSON schema.")
-    description: str | None = Field(None, description="What the answer is for, for the model.")
-    strict: bool | None = Field(None, description="The schema is kept in any case.")
 
 
 _FORMATS = ("text", "json_object", "json_schema")
@@ -328,8 +331,9 @@ class ResponsesRequest(SamplingParameters):
     )
     tool_choice: ToolChoice | None = Field(
         None,
-        description="`auto`: the model chooses whether to call a tool. `none`: it is not told of "
-        "them. `required`: it calls at least one; an object names which. Default `auto`.",
+        description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
+        "one or more. A function by its name: it has to call that one. `none`: it is not told of "
+        "them. Default `auto`.",
     )
     parallel_tool_calls: bool | None = Field(
         None, description="false: of several calls only the first is given. Default true."
@@ -395,6 +399,15 @@ class ResponsesRequest(SamplingParameters):
             check_effort(value.effort, info.data.get("chat_template_kwargs"))
         return value
 
+    @field_validator("text")
+    @classmethod
+    def _no_other_structure(
+        cls, value: TextOptions | None, info: ValidationInfo
+    ) -> TextOptions | None:
+        if value is not None and isinstance(value.format, JSONObject | JSONSchema):
+            check_only_structure(value, info)
+        return value
+
     @field_validator("top_logprobs")
     @classmethod
     def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -435,12 +448,18 @@ class ResponsesRequest(SamplingParameters):
                 sampling["tool_choice"] = "required"
             case NamedFunction(name=name):
                 sampling["tool_choice"] = {"type": "function", "function": {"name": name}}
+        if self.tools and self.parallel_tool_calls is False:
+            sampling["parallel_tool_calls"] = False
+        return sampling
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
         match self.text and self.text.format:
             case JSONObject():
-                sampling["structured_outputs"] = {"json_object": True}
+                return Structure("json_object", True, "text.format")
             case JSONSchema(schema_=schema):
-                sampling["structured_outputs"] = {"json": schema}
-        return sampling
+                return Structure("json", schema, "text.format.schema")
+        return super().structure()
 
 
 # --- what comes back ---------------------------------------------------------------------------

@@ -536,6 +536,7 @@ SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
             {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},
             {"structured_outputs": {"json": SCHEMA}},
         ),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
     ],
 )
 def test_what_the_answer_is_held_to(
@@ -685,10 +686,14 @@ def test_fields_that_ask_for_nothing_pass(client: TestClient, field: str, value:
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": []}}},
+         "text.format.schema"),
+        ({"text": {"format": {"type": "json_object"}}, "guided_choice": ["a"]}, "text"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [WEATHER | {"name": "a b"}]}, "tools[0].name"),
+        ({"tools": [WEATHER | {"strict": "yes"}]}, "tools[0].strict"),
         ({"tools": [WEATHER | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [WEATHER] * 129}, "tools"),
         ({"tool_choice": "any"}, "tool_choice"),
@@ -759,6 +764,7 @@ def test_bad_items_are_named(client: TestClient, item: Any, param: str) -> None:
         ("tools[0].function.parameters", "tools[0].parameters"),
         ("sampling_parameters.max_tokens", "max_output_tokens"),
         ("sampling_parameters.structured_outputs.json", "text.format.schema"),
+        ("sampling_parameters.tool_choice", "tool_choice"),
         ("sampling_parameters.temperature", "temperature"),
     ],
 )
@@ -776,6 +782,7 @@ def test_wire_names_become_those_of_the_request(
         result("a", [IMAGE, TEXT]),
     ]
     body = ask(items, instructions="Be brief.", tools=[WEATHER], max_output_tokens=9)
+    body["text"] = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
     error = refused(client, body)
     assert (error["param"], error["message"]) == (param, f"{param}: is wrong")
 
