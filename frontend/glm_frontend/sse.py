@@ -13,30 +13,13 @@ from glm_frontend.errors import APIError, internal
 from glm_frontend.logs import LOGGER_NAME
 from glm_frontend.schemas.common import NamedEvent
 
-DONE = "data: [DONE]\n\n"
-
 logger = logging.getLogger(LOGGER_NAME)
 
 
-class _TextStream(StreamingResponse):
-    """Sends text, and closes ``source`` when all is sent or the client has left."""
+class EventStream(StreamingResponse):
+    """Sends events as OpenAI does: an error after the first byte is one more, ``[DONE]`` the last.
 
-    def __init__(self, text: AsyncGenerator[str], source: AsyncGenerator[object]) -> None:
-        self._source = source
-        super().__init__(
-            text,
-            media_type="text/event-stream",
-            # For proxies: pass each event on as it comes.
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._source):
-            await super().__call__(scope, receive, send)
-
-
-class EventStream(_TextStream):
-    """Sends events; an error after the first byte is one more of them. ``[DONE]`` is the last.
+    A subclass may write them in another way.
 
     Args:
         source: what ``events`` are made from. It is closed when all is sent, and when the client
@@ -46,11 +29,54 @@ class EventStream(_TextStream):
     def __init__(
         self, events: AsyncGenerator[BaseModel], source: AsyncGenerator[object], request_id: str
     ) -> None:
-        super().__init__(_as_text(events, request_id), source)
+        self._source = source
+        super().__init__(
+            self._as_text(events, request_id),
+            media_type="text/event-stream",
+            # For proxies: pass each event on as it comes.
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._source):
+            await super().__call__(scope, receive, send)
+
+    def _event(self, event: BaseModel) -> str:
+        return f"data: {event.model_dump_json(exclude_unset=True)}\n\n"
+
+    def _error(self, error: APIError, request_id: str) -> str:
+        return f"data: {json.dumps(error.body(request_id), ensure_ascii=False)}\n\n"
+
+    def _end(self) -> str:
+        return "data: [DONE]\n\n"
+
+    async def _as_text(
+        self, events: AsyncGenerator[BaseModel], request_id: str
+    ) -> AsyncGenerator[str]:
+        try:
+            async for event in events:
+                yield self._event(event)
+        except APIError as error:
+            yield self._error(error, request_id)
+        except Exception:
+            logger.exception("unexpected error in a stream request_id=%s", request_id)
+            yield self._error(internal(), request_id)
+        yield self._end()
 
 
-class NamedEventStream(_TextStream):
-    """The same with events that have names; the last of them is the end, without ``[DONE]``.
+class NamedEventStream(EventStream):
+    """Sends events with their ``type`` as their name, and nothing after the last."""
+
+    def _event(self, event: BaseModel) -> str:
+        assert isinstance(event, NamedEvent)
+        return f"event: {event.type}\n{super()._event(event)}"
+
+    def _end(self) -> str:
+        return ""
+
+
+class ResponseStream(NamedEventStream):
+    """Sends events as OpenAI's Responses API does.
 
     Args:
         failed: the events that tell of an error after the first byte.
@@ -58,44 +84,13 @@ class NamedEventStream(_TextStream):
 
     def __init__(
         self,
-        events: AsyncGenerator[NamedEvent],
+        events: AsyncGenerator[BaseModel],
         source: AsyncGenerator[object],
         request_id: str,
-        failed: Callable[[APIError], Iterable[NamedEvent]],
+        failed: Callable[[APIError], Iterable[BaseModel]],
     ) -> None:
-        super().__init__(_as_named_text(events, request_id, failed), source)
+        self._failed = failed
+        super().__init__(events, source, request_id)
 
-
-async def _as_text(events: AsyncGenerator[BaseModel], request_id: str) -> AsyncGenerator[str]:
-    try:
-        async for event in events:
-            yield _data(event)
-    except Exception as error:
-        body = _to_tell(error, request_id).body(request_id)
-        yield f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-    yield DONE
-
-
-async def _as_named_text(
-    events: AsyncGenerator[NamedEvent],
-    request_id: str,
-    failed: Callable[[APIError], Iterable[NamedEvent]],
-) -> AsyncGenerator[str]:
-    try:
-        async for event in events:
-            yield f"event: {event.type}\n{_data(event)}"
-    except Exception as error:
-        for event in failed(_to_tell(error, request_id)):
-            yield f"event: {event.type}\n{_data(event)}"
-
-
-def _data(event: BaseModel) -> str:
-    return f"data: {event.model_dump_json(exclude_unset=True)}\n\n"
-
-
-def _to_tell(error: Exception, request_id: str) -> APIError:
-    """The error as a client may know it."""
-    if isinstance(error, APIError):
-        return error
-    logger.error("unexpected error in a stream request_id=%s", request_id, exc_info=error)
-    return internal()
+    def _error(self, error: APIError, request_id: str) -> str:
+        return "".join(self._event(event) for event in self._failed(error))

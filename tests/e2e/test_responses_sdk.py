@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from openai import pydantic_responses_function_tool
 from openai.types.responses import Response
+from pydantic import BaseModel
 
 from e2e.calls import MODEL, chat, data_uri
 from e2e.launching import Stack
@@ -21,18 +23,32 @@ LOOK: Any = {
 }
 
 
+class Thing(BaseModel):
+    """What is in a picture."""
+
+    colour: Literal["red", "green", "blue", "orange"]
+    shape: Literal["circle", "square", "star"]
+
+
+class Paint(BaseModel):
+    """Paint something."""
+
+    colour: Literal["red", "orange"]
+    size: int
+
+
 @pytest.fixture
 def client(stack: Stack) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
-def ask(*pictures: str, text: str = QUESTION, **fields: Any) -> dict[str, Any]:
+def ask(*pictures: str, question: str = QUESTION, **fields: Any) -> dict[str, Any]:
     """The arguments of a request with one user turn, greedy unless ``fields`` say otherwise."""
     parts = [
         {"type": "input_image", "image_url": data_uri(name), "detail": "auto"} for name in pictures
     ]
-    turn = {"role": "user", "content": [*parts, {"type": "input_text", "text": text}]}
+    turn = {"role": "user", "content": [*parts, {"type": "input_text", "text": question}]}
     return {"model": MODEL, "input": [turn], "temperature": 0} | fields
 
 
@@ -151,8 +167,86 @@ def test_an_answer_that_is_cut(client: openai.OpenAI) -> None:
     assert last.response.output_text == response.output_text
 
 
+@pytest.mark.parametrize("effort", ["none", "low"])
+def test_parse_gives_an_object_of_the_class(client: openai.OpenAI, effort: Any) -> None:
+    arguments = ask("hand-circle-64.png", reasoning={"effort": effort})
+    parsed = client.responses.parse(**arguments, text_format=Thing)
+    assert isinstance(parsed.output_parsed, Thing)
+    assert ("reasoning" in [item.type for item in parsed.output]) is (effort == "low")
+    with client.responses.stream(**arguments, text_format=Thing) as stream:
+        assert stream.get_final_response().output_parsed == parsed.output_parsed
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_required_call_is_made(client: openai.OpenAI, streamed: bool) -> None:
+    arguments = ask(
+        "hand-circle-64.png",
+        tools=[pydantic_responses_function_tool(Paint, name="paint")],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_output_tokens=200,
+    )
+    if streamed:
+        with client.responses.stream(**arguments) as stream:
+            events = list(stream)
+            response = stream.get_final_response()
+        done = [e for e in events if e.type == "response.function_call_arguments.done"]
+        assert len(done) == 1
+    else:
+        response = client.responses.parse(**arguments)
+    (call,) = (item for item in response.output if item.type == "function_call")
+    assert isinstance(call.parsed_arguments, Paint)
+
+    arguments["input"] += response.output
+    arguments["input"] += [
+        {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
+    ]
+    answer = client.responses.create(**arguments | {"tool_choice": "auto"})
+    assert answer.status == "completed"
+
+
+def test_a_named_function_is_the_one_that_is_called(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "name": name} for name in ("open", "close", "get_time")]
+    for name in ("open", "get_time"):
+        response = client.responses.create(
+            model=MODEL,
+            input="hello",
+            tools=tools,
+            tool_choice={"type": "function", "name": name},
+            temperature=0,
+        )
+        (call,) = (item for item in response.output if item.type == "function_call")
+        assert (call.name, json.loads(call.arguments)) == (name, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "no"}}}},
+            "text.format.schema",
+        ),
+        (
+            {
+                "tools": [
+                    LOOK | {"parameters": {"properties": {"place": {"$ref": "#/$defs/none"}}}}
+                ],
+                "tool_choice": "required",
+            },
+            "tools[0].parameters.place",
+        ),
+    ],
+)
+def test_what_cannot_be_enforced_is_named(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.responses.create(**ask(**fields))
+    assert bad.value.param == param
+
+
 def test_results_of_calls_may_hold_pictures(client: openai.OpenAI) -> None:
-    arguments = ask(text="What is there?", tools=[LOOK])
+    arguments = ask(question="What is there?", tools=[LOOK])
     picture = {"type": "input_image", "image_url": data_uri("plot-42.png")}
     arguments["input"] += [
         {"type": "function_call", "call_id": "a", "name": "look", "arguments": '{"place": "x"}'},

@@ -6,8 +6,6 @@ from typing import Any, NoReturn
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.chat.response_writer import ResponseWriter
-from glm_frontend.chat.translate_responses import translate_responses
 from glm_frontend.disconnect import started, until_disconnect
 from glm_frontend.errors import APIError
 from glm_frontend.openapi import (
@@ -18,11 +16,13 @@ from glm_frontend.openapi import (
     json_response,
 )
 from glm_frontend.openapi_examples import RESPONSES_EXAMPLES
+from glm_frontend.responses.answer import ResponseWriter
+from glm_frontend.responses.translate import translate_responses
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.response_events import ResponseStreamEvent
 from glm_frontend.schemas.responses import ResponseObject, ResponsesRequest
 from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
-from glm_frontend.sse import NamedEventStream
+from glm_frontend.sse import ResponseStream
 from glm_frontend.validation import read_json
 
 router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(require_key)])
@@ -54,7 +54,7 @@ async def create_response(
     if body.stream:
         deltas = services.answerer.stream(translation, request_id)
         events = writer.write(await started(request, deltas))
-        return NamedEventStream(events, deltas, request_id, writer.failed)
+        return ResponseStream(events, deltas, request_id, writer.failed)
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
     return json_response(writer.whole(answer))
 

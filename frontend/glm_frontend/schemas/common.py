@@ -336,7 +336,7 @@ class SamplingParameters(RequestModel):
 
 
 class NamedEvent(BaseModel):
-    """An event of a stream whose events have names."""
+    """An event of a stream whose events have names; see ``glm_frontend.sse.NamedEventStream``."""
 
     type: str
 

@@ -270,6 +270,24 @@ def test_calls_in_a_stream(client: TestClient, backend: FakeBackend) -> None:
     assert json.loads(done[0]["arguments"]) == {"city": "Paris"} and len(pieces) > 3
 
 
+@pytest.mark.parametrize("size", [1, 5, 20, 1000])
+def test_text_between_calls_in_pieces_of_any_size(
+    client: TestClient, backend: FakeBackend, size: int
+) -> None:
+    text = "".join(piece.text for piece in CALLING)
+    text = text.replace("</tool_call>\n", "</tool_call>\nAgain.\n")
+    backend.script = [
+        *(delta(text[at : at + size]) for at in range(0, len(text), size)),
+        delta("", finish_reason="stop"),
+    ]
+    last = stream(client, ask(tools=[WEATHER]))[-1]["response"]
+    for output in (last["output"], post(client, ask(tools=[WEATHER]))["output"]):
+        calls = [item for item in output if item["type"] == "function_call"]
+        assert [json.loads(call["arguments"]) for call in calls] == [{"city": "Paris"}, {}]
+        texts = [item["content"][0]["text"] for item in output if item["type"] == "message"]
+        assert "".join(texts).replace("\n", "") == "I look.Again."
+
+
 @pytest.mark.parametrize(
     ("error", "code", "failed"),
     [

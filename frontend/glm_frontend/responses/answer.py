@@ -3,6 +3,7 @@
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from glm_client import TokenLogprobs
 from glm_frontend.answers import Answer, AnswerDelta
 from glm_frontend.chat.logprobs import to_logprobs
-from glm_frontend.chat.tool_calls import CALL
+from glm_frontend.chat.tool_calls import CALL, ToolCallDelta
 from glm_frontend.errors import APIError
 from glm_frontend.schemas.chat import TokenLogprob
 from glm_frontend.schemas.common import Usage
@@ -111,25 +112,31 @@ class ResponseWriter:
                 thought = _Thought(self._numbers)
                 yield from self._begin(thought)
             yield thought.add(delta.reasoning)
+        # A call that is open goes on before anything else begins.
+        pieces = deque(delta.tool_calls)
+        while pieces and pieces[0].name is None:
+            yield from self._call(pieces.popleft())
         if delta.content:
             message = self._open
             if not isinstance(message, _Message):
                 message = _Message(self._numbers)
                 yield from self._begin(message)
             yield message.add(delta.content, self._take_logprobs())
-        for piece in delta.tool_calls:
-            call = self._open
-            if piece.name is not None:
-                call = _Call(self._numbers, str(piece.id), piece.name)
-                yield from self._begin(call)
-            if piece.arguments and isinstance(call, _Call):
-                yield call.add(piece.arguments)
+        for piece in pieces:
+            yield from self._call(piece)
         self._usage = delta.usage or self._usage
         if delta.finish_reason is not None:
             self._status = "incomplete" if delta.finish_reason == "length" else "completed"
             if isinstance(self._open, _Message):
                 self._open.logprobs += self._take_logprobs()
             yield from self._end(self._status)
+
+    def _call(self, piece: ToolCallDelta) -> Iterator[NumberedEvent]:
+        if piece.id is not None and piece.name is not None:
+            yield from self._begin(_Call(self._numbers, piece.id, piece.name))
+        if piece.arguments:
+            assert isinstance(self._open, _Call)
+            yield self._open.add(piece.arguments)
 
     def _begin(self, item: "_OpenItem") -> Iterator[NumberedEvent]:
         yield from self._end("completed")
