@@ -12,7 +12,7 @@ from starlette.responses import Response
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
-from glm_frontend.schemas.response_events import ResponseStreamEvent
+from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponsesRequest
 
 REF = "#/components/schemas/{model}"
@@ -75,11 +75,14 @@ def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
-def event_stream(model: type[BaseModel], last: str = "`[DONE]`") -> dict[str, Any]:
-    """The documentation of an answer that may also be a stream of ``model``, ended by ``last``."""
+def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
+    """The documentation of an answer that may also be a stream: of one model, or of named ones."""
+    named = len(models) > 1
+    end = "each with its `type` as its name" if named else "ended by `[DONE]`"
+    schema = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
     return {
-        "description": f"The answer; with `stream: true` server-sent events, ended by {last}.",
-        "content": {"text/event-stream": {"schema": _ref(model)}},
+        "description": f"The answer; with `stream: true` server-sent events, {end}.",
+        "content": {"text/event-stream": {"schema": schema}},
     }
 
 
@@ -105,8 +108,8 @@ class DocumentedAPI(FastAPI):
                     (ResponsesRequest, "validation"),
                     (MultimodalRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
-                    (ResponseStreamEvent, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
+                    *((event, "serialization") for event in RESPONSE_EVENTS),
                 ],
                 ref_template=REF,
             )

@@ -62,8 +62,8 @@ class ResponseWriter:
         self._open: _OpenItem | None = None
         self._status: Literal["completed", "incomplete"] = "completed"
         self._usage: Usage | None = None
-        # Of the text: tokens that are not told yet, and whether the first call has begun.
-        self._logprobs: list[TokenLogprobs] = []
+        self._logprobs: list[TokenLogprobs] = []  # of the text, not told yet
+        self._may_call = bool(body.tools) and body.tool_choice != "none"
         self._has_calls = False
 
     def whole(self, answer: Answer) -> ResponseObject:
@@ -153,7 +153,8 @@ class ResponseWriter:
     def _note_logprobs(self, delta: AnswerDelta) -> None:
         """Keep those of the text: what follows the thought, up to the first call."""
         for token in delta.logprobs[delta.num_reasoning_tokens :]:
-            self._has_calls |= bool(self._body.tools) and token.chosen.text == CALL
+            if self._may_call and token.chosen.text == CALL:
+                self._has_calls = True
             if not self._has_calls:
                 self._logprobs.append(token)
 

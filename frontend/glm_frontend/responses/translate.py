@@ -70,6 +70,8 @@ class _Conversation:
         """Add an item of the input."""
         match item:
             case ReasoningBack():
+                if not item.text:
+                    return
                 turn, wire = self._assistant(path, goes_on=self._has_only_thought())
                 thoughts = [turn["reasoning_content"]] if "reasoning_content" in turn else []
                 turn["reasoning_content"] = "\n".join([*thoughts, item.text])

@@ -19,7 +19,7 @@ from glm_frontend.openapi_examples import RESPONSES_EXAMPLES
 from glm_frontend.responses.answer import ResponseWriter
 from glm_frontend.responses.translate import translate_responses
 from glm_frontend.schemas.errors import ErrorResponse
-from glm_frontend.schemas.response_events import ResponseStreamEvent
+from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponseObject, ResponsesRequest
 from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
 from glm_frontend.sse import ResponseStream
@@ -32,10 +32,7 @@ router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(requi
     "/responses",
     summary="The same in the form of OpenAI's Responses API",
     response_model=ResponseObject,
-    responses={
-        200: event_stream(ResponseStreamEvent, last="`response.completed`"),
-        **INFERENCE_ERRORS,
-    },
+    responses={200: event_stream(*RESPONSE_EVENTS), **INFERENCE_ERRORS},
     openapi_extra={"requestBody": json_body(ResponsesRequest, RESPONSES_EXAMPLES)},
 )
 async def create_response(

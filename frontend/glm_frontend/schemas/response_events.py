@@ -1,8 +1,12 @@
-"""The events of a streamed response, in OpenAI's form."""
+"""The events of a streamed response, in OpenAI's form.
+
+Two tell that it begins. Every item of the output is added, told piece by piece, and done, one after
+another. One event tells how the response has ended.
+"""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, RootModel
+from pydantic import Field
 
 from glm_frontend.schemas.chat import TokenLogprob
 from glm_frontend.schemas.common import NamedEvent
@@ -108,26 +112,15 @@ class ErrorEvent(NumberedEvent):
     param: str | None
 
 
-class ResponseStreamEvent(
-    RootModel[
-        Annotated[
-            LifecycleEvent
-            | OutputItemEvent
-            | ContentPartEvent
-            | ReasoningTextDelta
-            | ReasoningTextDone
-            | OutputTextDelta
-            | OutputTextDone
-            | FunctionCallArgumentsDelta
-            | FunctionCallArgumentsDone
-            | ErrorEvent,
-            Field(discriminator="type"),
-        ]
-    ]
-):
-    """One event of a streamed response; its `event:` line has its `type`.
-
-    `response.created` and `response.in_progress` come first. Every item of the output is added,
-    told piece by piece, and done, one after another. `response.completed`, `response.incomplete` or
-    `response.failed` is the last event.
-    """
+RESPONSE_EVENTS = (
+    LifecycleEvent,
+    OutputItemEvent,
+    ContentPartEvent,
+    ReasoningTextDelta,
+    ReasoningTextDone,
+    OutputTextDelta,
+    OutputTextDone,
+    FunctionCallArgumentsDelta,
+    FunctionCallArgumentsDone,
+    ErrorEvent,
+)

@@ -1,5 +1,6 @@
 """``POST /v1/responses``: what is sent to the model, and what comes back, whole and in events."""
 
+import asyncio
 import base64
 import json
 import re
@@ -321,8 +322,6 @@ def test_an_error_before_the_first_byte_has_its_status(
 
 
 async def test_a_client_that_leaves_ends_its_request(backend: FakeBackend) -> None:
-    import asyncio
-
     backend.script = [ANSWER[0], None]
     app = create_app(Settings(), backend)
     async with app.router.lifespan_context(app):
@@ -419,6 +418,7 @@ def test_items_of_one_answer_are_one_turn(client: TestClient, backend: FakeBacke
                 result("b", "rain"),
                 {"type": "reasoning", "summary": [{"type": "summary_text", "text": "so"}]},
                 said("It rains."),
+                {"type": "reasoning", "summary": []},
                 {"role": "user", "content": "And now?"},
             ]
         ),
