@@ -10,6 +10,7 @@ from glm_client import (
     GLMError,
     InvalidRequestError,
     ThinkingSplitter,
+    Tokenization,
     TokenLogprobs,
     UnavailableError,
 )
@@ -181,6 +182,22 @@ class Answerer:
                             finish_reason=delta.finish_reason,
                             usage=None if unfinished else _usage(**counts),
                         )
+        except GLMError as error:
+            raise self._failed(error, translation) from error
+
+    async def tokenize(
+        self, translation: Translation, request_id: str, *, token_texts: bool = False
+    ) -> Tokenization:
+        """The prompt in tokens, those of its pictures included.
+
+        Raises:
+            APIError: with the HTTP request's names.
+        """
+        request = await self._request(translation, request_id)
+        try:
+            return await self._backend.tokenize(
+                request, token_texts=token_texts, timeout=self._timeout
+            )
         except GLMError as error:
             raise self._failed(error, translation) from error
 
