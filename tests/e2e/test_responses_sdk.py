@@ -263,15 +263,21 @@ def test_results_of_calls_may_hold_pictures(client: openai.OpenAI) -> None:
 
 
 def test_the_text_is_told_token_by_token(client: openai.OpenAI) -> None:
-    response = client.responses.create(
-        **ask("plot-42.png"), include=["message.output_text.logprobs"], top_logprobs=2
+    arguments = ask("plot-42.png", include=["message.output_text.logprobs"], top_logprobs=2)
+    (message,) = (
+        item for item in client.responses.create(**arguments).output if item.type == "message"
     )
-    (message,) = (item for item in response.output if item.type == "message")
     (part,) = message.content
     assert part.type == "output_text" and part.logprobs
     told = b"".join(bytes(token.bytes) for token in part.logprobs).decode()
     assert part.text in told and "</think>" not in told
     assert all(len(token.top_logprobs) == 2 for token in part.logprobs)
+    (done,) = (
+        event
+        for event in client.responses.create(**arguments, stream=True)
+        if event.type == "response.output_text.done"
+    )
+    assert [token.token for token in done.logprobs] == [token.token for token in part.logprobs]
 
 
 def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:

@@ -172,6 +172,24 @@ def test_an_answer_that_is_cut_is_incomplete(
     assert answer["output"][1]["content"][0]["text"] == "A r"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_thought_that_is_cut_is_all_there_is(
+    client: TestClient, backend: FakeBackend, streamed: bool
+) -> None:
+    backend.script = [delta("<think>h"), delta("m", finish_reason="length")]
+    answer = stream(client, ask())[-1]["response"] if streamed else post(client, ask())
+    (item,) = answer["output"]
+    assert (item["type"], item["status"]) == ("reasoning", "incomplete")
+    assert item["content"] == [{"type": "reasoning_text", "text": "hm"}]
+
+
+def test_a_call_that_is_cut_is_cut(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = [CALLING[0], delta(CALLING[1].text, finish_reason="length")]
+    answer = post(client, ask(tools=[WEATHER]))
+    assert answer["status"] == answer["output"][-1]["status"] == "incomplete"
+    assert answer["output"][-1]["arguments"] == '{"city": "Pa'
+
+
 def test_calls_are_items(client: TestClient, backend: FakeBackend) -> None:
     backend.script = CALLING
     answer = post(client, ask(tools=[WEATHER]))
