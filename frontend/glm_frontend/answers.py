@@ -56,7 +56,7 @@ class AnswerDelta:
     Attributes:
         num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
-        usage: in the last piece of all.
+        usage: so far; in all in the last piece.
     """
 
     index: int = 0
@@ -73,7 +73,8 @@ class AnswerParser:
     """Parts the text of one answer into thought, content and tool calls."""
 
     def __init__(self, translation: Translation) -> None:
-        self._thinking = ThinkingSplitter()
+        self._is_raw = translation.is_raw
+        self._thinking = ThinkingSplitter(in_answer=translation.continues)
         self._tools = None
         if translation.tools:
             self._tools = ToolCallParser(
@@ -82,6 +83,8 @@ class AnswerParser:
 
     def parse(self, text: str, *, last: bool) -> tuple[str, str, list[ToolCallDelta]]:
         """What is certain after ``text``: thought, content and pieces of calls."""
+        if self._is_raw:
+            return "", text, []
         split = self._thinking.feed(text)
         if last:
             split += self._thinking.finish()
@@ -180,7 +183,7 @@ class Answerer:
                             logprobs=delta.logprobs,
                             num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
-                            usage=None if unfinished else _usage(**counts),
+                            usage=_usage(**counts),
                         )
         except GLMError as error:
             raise self._failed(error, translation) from error

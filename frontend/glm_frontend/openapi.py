@@ -10,10 +10,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
 from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponsesRequest
+from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -106,7 +108,10 @@ class DocumentedAPI(FastAPI):
                 [
                     (ChatCompletionRequest, "validation"),
                     (ResponsesRequest, "validation"),
+                    (CompletionRequest, "validation"),
                     (MultimodalRequest, "validation"),
+                    (TokenizeRequest, "validation"),
+                    (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
                     *((event, "serialization") for event in RESPONSE_EVENTS),

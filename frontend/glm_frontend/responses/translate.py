@@ -122,7 +122,9 @@ class _Conversation:
     def _part(self, part: InputPart, path: str) -> dict[str, Any]:
         if part.type != "input_image":
             return {"type": "text", "text": part.text}
-        self.pictures.append(Picture(part.image_url, f"{path}.image_url"))
+        self.pictures.append(
+            Picture(part.image_url, f"{path}.image_url", max_pixels=part.max_pixels)
+        )
         return {"type": "image"}
 
 

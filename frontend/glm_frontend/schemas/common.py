@@ -50,7 +50,6 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "modalities": (["text"],),
         "mode": ("standard",),
         "moderation": (),
-        "name": (),
         "namespace": (),
         "output_schema": (),
         "phase": (),

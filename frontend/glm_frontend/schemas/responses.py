@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.chat import (
+    LOW_DETAIL_PIXELS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     ChosenFunction,
@@ -66,8 +67,15 @@ class InputImage(RequestModel):
         "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
     )
     detail: Literal["auto", "low", "high", "original"] | None = Field(
-        None, description="Taken for compatibility, without effect: the model chooses the size."
+        None,
+        description="How closely the model looks: `low` scales the picture down to 512 x 512 "
+        "pixels in all, which takes fewer tokens; the others leave it to the model's own limit.",
     )
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
 
 
 class OutputTextBack(RequestModel):

@@ -392,6 +392,12 @@ def test_messages_and_pictures_in_order(client: TestClient, backend: FakeBackend
     assert backend.requests[0].images == [PIXEL_BYTES, b"\xff\xd8\xff"]
 
 
+def test_low_detail_is_a_limit_of_pixels(client: TestClient, backend: FakeBackend) -> None:
+    details: list[Any] = ["low", "high", "original", None]
+    post(client, ask([{"role": "user", "content": [IMAGE | {"detail": d} for d in details]}]))
+    assert list(backend.requests[0].image_max_pixels) == [512 * 512, 0, 0, 0]
+
+
 def thought(text: str, **fields: Any) -> dict[str, Any]:
     return {
         "type": "reasoning",
