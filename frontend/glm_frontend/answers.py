@@ -31,6 +31,7 @@ class Choice:
     Attributes:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         boxes: places in the last picture; None unless they were asked for.
     """
 
@@ -39,6 +40,7 @@ class Choice:
     tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
     logprobs: Sequence[TokenLogprobs]
+    num_reasoning_tokens: int
     boxes: Sequence[Box] | None = None
 
 
@@ -55,6 +57,7 @@ class AnswerDelta:
     """The next piece of an answer.
 
     Attributes:
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
         usage: so far; in all in the last piece.
         boxes: in the last piece of each answer, as in :class:`Choice`.
@@ -65,6 +68,7 @@ class AnswerDelta:
     content: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
+    num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     boxes: Sequence[Box] | None = None
@@ -137,6 +141,7 @@ class Answerer:
                     calls,
                     generation.finish_reason,
                     generation.logprobs,
+                    generation.num_reasoning_tokens,
                     boxes=find_boxes(text, size) if size else None,
                 )
             )
@@ -186,6 +191,7 @@ class Answerer:
                             content=content,
                             tool_calls=calls,
                             logprobs=delta.logprobs,
+                            num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
                             usage=_usage(**counts),
                             boxes=find_boxes(contents[delta.index], size)

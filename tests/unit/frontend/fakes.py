@@ -12,6 +12,7 @@ from glm_client import Generation, GenerationDelta, GenerationRequest, Tokenizat
 
 MODEL = "glm-4.6v-flash"
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 MULTIMODAL = "/v1/multi-modal/inference"
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI"
