@@ -15,6 +15,7 @@ from glm_client import (
     UnavailableError,
 )
 from glm_frontend.backend import Backend
+from glm_frontend.chat.boxes import Box, find_boxes
 from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
 from glm_frontend.chat.translate import Translation
 from glm_frontend.errors import APIError, from_client_error
@@ -30,6 +31,8 @@ class Choice:
     Attributes:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
+        boxes: places in the last picture; None unless they were asked for.
     """
 
     reasoning: str
@@ -37,6 +40,8 @@ class Choice:
     tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
     logprobs: Sequence[TokenLogprobs]
+    num_reasoning_tokens: int
+    boxes: Sequence[Box] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,10 @@ class AnswerDelta:
     """The next piece of an answer.
 
     Attributes:
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
-        usage: in the last piece of all.
+        usage: so far; in all in the last piece.
+        boxes: in the last piece of each answer, as in :class:`Choice`.
     """
 
     index: int = 0
@@ -61,15 +68,18 @@ class AnswerDelta:
     content: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
+    num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    boxes: Sequence[Box] | None = None
 
 
 class AnswerParser:
     """Parts the text of one answer into thought, content and tool calls."""
 
     def __init__(self, translation: Translation) -> None:
-        self._thinking = ThinkingSplitter()
+        self._is_raw = translation.is_raw
+        self._thinking = ThinkingSplitter(in_answer=translation.continues)
         self._tools = None
         if translation.tools:
             self._tools = ToolCallParser(
@@ -78,6 +88,8 @@ class AnswerParser:
 
     def parse(self, text: str, *, last: bool) -> tuple[str, str, list[ToolCallDelta]]:
         """What is certain after ``text``: thought, content and pieces of calls."""
+        if self._is_raw:
+            return "", text, []
         split = self._thinking.feed(text)
         if last:
             split += self._thinking.finish()
@@ -113,6 +125,7 @@ class Answerer:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
+        size = await self._picture_size(translation, request)
         try:
             generations = await self._backend.generate_choices(request, timeout=self._timeout)
         except GLMError as error:
@@ -122,7 +135,15 @@ class Answerer:
         for generation in generations:
             reasoning, text, calls = AnswerParser(translation).parse(generation.text, last=True)
             choices.append(
-                Choice(reasoning, text, calls, generation.finish_reason, generation.logprobs)
+                Choice(
+                    reasoning,
+                    text,
+                    calls,
+                    generation.finish_reason,
+                    generation.logprobs,
+                    generation.num_reasoning_tokens,
+                    boxes=find_boxes(text, size) if size else None,
+                )
             )
         return Answer(
             choices,
@@ -144,6 +165,8 @@ class Answerer:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
+        size = await self._picture_size(translation, request)
+        contents = [""] * request.num_choices
         parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
         unfinished = len(parsers)
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
@@ -160,6 +183,7 @@ class Answerer:
                     last = delta.finish_reason is not None
                     reasoning, content, calls = parsers[delta.index].parse(delta.text, last=last)
                     unfinished -= last
+                    contents[delta.index] += content if size else ""
                     if reasoning or content or calls or delta.logprobs or last:
                         yield AnswerDelta(
                             index=delta.index,
@@ -167,8 +191,12 @@ class Answerer:
                             content=content,
                             tool_calls=calls,
                             logprobs=delta.logprobs,
+                            num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
-                            usage=None if unfinished else _usage(**counts),
+                            usage=_usage(**counts),
+                            boxes=find_boxes(contents[delta.index], size)
+                            if size and last
+                            else None,
                         )
         except GLMError as error:
             raise self._failed(error, translation) from error
@@ -188,6 +216,18 @@ class Answerer:
             )
         except GLMError as error:
             raise self._failed(error, translation) from error
+
+    async def _picture_size(
+        self, translation: Translation, request: GenerationRequest
+    ) -> tuple[int, int] | None:
+        """Width and height of the last picture, where boxes in it are asked for."""
+        if not translation.finds_boxes:
+            return None
+        try:
+            tokens = await self._backend.tokenize(request, timeout=self._timeout)
+        except GLMError as error:
+            raise self._failed(error, translation) from error
+        return tokens.image_sizes[-1]
 
     async def _request(self, translation: Translation, request_id: str) -> GenerationRequest:
         images = await self._fetcher.load_all(translation.pictures)

@@ -20,7 +20,16 @@ from glm_frontend.middleware import (
     UnexpectedErrorMiddleware,
 )
 from glm_frontend.openapi import DocumentedAPI
-from glm_frontend.routers import chat, docs, health, models, multimodal
+from glm_frontend.routers import (
+    chat,
+    completions,
+    docs,
+    health,
+    models,
+    multimodal,
+    responses,
+    tokens,
+)
 from glm_frontend.services import build_services
 from glm_frontend.settings import Settings
 
@@ -56,8 +65,8 @@ def create_app(
         middleware=_middleware(settings),
     )
     install_error_handlers(app)
-    for router in (chat.router, multimodal.router, models.router, health.router, docs.router):
-        app.include_router(router)
+    for module in (chat, responses, completions, multimodal, tokens, models, health, docs):
+        app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app
 

@@ -10,8 +10,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+from glm_frontend.schemas.response_events import RESPONSE_EVENTS
+from glm_frontend.schemas.responses import ResponsesRequest
+from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -73,11 +77,14 @@ def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
-def event_stream(model: type[BaseModel]) -> dict[str, Any]:
-    """The documentation of an answer that may also be a stream of ``model``."""
+def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
+    """The documentation of an answer that may also be a stream: of one model, or of named ones."""
+    named = len(models) > 1
+    end = "each with its `type` as its name" if named else "ended by `[DONE]`"
+    schema = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
     return {
-        "description": "The answer; with `stream: true` server-sent events, ended by `[DONE]`.",
-        "content": {"text/event-stream": {"schema": _ref(model)}},
+        "description": f"The answer; with `stream: true` server-sent events, {end}.",
+        "content": {"text/event-stream": {"schema": schema}},
     }
 
 
@@ -100,9 +107,14 @@ class DocumentedAPI(FastAPI):
             _, definitions = models_json_schema(
                 [
                     (ChatCompletionRequest, "validation"),
+                    (ResponsesRequest, "validation"),
+                    (CompletionRequest, "validation"),
                     (MultimodalRequest, "validation"),
+                    (TokenizeRequest, "validation"),
+                    (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
+                    *((event, "serialization") for event in RESPONSE_EVENTS),
                 ],
                 ref_template=REF,
             )

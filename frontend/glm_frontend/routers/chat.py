@@ -6,7 +6,12 @@ import uuid
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.chat.chunks import ChunkWriter, answer_finish_reason, system_fingerprint
+from glm_frontend.chat.chunks import (
+    ChunkWriter,
+    answer_finish_reason,
+    system_fingerprint,
+    to_boxes,
+)
 from glm_frontend.chat.logprobs import to_logprobs
 from glm_frontend.chat.tool_calls import joined
 from glm_frontend.chat.translate import translate_chat
@@ -57,6 +62,7 @@ async def create_chat_completion(
             created=created,
             model=body.model,
             include_usage=options is not None and bool(options.include_usage),
+            continuous_usage=options is not None and bool(options.continuous_usage_stats),
             num_choices=body.n or 1,
             top_logprobs=body.top_logprobs or 0,
         )
@@ -79,6 +85,8 @@ async def create_chat_completion(
             message.tool_calls = calls
         if own.reasoning:
             message.reasoning_content = message.reasoning = own.reasoning
+        if own.boxes is not None:
+            message.boxes = to_boxes(own.boxes)
         choice = Choice(
             index=index,
             message=message,

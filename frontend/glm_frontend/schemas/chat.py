@@ -17,17 +17,22 @@ from pydantic_core import PydanticCustomError
 from glm_frontend.schemas.common import (
     PART_TYPE_ERROR,
     TAG,
+    ReasoningEffort,
     RequestModel,
     SamplingParameters,
     Structure,
     Usage,
+    check_effort,
     check_only_structure,
+    thinking_kwargs,
 )
 
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 
 MAX_TOOLS = 128
+
+LOW_DETAIL_PIXELS = 512 * 512
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 # "tool_calls": the answer ends in calls, whose results are to be sent back.
@@ -42,8 +47,16 @@ class ImageURL(RequestModel):
         "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
     )
     detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="Taken for compatibility, without effect: the model chooses the size."
+        None,
+        description="How closely the model looks: `low` scales the picture down to 512 x 512 "
+        "pixels in all, which takes fewer tokens; `high` and `auto` leave it to the model's own "
+        "limit.",
     )
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
 
 
 class TextPart(RequestModel):
@@ -217,6 +230,11 @@ class Message(RequestModel):
         description="Text, or a list of text and picture parts, or one such part. Only the "
         "assistant's may be null.",
     )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="Who speaks, where several do. The model reads a user's name as `NAME: ` "
+        "before the text; its template has no place for other names, which it is not told.",
+    )
     reasoning_content: str | None = Field(
         None, description="The assistant's thought, as an earlier answer of this server gave it."
     )
@@ -270,6 +288,12 @@ class Message(RequestModel):
         return thought
 
     @property
+    def has_picture(self) -> bool:
+        """Whether there is a picture in it."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return any(isinstance(part, ImagePart) for part in parts)
+
+    @property
     def thought(self) -> str | None:
         """The assistant's thought, under whichever name it came."""
         return self.reasoning if self.reasoning_content is None else self.reasoning_content
@@ -280,6 +304,9 @@ class StreamOptions(RequestModel):
 
     include_usage: bool | None = Field(
         None, description="true: one more chunk before `[DONE]` has the usage. Default false."
+    )
+    continuous_usage_stats: bool | None = Field(
+        None, description="true: every chunk has the usage so far. Default false."
     )
 
 
@@ -326,7 +353,7 @@ class ChatCompletionRequest(SamplingParameters):
     response_format: ResponseFormat | None = Field(
         None, description="What the answer has to be. Default `text`."
     )
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+    reasoning_effort: ReasoningEffort | None = Field(
         None,
         description="`none`: answer at once, without a thought. The model has one strength of "
         "thinking, which all others stand for; `thinking_token_budget` limits it.",
@@ -337,6 +364,21 @@ class ChatCompletionRequest(SamplingParameters):
         "Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    return_boxes: bool | None = Field(
+        None,
+        description="true: the message has `boxes`, the places in the last picture that the "
+        "answer names. Default false.",
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description="true: the answer goes on with the last message, the assistant's, instead of "
+        "beginning a turn. It does not repeat it. Default false.",
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="vLLM's switch: false only beside `continue_final_message`, with which it may "
+        "be left out.",
+    )
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
     metadata: dict[str, str] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
@@ -375,23 +417,37 @@ class ChatCompletionRequest(SamplingParameters):
             raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
         return value
 
-    @field_validator("reasoning_effort")
+    @field_validator("return_boxes")
     @classmethod
-    def _agrees_with_the_template(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kwargs = info.data.get("chat_template_kwargs")
-        given = None if kwargs is None else kwargs.enable_thinking
-        if value is not None and given is not None and given != (value != "none"):
+    def _needs_a_picture(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        messages: list[Message] = info.data.get("messages", [])
+        if value and not any(message.has_picture for message in messages):
+            raise PydanticCustomError("no_picture", "needs a picture in the messages")
+        return value
+
+    @field_validator("add_generation_prompt")
+    @classmethod
+    def _is_no_other_than_the_other(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        continues = bool(info.data.get("continue_final_message"))
+        if value is not None and value == continues:
             raise PydanticCustomError(
-                "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
+                "names_disagree", "has to be the opposite of continue_final_message"
             )
         return value
 
+    @field_validator("reasoning_effort")
+    @classmethod
+    def _agrees_with_the_template(
+        cls, value: ReasoningEffort | None, info: ValidationInfo
+    ) -> ReasoningEffort | None:
+        check_effort(value, info.data.get("chat_template_kwargs"))
+        return value
+
     def template_kwargs(self) -> dict[str, Any]:
-        """Switches of the chat template, from both places where they may be given."""
-        kwargs = self.chat_template_kwargs
-        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
-        if self.reasoning_effort is not None:
-            given["enable_thinking"] = self.reasoning_effort != "none"
+        """Switches of the chat template."""
+        given = thinking_kwargs(self.reasoning_effort, self.chat_template_kwargs)
+        if self.continue_final_message:
+            given["continue_final_message"] = True
         return given
 
     @field_validator("top_logprobs")
@@ -448,6 +504,16 @@ class MessageToolCall(BaseModel):
     function: FunctionCall
 
 
+class PictureBox(BaseModel):
+    """A place in the last picture of the conversation."""
+
+    box: tuple[int, int, int, int] = Field(
+        description="Left, top, right, bottom, in pixels of the picture as it was sent (upright, "
+        "if it is a photograph with an orientation)."
+    )
+    label: str | None = Field(description="What the model calls it; null where it does not.")
+
+
 class AssistantMessage(BaseModel):
     """The answer."""
 
@@ -460,6 +526,9 @@ class AssistantMessage(BaseModel):
         default=None, description="The model's thought; absent when there is none."
     )
     reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="Absent unless `return_boxes` asks for them."
+    )
 
 
 class AlternativeToken(BaseModel):
@@ -532,6 +601,9 @@ class ChunkDelta(BaseModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="All, in the piece before the finish reason."
+    )
 
 
 class ChunkChoice(BaseModel):

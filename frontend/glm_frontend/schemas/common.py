@@ -26,17 +26,39 @@ PART_TYPE_ERROR = "part_type"
 
 UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
+        "access_programs": (),
+        "allowed_callers": (["direct"],),
         "annotations": ([],),
+        "async": (False,),
+        "async_": (),
         "audio": (),
+        "background": (False,),
+        "background_options": (),
+        "caller": (),
+        "context": ("auto",),
+        "context_management": ([],),
+        "conversation": (),
+        "defer_loading": (False,),
+        "encrypted_content": (),
+        "file_id": (),
         "function_call": ("none",),
         "functions": ([],),
+        "generate_summary": (),
         "include_obfuscation": (False,),
         "logprobs": (False,),
+        "max_tool_calls": (),
         "modalities": (["text"],),
+        "mode": ("standard",),
         "moderation": (),
-        "name": (),
+        "namespace": (),
+        "output_schema": (),
+        "phase": (),
         "prediction": (),
+        "previous_response_id": (),
+        "prompt": (),
+        "prompt_cache_breakpoint": (),
         "prompt_cache_key": (),
+        "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "refusal": (),
         "response_format": ({"type": "text"},),
@@ -45,7 +67,8 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "store": (False,),
         "strict": (False,),
         "top_logprobs": (0,),
-        "verbosity": (),
+        "truncation": ("disabled",),
+        "verbosity": ("medium",),
         "web_search_options": (),
     }
 )
@@ -98,6 +121,28 @@ class ChatTemplateKwargs(RequestModel):
         description="false: answer at once. By default the model thinks first; the thought comes "
         "as `reasoning_content`.",
     )
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+def check_effort(effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None) -> None:
+    """Refuse an effort that does not agree with what the template is told."""
+    given = None if kwargs is None else kwargs.enable_thinking
+    if effort is not None and given is not None and given != (effort != "none"):
+        raise PydanticCustomError(
+            "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
+        )
+
+
+def thinking_kwargs(
+    effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None
+) -> dict[str, Any]:
+    """Switches of the chat template, from both places where they may be given."""
+    given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+    if effort is not None:
+        given["enable_thinking"] = effort != "none"
+    return given
 
 
 class StructuredOutputs(RequestModel):
@@ -287,6 +332,12 @@ class SamplingParameters(RequestModel):
             if (value := getattr(self, name)) is not None:
                 return Structure(kind, value, name)
         return None
+
+
+class NamedEvent(BaseModel):
+    """An event of a stream whose events have names; see ``glm_frontend.sse.NamedEventStream``."""
+
+    type: str
 
 
 class PromptTokensDetails(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from unit.frontend.fakes import CHAT, MULTIMODAL
+from unit.frontend.fakes import CHAT, MULTIMODAL, RESPONSES
 
 
 @pytest.fixture
@@ -33,7 +33,12 @@ def test_the_front_door_leads_to_the_docs(client: TestClient) -> None:
 def test_all_endpoints_are_there(document: Any) -> None:
     assert {(path, *methods) for path, methods in document["paths"].items()} == {
         (CHAT, "post"),
+        (RESPONSES, "post"),
+        (f"{RESPONSES}/{{response_id}}", "get", "delete"),
         (MULTIMODAL, "post"),
+        ("/v1/completions", "post"),
+        ("/tokenize", "post"),
+        ("/detokenize", "post"),
         ("/v1/models", "get"),
         ("/v1/models/{model_id}", "get"),
         ("/v1/health", "get"),
@@ -51,7 +56,13 @@ def test_fields_are_described_with_default_and_range(document: Any) -> None:
     fields = schemas["ChatCompletionRequest"]["properties"]
     assert fields["max_tokens"]["default"] == 512
     assert {"minimum": 0.0, "maximum": 2.0, "type": "number"} in fields["temperature"]["anyOf"]
-    for name in ("ChatCompletionRequest", "MultimodalRequest"):
+    for name in (
+        "ChatCompletionRequest",
+        "ResponsesRequest",
+        "MultimodalRequest",
+        "CompletionRequest",
+        "TokenizeRequest",
+    ):
         missing = [
             field
             for field, schema in schemas[name]["properties"].items()
@@ -68,8 +79,9 @@ def test_both_content_types_are_documented(document: Any) -> None:
     assert {"prompt", "image", "images", "max_tokens"} <= set(form["properties"])
 
 
-def test_errors_are_documented(document: Any) -> None:
-    responses = document["paths"][CHAT]["post"]["responses"]
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_errors_are_documented(document: Any, path: str) -> None:
+    responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {
         *("200", "400", "401", "404", "413", "415", "429", "500", "503", "504")
     }
@@ -87,9 +99,16 @@ def test_the_key_is_documented(document: Any) -> None:
     assert "security" not in document["paths"]["/v1/health"]["get"]
 
 
-@pytest.mark.parametrize("path", [CHAT, MULTIMODAL])
+@pytest.mark.parametrize(
+    "path", [CHAT, RESPONSES, MULTIMODAL, "/v1/completions", "/tokenize", "/detokenize"]
+)
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"]
     for example in content["examples"].values():
         assert client.post(path, json=example["value"]).status_code == 200
+
+
+def test_a_response_is_never_there(document: Any) -> None:
+    for operation in document["paths"][f"{RESPONSES}/{{response_id}}"].values():
+        assert set(operation["responses"]) == {"401", "404"}

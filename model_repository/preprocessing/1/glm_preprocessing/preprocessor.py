@@ -71,14 +71,16 @@ class _Visual:
     """What a run of image tokens stands for: a picture, or the frames of a video's temporal patch.
 
     Attributes:
-        patches: (patches * frames, 3 * patch_size ** 2) uint8; None for an image that is known.
-        frames: 1 for an image, which stands for all frames of a patch.
+        patches: (patches * frames, 3 * patch_size ** 2) uint8; None for a picture that is known.
+        frames: 1 for a picture, which stands for all frames of a patch.
+        size: width and height of a picture, upright, before it was resized; zeros for a known one.
     """
 
     content_hash: bytes
     grid: Grid
     patches: npt.NDArray[np.uint8] | None
     frames: int = 1
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Prompt:
         image_grid_thw: (images, 3) int32 grid of each image in patches.
         image_hash: (images, HASH_BYTES) uint8 content hash of each image.
         image_frames: (images,) int32 frames of each patch: 1 in a picture, which stands for all.
+        image_size: (pictures, 2) int32 width and height of each picture, upright, before it was
+            resized; zeros for known ones.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -116,6 +120,7 @@ class Prompt:
     image_grid_thw: npt.NDArray[np.int32]
     image_hash: npt.NDArray[np.uint8]
     image_frames: npt.NDArray[np.int32]
+    image_size: npt.NDArray[np.int32]
 
 
 class Preprocessor:
@@ -180,6 +185,7 @@ class Preprocessor:
             image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
             image_hash=np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
             image_frames=np.array([visual.frames for visual in visuals], np.int32),
+            image_size=np.array([picture.size for picture in pictures], np.int32).reshape(-1, 2),
         )
 
     def texts(self, input_ids: Sequence[int]) -> list[str]:
@@ -261,13 +267,14 @@ class Preprocessor:
                 if max_pixels < 0:
                     raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
             name = name or content_hash(data, max_pixels)
-            grid, patches = request.known_grids.get(name), None
+            grid, patches, size = request.known_grids.get(name), None, (0, 0)
             if grid is None:
                 file = images.file_bytes(data, field)
                 image = images.decode(file, field, self._settings.max_image_pixels)
                 side = self._settings.max_image_side
                 patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
-            pictures.append(_Visual(name, grid, patches))
+                size = image.size
+            pictures.append(_Visual(name, grid, patches, size=size))
         return pictures
 
     def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
