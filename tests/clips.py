@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import Any
 
 import av
 from PIL import Image, ImageDraw
@@ -23,7 +24,7 @@ def encode(
     usual, pixel_format = ENCODERS[container]
     buffer = BytesIO()
     with av.open(buffer, "w", format=container) as output:
-        stream = output.add_stream(encoder or usual, rate=fps)
+        stream: Any = output.add_stream(encoder or usual, rate=fps)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = pixel_format
         for frame in frames:

@@ -40,13 +40,15 @@ class GenerationRequest:
     Attributes:
         messages: a conversation in OpenAI chat form; a part ``{"type": "image"}`` takes the next
             entry of ``images``.
-        text_input: one user turn as plain text; all ``images`` come before it.
+            Likewise ``{"type": "video"}`` of ``videos``.
+        text_input: one user turn as plain text; all ``images`` and then ``videos`` come before it.
         prompt: a whole prompt, for which the chat template is not used: tags in it are tokens, and
-            each ``<|image|>`` takes the next entry of ``images``.
+            each ``<|image|>`` takes the next entry of ``images``, ``<|video|>`` of ``videos``.
         prompt_token_ids: the same, tokenised.
         images: bytes of image files (or their base64 text, or data URIs), in order.
         image_max_pixels: for each of ``images`` the pixels that it is scaled down to; 0 for the
             checkpoint's own limit. Empty: 0 for all.
+        videos: bytes of video files (or their base64 text, or data URIs), in order.
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. What is
@@ -66,6 +68,7 @@ class GenerationRequest:
     prompt_token_ids: Sequence[int] | None = None
     images: Sequence[bytes] = ()
     image_max_pixels: Sequence[int] = ()
+    videos: Sequence[bytes] = ()
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +101,7 @@ class GenerationDelta:
         logprobs: of the tokens of this piece, when the request asked for them.
         finish_reason: set in the last piece only.
         num_input_tokens: length of the prompt in tokens; None in pieces that do not repeat it.
-        num_image_tokens: those of ``num_input_tokens`` that stand for pictures.
+        num_image_tokens: those of ``num_input_tokens`` that stand for pictures and videos.
         num_cached_tokens: those of ``num_input_tokens`` that another request had computed.
         num_output_tokens: tokens in this piece.
         num_reasoning_tokens: those of ``num_output_tokens`` that are of the thought.

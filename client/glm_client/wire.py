@@ -35,6 +35,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "chat_template_kwargs": "BYTES",
         "image": "BYTES",
         "image_max_pixels": "INT32",
+        "video": "BYTES",
         "stream": "BOOL",
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
@@ -143,6 +144,8 @@ def _prompt_inputs(request: GenerationRequest) -> list[InferInput]:
         inputs.append(_bytes("image", *request.images))
     if request.image_max_pixels:
         inputs.append(_integers("image_max_pixels", request.image_max_pixels))
+    if request.videos:
+        inputs.append(_bytes("video", *request.videos))
     return inputs
 
 

@@ -72,11 +72,15 @@ class Settings(BaseSettings):
     ] = ()
     """Origins whose pages may call from a browser, separated by commas; ``*`` for any."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
-    """Most bytes of a request's body, and of all pictures fetched for one request."""
+    """Most bytes of a request's body, and of all pictures and videos fetched for one request."""
     max_images: int = Field(default=16, ge=0)
     """Most pictures in one request."""
     max_image_bytes: int = Field(default=20 * 1024**2, ge=1)
     """Most bytes of one picture's file."""
+    max_videos: int = Field(default=1, ge=0)
+    """Most videos in one request."""
+    max_video_bytes: int = Field(default=24 * 1024**2, ge=1)
+    """Most bytes of one video's file."""
     max_inflight: int = Field(default=256, ge=1)
     """Most requests at once; further ones get a 429."""
     request_timeout: Seconds = 600
@@ -84,11 +88,11 @@ class Settings(BaseSettings):
     graceful_timeout: Seconds = 30
     """Seconds that answers under way have to finish when the frontend is stopped."""
     image_fetch: bool = True
-    """Whether pictures may be given as http(s) URLs."""
+    """Whether pictures and videos may be given as http(s) URLs."""
     image_fetch_allowed_hosts: Annotated[tuple[str, ...], *CommaSeparated] = ()
-    """Hosts that pictures may be fetched from, separated by commas; empty: any public host."""
+    """Hosts that they may be fetched from, separated by commas; empty: any public host."""
     image_fetch_timeout: Seconds = 10
-    """Seconds for one picture, redirects included."""
+    """Seconds for one of them, redirects included."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
     )

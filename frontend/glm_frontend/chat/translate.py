@@ -7,23 +7,30 @@ from typing import Any
 
 from glm_client import GenerationRequest
 from glm_frontend.images.fetch import Picture
-from glm_frontend.schemas.chat import ChatCompletionRequest, ImagePart, Message, TextPart
+from glm_frontend.schemas.chat import (
+    ChatCompletionRequest,
+    ContentPart,
+    ImagePart,
+    Message,
+    TextPart,
+    VideoPart,
+)
 from glm_frontend.schemas.common import SamplingParameters
 from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.multimodal import MultimodalRequest
 from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
-_WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
+_WIRE_FILE = re.compile(r"(image|video)\[(\d+)\]")
 _WIRE_SAMPLING = "sampling_parameters."
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A request that lacks but the files of its pictures.
+    """A request that lacks but the files of its pictures and videos.
 
     Attributes:
         prompt: ``messages``, or what stands for it in the model server's request.
-        pictures: in the order in which the prompt refers to them.
+        pictures: and videos, in the order in which the prompt refers to them.
         renamed: from paths on the wire to what the HTTP request calls the same place. Paths below
             them follow.
         tools: that the model may call, in OpenAI's form.
@@ -44,13 +51,17 @@ class Translation:
     continues: bool = False
     finds_boxes: bool = False
 
-    def request(self, images: Sequence[bytes], request_id: str) -> GenerationRequest:
+    def request(self, files: Sequence[bytes], request_id: str) -> GenerationRequest:
         """The model server's request, with the files of ``pictures``."""
-        budgets = [picture.max_pixels for picture in self.pictures]
+        given = list(zip(self.pictures, files, strict=True))
+        images = [file for picture, file in given if picture.kind == "image"]
+        videos = [file for picture, file in given if picture.kind == "video"]
+        budgets = [picture.max_pixels for picture in self._of_kind("image")]
         return GenerationRequest(
             **self.prompt,
             images=images,
             image_max_pixels=budgets if any(budgets) else (),
+            videos=videos,
             tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
@@ -59,12 +70,15 @@ class Translation:
 
     def http_param(self, wire_param: str) -> str:
         """Where in the HTTP request that is which the model server calls ``wire_param``."""
-        if match := _WIRE_IMAGE.match(wire_param):
-            return self.pictures[int(match[1])].param
+        if match := _WIRE_FILE.match(wire_param):
+            return self._of_kind(match[1])[int(match[2])].param
         for wire, name in self.renamed.items():
             if wire_param.startswith(wire):
                 return name + wire_param.removeprefix(wire)
         return wire_param.removeprefix(_WIRE_SAMPLING)
+
+    def _of_kind(self, kind: str) -> list[Picture]:
+        return [picture for picture in self.pictures if picture.kind == kind]
 
 
 def translate_chat(body: ChatCompletionRequest) -> Translation:
@@ -103,7 +117,9 @@ def _conversation(
     messages = []
     for i, message in enumerate(given):
         path = f"messages[{i}].content"
-        if isinstance(message.content, TextPart | ImagePart):  # a list of one on the wire
+        if isinstance(
+            message.content, TextPart | ImagePart | VideoPart
+        ):  # a list of one on the wire
             renamed[f"{path}[0]"] = path
         messages.append(_message(message, path, pictures))
         if message.role == "user" and message.name is not None:
@@ -118,14 +134,14 @@ def _tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
 
 
 def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, Any]:
-    """``message`` for the wire; its pictures are added to ``pictures``."""
+    """``message`` for the wire; its pictures and videos are added to ``pictures``."""
     translated: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
     match message.content:
         case list() as parts:
             translated["content"] = [
                 _part(part, f"{path}[{i}]", pictures) for i, part in enumerate(parts)
             ]
-        case TextPart() | ImagePart() as part:
+        case TextPart() | ImagePart() | VideoPart() as part:
             translated["content"] = [_part(part, path, pictures)]
         case content:
             translated["content"] = content
@@ -146,9 +162,12 @@ def _say_who_speaks(message: dict[str, Any], name: str) -> None:
         content.insert(0, {"type": "text", "text": f"{name}: "})
 
 
-def _part(part: TextPart | ImagePart, path: str, pictures: list[Picture]) -> dict[str, Any]:
+def _part(part: ContentPart, path: str, pictures: list[Picture]) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
+    if isinstance(part, VideoPart):
+        pictures.append(Picture(part.video_url.url, f"{path}.video_url.url", kind="video"))
+        return {"type": "video"}
     image = part.image_url
     pictures.append(Picture(image.url, f"{path}.image_url.url", max_pixels=image.max_pixels))
     return {"type": "image"}

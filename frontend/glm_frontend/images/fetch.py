@@ -1,6 +1,6 @@
-"""From what a request names as a picture to its bytes. The only place that dials out.
+"""From what a request names as a picture or a video to its bytes. The only place that dials out.
 
-Whether the bytes are a picture is for Triton's preprocessing to say; here they are only bounded.
+Whether the bytes are one is for Triton's preprocessing to say; here they are only bounded.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote
 
 import httpx2
@@ -18,7 +19,6 @@ from glm_frontend.images.addresses import is_public
 from glm_frontend.settings import Settings
 
 MAX_REDIRECTS = 3
-PREFIX_HINT = "the prefix data:image/xxx;base64, must be complete"
 
 # Possessive, or a long text without a comma would be tried in a quadratic number of ways.
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*+)(?P<parameters>[^,]*+),", re.IGNORECASE)
@@ -30,19 +30,41 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture as the request names it.
+    """A picture, or a video, as the request names it.
 
     Attributes:
         source: a data URI or an http(s) URL; bytes are the file itself.
         param: where it stands in the request, for errors.
         plain_base64: whether ``source`` may also be base64 text without a prefix.
-        max_pixels: that the model sees of it; 0 for the checkpoint's own limit.
+        max_pixels: that the model sees of a picture; 0 for the checkpoint's own limit.
+        kind: which of the two it is.
     """
 
     source: str | bytes
     param: str
     plain_base64: bool = False
     max_pixels: int = 0
+    kind: Literal["image", "video"] = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What pictures, or videos, are called, and how many and how large they may be.
+
+    Attributes:
+        code: begins the codes of errors, and the media types that a data URI may have.
+        media_types: beginnings of what a server may say that it sends.
+    """
+
+    noun: str
+    code: str
+    media_types: tuple[str, ...]
+    max_count: int
+    max_bytes: int
+
+    @property
+    def prefix(self) -> str:
+        return f"data:{self.code}/xxx;base64,"
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -68,7 +90,7 @@ def create_transport() -> httpx2.AsyncBaseTransport:
 
 
 class ImageFetcher:
-    """Loads the pictures of requests, within the limits of the settings.
+    """Loads the pictures and videos of requests, within the limits of the settings.
 
     Args:
         transport: sends one request to one address; see :func:`create_transport`.
@@ -81,8 +103,12 @@ class ImageFetcher:
         transport: httpx2.AsyncBaseTransport,
         resolve: Resolve = resolve,
     ) -> None:
-        self._max_images = settings.max_images
-        self._max_bytes = settings.max_image_bytes
+        images = settings.max_images, settings.max_image_bytes
+        videos = settings.max_videos, settings.max_video_bytes
+        self._kinds = {
+            "image": _Kind("picture", "image", ("image/",), *images),
+            "video": _Kind("video", "video", ("video/", "image/gif"), *videos),
+        }
         self._max_total_bytes = settings.max_body_bytes
         self._enabled = settings.image_fetch
         self._timeout = settings.image_fetch_timeout
@@ -91,17 +117,19 @@ class ImageFetcher:
         self._resolve = resolve
 
     async def load_all(self, pictures: Sequence[Picture]) -> list[bytes]:
-        """The files of all pictures, in order; what has to be fetched is fetched at the same time.
+        """The files of all, in order; what has to be fetched is fetched at the same time.
 
         Raises:
-            APIError: 400, naming the picture.
+            APIError: 400, naming the picture or video.
         """
-        if len(pictures) > self._max_images:
-            raise invalid(
-                pictures[self._max_images].param,
-                f"the request has {len(pictures)} pictures, and {self._max_images} are allowed",
-                code="too_many_images",
-            )
+        for name, kind in self._kinds.items():
+            own = [picture for picture in pictures if picture.kind == name]
+            if len(own) > kind.max_count:
+                raise invalid(
+                    own[kind.max_count].param,
+                    f"the request has {len(own)} {kind.noun}s, and {kind.max_count} are allowed",
+                    code=f"too_many_{kind.code}s",
+                )
         budget = _Budget(self._max_total_bytes)
         try:
             async with asyncio.TaskGroup() as group:
@@ -115,121 +143,84 @@ class ImageFetcher:
         await self._transport.aclose()
 
     async def _load(self, picture: Picture, budget: "_Budget") -> bytes:
-        source, param = picture.source, picture.param
+        source, param, kind = picture.source, picture.param, self._kinds[picture.kind]
         if isinstance(source, bytes):
-            return self._bounded(source, param)
+            return _bounded(source, param, kind)
         source = source.strip()
         if source[:5].lower() == "data:":
-            return self._from_data_uri(source, param)
+            return _from_data_uri(source, param, kind)
         scheme = _SCHEME.match(source)
         if scheme is None:
             if picture.plain_base64:
-                return self._from_base64(source, param)
+                return _from_base64(source, param, kind)
             raise invalid(
                 param,
-                f"is neither a data URI nor an http(s) URL; for base64 {PREFIX_HINT}",
-                code="invalid_image_url",
+                "is neither a data URI nor an http(s) URL; for base64 the prefix "
+                f"{kind.prefix} must be complete",
+                code=f"invalid_{kind.code}_url",
             )
         if scheme["scheme"].lower() not in ("http", "https"):
             raise invalid(
                 param,
                 f"{scheme['scheme'].lower()}: URLs are not taken, only data, http and https",
-                code="invalid_image_url",
+                code=f"invalid_{kind.code}_url",
             )
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._fetch(source, param, budget)
+                return await self._fetch(source, param, kind, budget)
         except TimeoutError:
-            raise _failed(param, f"the server took more than {self._timeout:g} s") from None
+            raise _failed(param, kind, f"the server took more than {self._timeout:g} s") from None
         except httpx2.InvalidURL:
-            raise invalid(param, "is not a valid URL", code="invalid_image_url") from None
+            raise invalid(param, "is not a valid URL", code=f"invalid_{kind.code}_url") from None
         except (httpx2.TransportError, OSError) as error:
-            raise _failed(param, type(error).__name__) from None
+            raise _failed(param, kind, type(error).__name__) from None
 
-    def _from_data_uri(self, uri: str, param: str) -> bytes:
-        head = _DATA_URI.match(uri)
-        if (
-            head is None
-            or not head["type"].lower().startswith("image/")
-            or not head["parameters"].lower().endswith(";base64")
-        ):
-            raise invalid(
-                param, f"is not a picture in base64; {PREFIX_HINT}", code="invalid_base64"
-            )
-        return self._from_base64(uri[head.end() :], param)
-
-    def _from_base64(self, text: str, param: str) -> bytes:
-        if "%" in text:
-            text = unquote(text)
-        text = "".join(text.split())
-        text += "=" * (-len(text) % 4)
-        if len(text) // 4 * 3 - 2 > self._max_bytes:
-            raise self._too_large(param)
-        try:
-            data = binascii.a2b_base64(text, strict_mode=True)
-        except ValueError as error:
-            reason = str(error).removeprefix("Invalid base64-encoded string: ")
-            raise invalid(
-                param, f"the base64 text is broken ({reason}); {PREFIX_HINT}", code="invalid_base64"
-            ) from None
-        return self._bounded(data, param)
-
-    def _bounded(self, data: bytes, param: str) -> bytes:
-        if not data:
-            raise invalid(param, "the picture is empty", code="empty_image")
-        if len(data) > self._max_bytes:
-            raise self._too_large(param)
-        return data
-
-    def _too_large(self, param: str) -> APIError:
-        return invalid(
-            param,
-            f"the picture has more than the {self._max_bytes} bytes allowed",
-            code="image_too_large",
-        )
-
-    async def _fetch(self, source: str, param: str, budget: "_Budget") -> bytes:
+    async def _fetch(self, source: str, param: str, kind: _Kind, budget: "_Budget") -> bytes:
         if not self._enabled:
             raise invalid(
                 param,
-                "this server does not fetch pictures; send data:image/xxx;base64,...",
-                code="image_fetch_disabled",
+                f"this server does not fetch {kind.noun}s; send {kind.prefix}...",
+                code=f"{kind.code}_fetch_disabled",
             )
         url = httpx2.URL(source)
         for _ in range(MAX_REDIRECTS + 1):
-            request = await self._pinned(url, param)
+            request = await self._pinned(url, param, kind)
             response = await self._transport.handle_async_request(request)
             response.request = request
             try:
                 location = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or location is None:
-                    return await self._read(response, param, budget)
+                    return await self._read(response, param, kind, budget)
             finally:
                 await response.aclose()
             url = url.join(location)
-        raise _failed(param, f"more than {MAX_REDIRECTS} redirects")
+        raise _failed(param, kind, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _pinned(self, url: httpx2.URL, param: str) -> httpx2.Request:
+    async def _pinned(self, url: httpx2.URL, param: str, kind: _Kind) -> httpx2.Request:
         """A request for ``url`` to one address that was checked, whatever DNS says afterwards."""
         if url.scheme not in ("http", "https") or not url.host or url.userinfo:
             raise invalid(
-                param, "is not an http(s) URL without user name", code="invalid_image_url"
+                param,
+                "is not an http(s) URL without user name",
+                code=f"invalid_{kind.code}_url",
             )
         host = url.raw_host.decode("ascii").lower()
         if self._allowed_hosts and host not in self._allowed_hosts:
             raise invalid(
-                param, f"pictures are not fetched from {host}", code="image_host_not_allowed"
+                param,
+                f"{kind.noun}s are not fetched from {host}",
+                code=f"{kind.code}_host_not_allowed",
             )
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):
-            raise _failed(param, f"the host {host} is not known") from None
+            raise _failed(param, kind, f"the host {host} is not known") from None
         if not addresses or not all(is_public(address) for address in addresses):
             raise invalid(
                 param,
                 f"the host {host} is not on the public internet",
-                code="image_host_not_allowed",
+                code=f"{kind.code}_host_not_allowed",
             )
         return httpx2.Request(
             "GET",
@@ -237,39 +228,43 @@ class ImageFetcher:
             headers={
                 "host": url.netloc.decode("ascii"),
                 "user-agent": "glm-frontend",
-                "accept": "image/*",
+                "accept": ", ".join(t + "*" * t.endswith("/") for t in kind.media_types),
                 "accept-encoding": "identity",
             },
             # The name that the certificate has to be for.
             extensions={"sni_hostname": host},
         )
 
-    async def _read(self, response: httpx2.Response, param: str, budget: "_Budget") -> bytes:
+    async def _read(
+        self, response: httpx2.Response, param: str, kind: _Kind, budget: "_Budget"
+    ) -> bytes:
         if response.status_code != 200:
-            raise _failed(param, f"the server answered with status {response.status_code}")
+            raise _failed(param, kind, f"the server answered with status {response.status_code}")
         media_type = response.headers.get("content-type", "application/octet-stream")
         media_type = media_type.partition(";")[0].strip().lower()
-        if not media_type.startswith("image/") and media_type != "application/octet-stream":
-            raise _failed(param, f"the server sent {media_type!r}, not a picture")
+        if not media_type.startswith((*kind.media_types, "application/octet-stream")):
+            raise _failed(param, kind, f"the server sent {media_type!r}, not a {kind.noun}")
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise _failed(param, "the server compressed the picture without being asked to")
+            raise _failed(
+                param, kind, f"the server compressed the {kind.noun} without being asked to"
+            )
         data = bytearray()
         async for chunk in response.aiter_raw():
             data += chunk
-            if len(data) > self._max_bytes:
-                raise self._too_large(param)
+            if len(data) > kind.max_bytes:
+                raise _too_large(param, kind)
             if not budget.take(len(chunk)):
                 raise invalid(
                     param,
-                    f"the pictures of this request have more than the {self._max_total_bytes} "
+                    f"the {kind.noun}s of this request have more than the {self._max_total_bytes} "
                     "bytes allowed together",
-                    code="image_too_large",
+                    code=f"{kind.code}_too_large",
                 )
-        return self._bounded(bytes(data), param)
+        return _bounded(bytes(data), param, kind)
 
 
 class _Budget:
-    """Bytes that all fetched pictures of one request may have together."""
+    """Bytes that all fetched pictures and videos of one request may have together."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -279,5 +274,59 @@ class _Budget:
         return self._left >= 0
 
 
-def _failed(param: str, reason: str) -> APIError:
-    return invalid(param, f"the picture could not be fetched: {reason}", code="image_fetch_failed")
+def _failed(param: str, kind: _Kind, reason: str) -> APIError:
+    return invalid(
+        param,
+        f"the {kind.noun} could not be fetched: {reason}",
+        code=f"{kind.code}_fetch_failed",
+    )
+
+
+def _from_data_uri(uri: str, param: str, kind: _Kind) -> bytes:
+    head = _DATA_URI.match(uri)
+    if (
+        head is None
+        or not head["type"].lower().startswith(kind.media_types)
+        or not head["parameters"].lower().endswith(";base64")
+    ):
+        raise invalid(
+            param,
+            f"is not a {kind.noun} in base64; the prefix {kind.prefix} must be complete",
+            code="invalid_base64",
+        )
+    return _from_base64(uri[head.end() :], param, kind)
+
+
+def _from_base64(text: str, param: str, kind: _Kind) -> bytes:
+    if "%" in text:
+        text = unquote(text)
+    text = "".join(text.split())
+    text += "=" * (-len(text) % 4)
+    if len(text) // 4 * 3 - 2 > kind.max_bytes:
+        raise _too_large(param, kind)
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        reason = str(error).removeprefix("Invalid base64-encoded string: ")
+        raise invalid(
+            param,
+            f"the base64 text is broken ({reason}); the prefix {kind.prefix} must be complete",
+            code="invalid_base64",
+        ) from None
+    return _bounded(data, param, kind)
+
+
+def _bounded(data: bytes, param: str, kind: _Kind) -> bytes:
+    if not data:
+        raise invalid(param, f"the {kind.noun} is empty", code=f"empty_{kind.code}")
+    if len(data) > kind.max_bytes:
+        raise _too_large(param, kind)
+    return data
+
+
+def _too_large(param: str, kind: _Kind) -> APIError:
+    return invalid(
+        param,
+        f"the {kind.noun} has more than the {kind.max_bytes} bytes allowed",
+        code=f"{kind.code}_too_large",
+    )

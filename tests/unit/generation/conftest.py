@@ -35,16 +35,24 @@ def picture(seed: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def make_prompt() -> Callable[..., Prompt]:
-    """``make_prompt(question, pictures, thinking)`` -> Prompt."""
-    settings = PreprocessingSettings.from_env({"GLM_MODEL": str(DEMO_CHECKPOINT)})
+    """``make_prompt(question, pictures, thinking, videos)`` -> Prompt; pictures come first."""
+    settings = PreprocessingSettings.from_env(
+        {"GLM_MODEL": str(DEMO_CHECKPOINT), "GLM_MAX_VIDEOS": "2"}
+    )
     preprocessor = Preprocessor.from_settings(settings)
     config = json.loads((DEMO_CHECKPOINT / "config.json").read_text())
 
-    def make(question: str, pictures: list[int] | None = None, thinking: bool = True) -> Prompt:
+    def make(
+        question: str,
+        pictures: list[int] | None = None,
+        thinking: bool = True,
+        videos: Sequence[bytes] = (),
+    ) -> Prompt:
         stage_1 = preprocessor(
             PromptRequest(
                 text_input=question,
                 image=[picture(seed) for seed in pictures or []],
+                video=videos,
                 chat_template_kwargs=json.dumps({"enable_thinking": thinking}),
             )
         )

@@ -33,20 +33,38 @@ class Reference:
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
         }
-        if prompt.images:
-            pixels = [self.pixel_values(image.patches) for image in prompt.images]
-            inputs |= {
-                "pixel_values": torch.cat(pixels),
-                "image_grid_thw": torch.tensor([image.grid for image in prompt.images]),
-                "mm_token_type_ids": (input_ids == self.model.config.image_token_id).int(),
+        if not prompt.images:
+            return inputs
+        pixels = torch.cat([self.pixel_values(image.patches) for image in prompt.images])
+        grids = torch.tensor([image.grid for image in prompt.images])
+        is_image = (input_ids == self.model.config.image_token_id).int()
+        if self._is_video(prompt):
+            grid = torch.tensor([[len(grids), *grids[0, 1:]]])
+            return inputs | {
+                "pixel_values_videos": pixels,
+                "video_grid_thw": grid,
+                "mm_token_type_ids": 2 * is_image,
             }
-        return inputs
+        # Also for pictures beside a video, which transformers' inputs do not know: there a temporal
+        # patch of the video goes as a picture whose two frames differ.
+        return inputs | {
+            "pixel_values": pixels,
+            "image_grid_thw": grids,
+            "mm_token_type_ids": is_image,
+        }
+
+    def _is_video(self, prompt: Prompt) -> bool:
+        """Whether all images are of one video."""
+        begin = self.model.config.video_start_token_id
+        lengths = {image.patches.shape[1] for image in prompt.images if image.patches is not None}
+        return lengths == {2 * 588} and np.count_nonzero(prompt.input_ids == begin) == 1
 
     def pixel_values(self, patches: Any) -> torch.Tensor:
-        """(patches, channels * 2 frames * patch pixels) float32, as the image processor gives."""
+        """(patches, channels * 2 frames * patch pixels) float32, as the processors give."""
         pixels = torch.from_numpy(np.asarray(patches))
-        frame = self._torch.normalize(pixels, self._pixel_table)
-        return frame.view(len(frame), 3, 1, -1).expand(-1, -1, 2, -1).reshape(len(frame), -1)
+        frames = self._torch.normalize(pixels.view(-1, 588), self._pixel_table)
+        frames = frames.view(len(pixels), -1, 3, 196).transpose(1, 2)
+        return frames.expand(-1, -1, 2, -1).reshape(len(pixels), -1)
 
     @torch.inference_mode()
     def generate(self, prompt: Prompt, max_tokens: int, *, eos: bool = True) -> list[int]:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from clips import clip, encode, scene
 from glm_engine.operations import CPUOperations
 from glm_engine.request import Prompt
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
@@ -35,6 +36,24 @@ def test_images_of_many_sizes_in_one_pass_are_those_of_the_model(
             reference().pixel_values(image.patches), grid_thw=torch.tensor([image.grid])
         )
         expected = expected.pooler_output
+        assert embeddings.shape == (image.num_tokens, expected.shape[1])
+        assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.inference_mode()
+def test_videos_beside_pictures_are_those_of_the_model(
+    encoder: VisionEncoder, make_prompt: Callable[..., Prompt]
+) -> None:
+    wide = encode([scene(number, (168, 84)) for number in range(4)])
+    images = make_prompt("Which?", [1, 2], False, [clip(8), wide]).images
+    patches = [image.patches for image in images if image.patches is not None]
+    lengths = [own.shape[1] for own in patches]
+    assert lengths[:2] == [588, 588] and set(lengths[2:]) == {1176} and len(lengths) > 5
+    encoded = encoder(patches, [image.grid for image in images])
+    visual = reference().model.model.visual
+    for image, embeddings in zip(images, encoded, strict=True):
+        grid = torch.tensor([image.grid])
+        expected = visual(reference().pixel_values(image.patches), grid_thw=grid).pooler_output
         assert embeddings.shape == (image.num_tokens, expected.shape[1])
         assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
 

@@ -2,16 +2,28 @@
 
 import base64
 import json
+from functools import partial
 from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoTokenizer
+from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
+from transformers.video_utils import VideoMetadata
 
+from clips import clip, scene
+from glm_preprocessing.chat import parse_conversation, user_turn
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
+from glm_preprocessing.videos import sample_frames
 from unit.paths import DEMO_CHECKPOINT
+
+_large = partial(scene, size=(448, 448))
 
 
 def _png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
@@ -227,3 +239,105 @@ def test_what_cannot_be_continued_is_refused(
             )
         )
     assert str(caught.value).startswith(beginning)
+
+
+def _video_reference(grid: list[int], indices: list[int], fps: float) -> str:
+    """What transformers writes in the place of ``<|video|>``."""
+    processor: Any = Glm46VProcessor.__new__(Glm46VProcessor)
+    processor.image_token = "<|image|>"
+    processor.video_processor = SimpleNamespace(merge_size=2)
+    metadata = VideoMetadata(total_num_frames=0, fps=fps, frames_indices=indices)
+    given = {"video_grid_thw": [torch.tensor(grid)], "video_metadata": [metadata]}
+    text: str = processor.replace_video_token(given, 0)
+    return text
+
+
+@pytest.mark.parametrize(("num_frames", "fps"), [(8, 4), (31, 10), (3, 2), (100, 25)])
+def test_a_videos_tokens_are_those_of_transformers(
+    preprocessor: Preprocessor, num_frames: int, fps: int
+) -> None:
+    prompt = preprocessor(PromptRequest(text_input="What is it?", video=[clip(num_frames, fps)]))
+    indices = sample_frames(num_frames, float(fps))
+    grids = prompt.image_grid_thw.tolist()
+    assert grids == [[1, *grids[0][1:]]] * (len(indices) // 2)
+    video = _video_reference([len(grids), *grids[0][1:]], indices, fps)
+    text = preprocessor.text(preprocessor(PromptRequest(prompt="What is it?")).input_ids.tolist())
+    expected = preprocessor._template.render(
+        parse_conversation(user_turn(text, 0, 1), None, None, preprocessor._tokenizer)
+    ).replace("<|video|>", video)
+    tokenizer: Any = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
+    assert prompt.input_ids.tolist() == tokenizer(expected).input_ids
+    assert prompt.image_frames.tolist() == [2] * len(grids)
+    assert len(prompt.patches) == 2 * sum(h * w for _, h, w in grids)
+
+
+def test_videos_and_images_stand_where_the_messages_put_them(preprocessor: Preprocessor) -> None:
+    parts = [{"type": "image"}, {"type": "video"}, {"type": "image"}]
+    messages = json.dumps([{"role": "user", "content": parts}])
+    prompt = preprocessor(
+        PromptRequest(messages=messages, image=[_png("red"), _png("blue")], video=[clip(8)])
+    )
+    frames = prompt.image_frames.tolist()
+    assert frames[0] == frames[-1] == 1 and set(frames[1:-1]) == {2}
+    assert prompt.image_size.tolist() == [[64, 64]] * 2  # of pictures only
+    ids = prompt.input_ids.tolist()
+    begin, end = (preprocessor._tokenizer.token_id(f"<|{s}_of_video|>") for s in ("begin", "end"))
+    before, inside, after = ids[: ids.index(begin)], ids[ids.index(begin) : ids.index(end)], ids
+    tokens = [h * w // 4 for _, h, w in prompt.image_grid_thw.tolist()]
+    image = preprocessor._image_token_id
+    assert before.count(image) == tokens[0] and inside.count(image) == sum(tokens[1:-1])
+    assert after.count(image) == sum(tokens)
+
+
+def test_a_video_may_come_as_a_data_uri_in_the_messages(preprocessor: Preprocessor) -> None:
+    file = clip(8, container="webm")
+    uri = "data:video/webm;base64," + base64.b64encode(file).decode()
+    parts = [{"type": "video_url", "video_url": {"url": uri}}, {"type": "text", "text": "?"}]
+    own = preprocessor(PromptRequest(messages=json.dumps([{"role": "user", "content": parts}])))
+    sent = preprocessor(PromptRequest(text_input="?", video=[base64.b64encode(file)]))
+    assert own.input_ids.tolist() == sent.input_ids.tolist()
+    assert own.image_hash.tolist() == sent.image_hash.tolist()
+
+
+def test_a_raw_prompt_takes_the_next_video_for_each_placeholder(preprocessor: Preprocessor) -> None:
+    file = clip(8)
+    by_text = preprocessor(PromptRequest(text_input="?", video=[file]))
+    raw = preprocessor(PromptRequest(prompt="a<|video|>b", video=[file]))
+    assert raw.patches.tolist() == by_text.patches.tolist()
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (PromptRequest(text_input="?", video=[b""]), "video[0]: the video is empty"),
+        (
+            PromptRequest(text_input="?", video=[b"data:video/mp4,x"]),
+            "video[0]: a data URI has to begin with data:video/",
+        ),
+        (PromptRequest(text_input="?", video=[_png("red")]), "video[0]: not a video"),
+        (PromptRequest(text_input="?", video=[clip(1, 25)]), "video[0]: the video is too short"),
+        (PromptRequest(text_input="?", video=[clip(4)] * 2), "video: 2 given, at most 1"),
+        (
+            PromptRequest(messages='[{"role":"user","content":[{"type":"video"}]}]'),
+            "video: 0 given, but the messages have 1",
+        ),
+        (PromptRequest(prompt="no place", video=[clip(4)]), "prompt: the prompt has room for 0"),
+        (
+            PromptRequest(text_input="?", video=[clip(100, 4, draw=_large)]),
+            "video[0]: the video has 12800 tokens",
+        ),
+        (
+            PromptRequest(
+                messages='[{"role":"user","content":[{"type":"video_url","video_url":'
+                '{"url":"http://127.0.0.1/x.mp4"}}]}]'
+            ),
+            "messages[0].content[0].video_url.url: has to be a data URI",
+        ),
+    ],
+)
+def test_a_bad_video_names_its_place(
+    preprocessor: Preprocessor, request_: PromptRequest, error: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        preprocessor(request_)
+    assert str(caught.value).startswith(error)
