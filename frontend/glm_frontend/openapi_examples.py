@@ -1,4 +1,4 @@
-"""Requests to try from ``/docs``. The pictures are tiny, but real."""
+"""Requests to try from ``/docs``. Pictures and video are tiny, but real."""
 
 from typing import Any
 
@@ -12,6 +12,17 @@ _RED_DISC = (
     "gElEQVR42r3QsQ2DQBBE0cdCQGAZSsAduANTEiVQGqVQAiEB8jm4wFi6xAkTjfbPajXLteo2BKZ7HtQpLQQNA0FLT/DkRjAS"
     "eQtUJFRCBbPIcPxmTqaBoYha6IvoL7PDVkQHrEX0huVcx0z6PbHIOV1KG8FONgcrNcnrcXrvlfoAVy4aHSoIu8MAAAAASUVO"
     "RK5CYII="
+)
+# A second of the disc: it moves to the right.
+_MOVING_DISC = (
+    "data:image/gif;base64,R0lGODlhQABAAIEAAP///9weHgAAAAAAACH/C05FVFNDQVBFMi4wAwEAAAAh+QQAMgAAACwA"
+    "AAAAQABAAAAIvQABCBxIsKDBgwgTKlzIsKHDhxAjSpxIsaLFixgzatzIsaPHjyBDihxJsqTJkyhTqlwYoKXLlisVvpw5My"
+    "ZBmjhrxszJ06XKnkB9mgxKNEDJokVJIiU6cmlSkE6RQo3K1CNVqR2vPuWoterGrlszgvUqdixQrmZ7ok2bcy1bmm7fvowr"
+    "Fybdt1brCr3L9qNeo371hqzbtG/htEfNnhz7k6rNqDYHho0sGSfly5gza97MubPnz6BDix5NunTpgAAh+QQBMgACACwEAA"
+    "4AOAAkAIH////cHh4AAAAAAAAI1gAFCBxIkCCAgwgPFlwoIIDDhw4ZSpwoIKFFiwshatRIkeLFjxgbbhwJseNCkCgRklz5"
+    "0KTAlCkJsmTZESbKjDNJTrQJUmJOnQx5fvT5c2NQoSGJFi1pEGlCk0s5DnT6tGNUphWpKnR5tWVWrS5Fdn2pFUDYrhHLmg"
+    "0r9qpatm2jvmWLNsDcs2jvcs1bFm5dvVD5gqWL9itVvGMNO0V8lezgwIkVI4XceGpfq4WbPmZY9+hmmZlPXsYZWfTnuEtr"
+    "jkZdNKzaznAHl47Nk/RMuDuHYjbqMiAAOw=="
 )
 
 
@@ -72,6 +83,22 @@ CHAT_EXAMPLES: dict[str, Any] = {
             "model": "glm-4.6v-flash",
             "messages": _question("What is in this image?", _RED_DISC),
             "thinking_token_budget": 2,
+        },
+    },
+    "video": {
+        "summary": "A video",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "video_url", "video_url": {"url": _MOVING_DISC}},
+                        {"type": "text", "text": "What happens in this video?"},
+                    ],
+                }
+            ],
+            "max_tokens": 128,
         },
     },
     "tools": {

@@ -93,7 +93,7 @@ def test_the_client_tokenises_by_preprocessings_tensors() -> None:
     config = _config(wire.TOKENIZER_NAME)
     inputs, outputs = _datatypes(config.input), _datatypes(config.output)
     requests = [
-        GenerationRequest(text_input="a", images=[b"b"], image_max_pixels=[1]),
+        GenerationRequest(text_input="a", images=[b"b"], image_max_pixels=[1], videos=[b"c"]),
         GenerationRequest(messages=[], tools=[], chat_template_kwargs={}),
         GenerationRequest(prompt="a"),
         GenerationRequest(prompt_token_ids=[1]),

@@ -343,7 +343,7 @@ class NamedEvent(BaseModel):
 class PromptTokensDetails(BaseModel):
     """What the prompt's tokens stand for."""
 
-    image_tokens: int = Field(description="Tokens of the pictures.")
+    image_tokens: int = Field(description="Tokens of the pictures, and of the frames of videos.")
     cached_tokens: int = Field(description="Tokens that an earlier request had in common.")
 
 

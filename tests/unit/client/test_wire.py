@@ -30,6 +30,7 @@ def test_a_conversation() -> None:
     request = GenerationRequest(
         messages=messages,
         images=[b"\x89PNG\x00", b""],
+        videos=[b"\x00ftyp"],
         tools=[{"type": "function"}],
         chat_template_kwargs={"enable_thinking": False},
         sampling_parameters={"max_tokens": 5},
@@ -40,6 +41,7 @@ def test_a_conversation() -> None:
     assert json.loads(values["messages"][0]) == messages
     assert "是?".encode() in values["messages"][0]
     assert values["image"].tolist() == [b"\x89PNG\x00", b""]
+    assert values["video"].tolist() == [b"\x00ftyp"]
     assert json.loads(values["tools"][0]) == [{"type": "function"}]
     assert json.loads(values["chat_template_kwargs"][0]) == {"enable_thinking": False}
     assert json.loads(values["sampling_parameters"][0]) == {"max_tokens": 5}
@@ -51,7 +53,7 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
     values = inputs(build_call(GenerationRequest(text_input="hi"), stream=False))
     assert values["text_input"].tolist() == [b"hi"]
     assert values["stream"].tolist() == [False]
-    assert not {"messages", "image", "tools", "chat_template_kwargs"} & set(values)
+    assert not {"messages", "image", "video", "tools", "chat_template_kwargs"} & set(values)
 
 
 @pytest.mark.parametrize(

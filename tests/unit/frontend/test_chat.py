@@ -9,6 +9,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from glm_client import InvalidRequestError
 from glm_frontend.app import create_app
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import (
@@ -97,6 +98,27 @@ def test_pictures_anywhere_in_order(client: TestClient, backend: FakeBackend) ->
         {"role": "user", "content": [TEXT]},
     ]
     assert request.images == [PIXEL_BYTES, b"\xff\xd8\xff", b"\xff\xd8\xff"]
+
+
+def test_videos_and_pictures_each_in_order(backend: FakeBackend) -> None:
+    clip = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    other = {"type": "video_url", "video_url": {"url": "data:image/gif;base64,R0lG"}}
+    with TestClient(create_app(Settings(max_videos=2), backend)) as client:
+        post(client, chat([clip, picture(), TEXT, other]))
+    (request,) = backend.requests
+    video, image = {"type": "video"}, {"type": "image"}
+    assert request.messages == [{"role": "user", "content": [video, image, TEXT, video]}]
+    assert (request.images, request.videos) == ([PIXEL_BYTES], [bytes(3), b"GIF"])
+
+
+def test_a_video_that_the_model_server_refuses_is_named(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    backend.script = [InvalidRequestError("the video is damaged", "video[0]")]
+    clip = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
+    response = client.post(CHAT, json=chat([picture(), TEXT, clip]))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[0].content[2].video_url.url"
 
 
 def test_detail_and_user_are_taken(client: TestClient) -> None:

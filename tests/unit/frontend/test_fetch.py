@@ -384,3 +384,61 @@ async def test_a_uri_made_to_be_slow_is_not() -> None:
     with pytest.raises(APIError):
         await load("data:" + "a" * 1_000_000)
     assert asyncio.get_running_loop().time() - began < 1
+
+
+# Videos
+
+
+async def load_video(source: str, *, web: Web | None = None, **settings: Any) -> bytes:
+    fetcher = (web or Web()).fetcher(**settings)
+    (data,) = await fetcher.load_all([Picture(source, "here", kind="video")])
+    return data
+
+
+VIDEO_URL = "https://videos.example/a.mp4"
+
+
+@pytest.mark.parametrize("media_type", ["video/mp4", "video/webm", "image/gif"])
+async def test_a_video_comes_from_both(media_type: str) -> None:
+    assert await load_video(f"data:{media_type};base64,{BASE64}") == BYTES
+    web = Web(lambda request: png(headers={"content-type": media_type}))
+    assert await load_video(VIDEO_URL, web=web) == BYTES
+    assert web.requests[0].headers["accept"] == "video/*, image/gif"
+
+
+@pytest.mark.parametrize(
+    ("source", "media_type", "settings", "code"),
+    [
+        (f"data:image/png;base64,{BASE64}", "", {}, "invalid_base64"),
+        ("data:video/mp4;base64,", "", {}, "empty_video"),
+        ("ftp://videos.example/a.mp4", "", {}, "invalid_video_url"),
+        (VIDEO_URL, "image/png", {}, "video_fetch_failed"),
+        (VIDEO_URL, "video/mp4", {"max_video_bytes": 5}, "video_too_large"),
+        (VIDEO_URL, "video/mp4", {"max_body_bytes": 5}, "video_too_large"),
+        (f"data:video/mp4;base64,{BASE64}", "", {"max_video_bytes": 5}, "video_too_large"),
+        (VIDEO_URL, "video/mp4", {"max_videos": 0}, "too_many_videos"),
+        (VIDEO_URL, "video/mp4", {"image_fetch": False}, "video_fetch_disabled"),
+        (
+            VIDEO_URL,
+            "video/mp4",
+            {"image_fetch_allowed_hosts": ("a.example",)},
+            "video_host_not_allowed",
+        ),
+        ("http://127.0.0.1/a.mp4", "video/mp4", {}, "video_host_not_allowed"),
+    ],
+)
+async def test_a_video_is_refused_by_the_rules_of_pictures(
+    source: str, media_type: str, settings: dict[str, Any], code: str
+) -> None:
+    web = Web(
+        lambda request: png(headers={"content-type": media_type}),
+        {"127.0.0.1": ["127.0.0.1"]},
+    )
+    with pytest.raises(APIError) as error:
+        await load_video(source, web=web, **settings)
+    assert (error.value.status, error.value.param, error.value.code) == (400, "here", code)
+
+
+async def test_pictures_and_videos_are_counted_apart() -> None:
+    files = [Picture(b"1", "a"), Picture(b"2", "b", kind="video"), Picture(b"3", "c")]
+    assert await Web().fetcher(max_images=2, max_videos=1).load_all(files) == [b"1", b"2", b"3"]

@@ -46,6 +46,8 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GLM_MAX_BODY_BYTES", "0"),
         ("GLM_MAX_IMAGES", "-1"),
         ("GLM_MAX_IMAGE_BYTES", "1.5"),
+        ("GLM_MAX_VIDEOS", "-1"),
+        ("GLM_MAX_VIDEO_BYTES", "0"),
         ("GLM_MAX_INFLIGHT", "0"),
         ("GLM_REQUEST_TIMEOUT", "0"),
         ("GLM_REQUEST_TIMEOUT", "inf"),

@@ -198,6 +198,10 @@ def test_required_fields(client: TestClient, field: str) -> None:
             "messages[0].content[0].image_url.url",
         ),
         (
+            {"role": "user", "content": [TEXT, {"type": "video_url", "video_url": {}}]},
+            "messages[0].content[1].video_url.url",
+        ),
+        (
             {"role": "user", "content": [{**TEXT, "weight": 2}]},
             "messages[0].content[0].weight",
         ),
