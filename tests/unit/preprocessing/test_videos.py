@@ -135,6 +135,12 @@ def test_frames_are_upright() -> None:
     assert np.abs(np.asarray(frame, int) - np.asarray(upright, int)).mean() < 12
 
 
+def test_names_that_are_not_utf_8_do_no_harm() -> None:
+    file = clip(8).replace(b"VideoHandler", b"Vid\xe9oHandler")
+    assert b"Vid\xe9o" in file
+    assert Video(file, "video[0]", LIMITS).num_frames == 8
+
+
 def _audio() -> bytes:
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
@@ -202,10 +208,11 @@ PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n"
         (b"GIF89a", "damaged"),
         (_audio(), "no video, only other streams"),
         (_prores(), "the codec prores is not supported"),
+        (CLIP.replace(b"avc1", b"abcd"), "the codec of the video is not supported"),
     ],
     ids=[
         "text", "picture", "playlist", "half", "beginning", "half-of-frames", "zeros", "matroska",
-        "gif", "audio", "prores",
+        "gif", "audio", "prores", "unknown-codec",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_its_reason(file: bytes, reason: str) -> None:

@@ -122,17 +122,20 @@ class Video:
             with av.open(
                 BytesIO(self._data),
                 format=self._format,
+                metadata_errors="replace",
                 # A file that names others gets none of them.
                 options={**bound, "protocol_whitelist": "none"},
             ) as container:
                 stream = next(iter(container.streams.video), None)
                 if stream is None:
                     raise InvalidInput(self._field, "the file has no video, only other streams")
-                codec = stream.codec_context.codec.canonical_name
+                context = stream.codec_context
+                codec = context and context.codec.canonical_name
                 if codec not in CODECS:
                     raise InvalidInput(
                         self._field,
-                        f"the codec {codec} is not supported ({', '.join(sorted(CODECS))})",
+                        f"the codec {codec or 'of the video'} is not supported "
+                        f"({', '.join(sorted(CODECS))})",
                     )
                 if stream.width * stream.height > self._limits.max_pixels:
                     raise InvalidInput(
@@ -140,7 +143,7 @@ class Video:
                         f"{stream.width} x {stream.height} pixels are more than the limit of "
                         f"{self._limits.max_pixels} pixels",
                     )
-                stream.codec_context.options = bound
+                context.options = bound
                 stream.thread_type = "AUTO"
                 yield container, stream
         except av.FFmpegError as error:
