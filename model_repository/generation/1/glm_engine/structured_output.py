@@ -196,7 +196,8 @@ class Grammars:
         if not matcher.is_error():  # many a grammar fails in its first step
             guide.fill(allocate_token_bitmask(1, self._num_tokens), 0)
         if matcher.is_error():
-            reason = str(matcher.get_error()).partition("\n<")[0].partition("\n(non")[0]
+            reason = str(matcher.get_error()).partition("\n")[0]
+            reason = reason.rpartition("failed to compile JSON schema: ")[2]
             raise InvalidRequest(field, f"cannot be enforced: {reason}")
         return guide
 
