@@ -16,7 +16,14 @@ from glm_engine.config import EngineConfig
 from glm_engine.detokenizer import Detokenizer, TokenTable
 from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
 from glm_engine.model_runner import ModelRunner
-from glm_engine.request import DEFAULT_MAX_TOKENS, FinishReason, Output, Request, ThinkingTokens
+from glm_engine.request import (
+    DEFAULT_MAX_TOKENS,
+    FinishReason,
+    Output,
+    Request,
+    StopReason,
+    ThinkingTokens,
+)
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.vision import KnownImage
@@ -313,11 +320,11 @@ class Engine:
         if sampled.logprobs is not None:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
         detokenizer = self._detokenizer(request)
-        finish_reason = self._stop_by_token(request, token_id)
+        finish_reason, stop_reason = self._stop_by_token(request, token_id)
         # The token that ends an answer is not part of its text.
         text = "" if finish_reason == "stop" else detokenizer.push(token_id)
-        if detokenizer.stopped:
-            finish_reason = "stop"
+        if detokenizer.stop_string is not None:
+            finish_reason, stop_reason = "stop", detokenizer.stop_string
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
             finish_reason = "length"
         if finish_reason is not None:
@@ -329,6 +336,7 @@ class Engine:
             () if sampled.logprobs is None else (sampled.logprobs,),
             request.cumulative_logprob,
             finish_reason,
+            stop_reason,
         )
         if output.is_final:
             self._end(output)
@@ -345,9 +353,12 @@ class Engine:
             )
         return found
 
-    def _stop_by_token(self, request: Request, token_id: int) -> FinishReason | None:
-        is_eos = token_id in self.defaults.eos_token_ids and not request.params.ignore_eos
-        return "stop" if is_eos or token_id in request.params.stop_token_ids else None
+    def _stop_by_token(
+        self, request: Request, token_id: int
+    ) -> tuple[FinishReason | None, StopReason | None]:
+        if token_id in self.defaults.eos_token_ids and not request.params.ignore_eos:
+            return "stop", None
+        return ("stop", token_id) if token_id in request.params.stop_token_ids else (None, None)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._end(Output(request, error=error))

@@ -18,6 +18,8 @@ MAX_LOGPROBS = 20
 MAX_CHOICES = 16
 
 FinishReason = Literal["stop", "length"]
+# What the request named that ended the answer: one of its `stop`, or one of its `stop_token_ids`.
+StopReason = str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +414,7 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] = ()
     cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason | None = None
     error: Exception | None = None
 
     @property
