@@ -29,12 +29,14 @@ class Choice:
     Attributes:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
+        stop_reason: the stop string or stop token of the request that ended it, if one did.
     """
 
     reasoning: str
     content: str
     tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
+    stop_reason: str | int | None
     logprobs: Sequence[TokenLogprobs]
 
 
@@ -52,7 +54,8 @@ class AnswerDelta:
 
     Attributes:
         finish_reason: in the last piece of each answer.
-        usage: in the last piece of all.
+        stop_reason: with it, as in :class:`Choice`.
+        usage: so far in the first piece of all, in all in the last.
     """
 
     index: int = 0
@@ -61,6 +64,7 @@ class AnswerDelta:
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     usage: Usage | None = None
 
 
@@ -121,7 +125,14 @@ class Answerer:
         for generation in generations:
             reasoning, text, calls = AnswerParser(translation).parse(generation.text, last=True)
             choices.append(
-                Choice(reasoning, text, calls, generation.finish_reason, generation.logprobs)
+                Choice(
+                    reasoning,
+                    text,
+                    calls,
+                    generation.finish_reason,
+                    generation.stop_reason,
+                    generation.logprobs,
+                )
             )
         return Answer(
             choices,
@@ -144,7 +155,7 @@ class Answerer:
         """
         request = await self._request(translation, request_id)
         parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
-        unfinished = len(parsers)
+        unfinished, is_first = len(parsers), True
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
@@ -167,8 +178,10 @@ class Answerer:
                             tool_calls=calls,
                             logprobs=delta.logprobs,
                             finish_reason=delta.finish_reason,
-                            usage=None if unfinished else _usage(**counts),
+                            stop_reason=delta.stop_reason,
+                            usage=_usage(**counts) if is_first or not unfinished else None,
                         )
+                        is_first = False
         except GLMError as error:
             raise self._failed(error, translation) from error
 

@@ -13,6 +13,7 @@ from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
 from glm_frontend.middleware import (
+    ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -20,7 +21,7 @@ from glm_frontend.middleware import (
     UnexpectedErrorMiddleware,
 )
 from glm_frontend.openapi import DocumentedAPI
-from glm_frontend.routers import chat, docs, health, models, multimodal
+from glm_frontend.routers import chat, docs, health, messages, models, multimodal
 from glm_frontend.services import build_services
 from glm_frontend.settings import Settings
 
@@ -56,8 +57,8 @@ def create_app(
         middleware=_middleware(settings),
     )
     install_error_handlers(app)
-    for router in (chat.router, multimodal.router, models.router, health.router, docs.router):
-        app.include_router(router)
+    for module in (chat, messages, multimodal, models, health, docs):
+        app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app
 
@@ -71,9 +72,14 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
-                # OpenAI's browser SDK sends headers of its own; without cookies all are harmless.
+                # The browser SDKs send headers of their own; without cookies all are harmless.
                 allow_headers=["*"],
-                expose_headers=[REQUEST_ID_HEADER, PROCESSING_HEADER, "retry-after"],
+                expose_headers=[
+                    REQUEST_ID_HEADER,
+                    ANTHROPIC_REQUEST_ID_HEADER,
+                    PROCESSING_HEADER,
+                    "retry-after",
+                ],
             )
         )
     middleware.append(Middleware(UnexpectedErrorMiddleware))

@@ -10,7 +10,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
-from glm_frontend.schemas.errors import ErrorResponse
+from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
+from glm_frontend.schemas.messages import MESSAGE_EVENTS, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
 
 REF = "#/components/schemas/{model}"
@@ -18,13 +19,14 @@ REF = "#/components/schemas/{model}"
 DESCRIPTION = """\
 Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API.
 
-Any OpenAI client works with `base_url` set to this server's `/v1`. Every error has OpenAI's shape,
-and every response the header `x-request-id`, which the server's log has too; a request may bring
-its own.
+Any OpenAI client works with `base_url` set to this server's `/v1`, any Anthropic client with
+`base_url` set to its root. Every error has OpenAI's shape, those of `/v1/messages` have
+Anthropic's. Every response has the header `x-request-id` (and `request-id`), which the server's
+log has too; a request may bring its own.
 """
 
 _ERROR_DESCRIPTIONS: Mapping[int, str] = {
-    400: "The request is wrong; `param` names the field.",
+    400: "The request is wrong; the error names the field.",
     401: "The API key is missing or unknown.",
     404: "The model is not served here.",
     413: "The body is larger than the server takes.",
@@ -36,15 +38,17 @@ _ERROR_DESCRIPTIONS: Mapping[int, str] = {
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    *statuses: int, model: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The documentation of these error responses."""
     return {
-        status: {"model": ErrorResponse, "description": _ERROR_DESCRIPTIONS[status]}
-        for status in statuses
+        status: {"model": model, "description": _ERROR_DESCRIPTIONS[status]} for status in statuses
     }
 
 
 INFERENCE_ERRORS = errors(*_ERROR_DESCRIPTIONS)
+MESSAGES_ERRORS = errors(*_ERROR_DESCRIPTIONS, model=MessagesErrorResponse)
 
 
 def json_response(model: BaseModel) -> Response:
@@ -73,11 +77,14 @@ def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
-def event_stream(model: type[BaseModel]) -> dict[str, Any]:
-    """The documentation of an answer that may also be a stream of ``model``."""
+def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
+    """The documentation of an answer that may also be a stream: of one model, or of named ones."""
+    named = len(models) > 1
+    end = "each with its `type` as its name" if named else "ended by `[DONE]`"
+    schema = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
     return {
-        "description": "The answer; with `stream: true` server-sent events, ended by `[DONE]`.",
-        "content": {"text/event-stream": {"schema": _ref(model)}},
+        "description": f"The answer; with `stream: true` server-sent events, {end}.",
+        "content": {"text/event-stream": {"schema": schema}},
     }
 
 
@@ -103,6 +110,8 @@ class DocumentedAPI(FastAPI):
                     (MultimodalRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
+                    (MessagesRequest, "validation"),
+                    *((event, "serialization") for event in MESSAGE_EVENTS),
                 ],
                 ref_template=REF,
             )

@@ -11,14 +11,15 @@ from starlette.types import Receive, Scope, Send
 
 from glm_frontend.errors import APIError, internal
 from glm_frontend.logs import LOGGER_NAME
-
-DONE = "data: [DONE]\n\n"
+from glm_frontend.schemas.common import NamedEvent
 
 logger = logging.getLogger(LOGGER_NAME)
 
 
 class EventStream(StreamingResponse):
-    """Sends events; an error after the first byte is one more of them. ``[DONE]`` is the last.
+    """Sends events as OpenAI does: an error after the first byte is one more, ``[DONE]`` the last.
+
+    A subclass may write them in another way.
 
     Args:
         source: what ``events`` are made from. It is closed when all is sent, and when the client
@@ -30,7 +31,7 @@ class EventStream(StreamingResponse):
     ) -> None:
         self._source = source
         super().__init__(
-            _as_text(events, request_id),
+            self._as_text(events, request_id),
             media_type="text/event-stream",
             # For proxies: pass each event on as it comes.
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
@@ -40,18 +41,39 @@ class EventStream(StreamingResponse):
         async with aclosing(self._source):
             await super().__call__(scope, receive, send)
 
+    def _event(self, event: BaseModel) -> str:
+        return f"data: {event.model_dump_json(exclude_unset=True)}\n\n"
 
-async def _as_text(events: AsyncGenerator[BaseModel], request_id: str) -> AsyncGenerator[str]:
-    try:
-        async for event in events:
-            yield f"data: {event.model_dump_json(exclude_unset=True)}\n\n"
-    except APIError as error:
-        yield _error_event(error, request_id)
-    except Exception:
-        logger.exception("unexpected error in a stream request_id=%s", request_id)
-        yield _error_event(internal(), request_id)
-    yield DONE
+    def _error(self, error: APIError, request_id: str) -> str:
+        return f"data: {json.dumps(error.openai_body(request_id), ensure_ascii=False)}\n\n"
+
+    def _end(self) -> str:
+        return "data: [DONE]\n\n"
+
+    async def _as_text(
+        self, events: AsyncGenerator[BaseModel], request_id: str
+    ) -> AsyncGenerator[str]:
+        try:
+            async for event in events:
+                yield self._event(event)
+        except APIError as error:
+            yield self._error(error, request_id)
+        except Exception:
+            logger.exception("unexpected error in a stream request_id=%s", request_id)
+            yield self._error(internal(), request_id)
+        yield self._end()
 
 
-def _error_event(error: APIError, request_id: str) -> str:
-    return f"data: {json.dumps(error.body(request_id), ensure_ascii=False)}\n\n"
+class NamedEventStream(EventStream):
+    """Sends events as Anthropic does: each has its ``type`` as its name, and nothing follows."""
+
+    def _event(self, event: BaseModel) -> str:
+        assert isinstance(event, NamedEvent)
+        return f"event: {event.type}\n{super()._event(event)}"
+
+    def _error(self, error: APIError, request_id: str) -> str:
+        body = json.dumps(error.anthropic_body(request_id), ensure_ascii=False)
+        return f"event: error\ndata: {body}\n\n"
+
+    def _end(self) -> str:
+        return ""

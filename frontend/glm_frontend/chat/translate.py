@@ -11,7 +11,7 @@ from glm_frontend.schemas.chat import ChatCompletionRequest, ImagePart, Message,
 from glm_frontend.schemas.multimodal import MultimodalRequest
 
 _WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
-_WIRE_SAMPLING = "sampling_parameters."
+WIRE_SAMPLING = "sampling_parameters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Translation:
         for wire, name in self.renamed.items():
             if wire_param.startswith(wire):
                 return name + wire_param.removeprefix(wire)
-        return wire_param.removeprefix(_WIRE_SAMPLING)
+        return wire_param.removeprefix(WIRE_SAMPLING)
 
 
 def translate_chat(body: ChatCompletionRequest) -> Translation:
@@ -67,7 +67,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
             renamed[f"{path}[0]"] = path
         messages.append(_message(message, path, pictures))
     if body.max_completion_tokens is not None:
-        renamed[f"{_WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
+        renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return Translation(
         prompt={"messages": messages},
         pictures=pictures,

@@ -114,7 +114,7 @@ async def _chunks(
             text=delta.content,
             reasoning=delta.reasoning or None,
             finish_reason=delta.finish_reason,
-            usage=delta.usage,
+            usage=delta.usage if delta.finish_reason else None,
         )
 
 
