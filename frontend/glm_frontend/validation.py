@@ -70,6 +70,8 @@ def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
 def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
     location = [*details["loc"]]
     kind, reason = details["type"], details["msg"]
+    if kind == "literal_error" and str(location[-1]).startswith(TAG):
+        location.pop()
     if kind == "missing":
         reason = "is required"
     elif kind == "extra_forbidden" and location[-1] in UNSUPPORTED_FIELDS:

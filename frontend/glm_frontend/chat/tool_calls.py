@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+_MAX_REFERENCES = 32
+
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _KEY, _KEY_END = "<arg_key>", "</arg_key>"
 _VALUE, _VALUE_END = "<arg_value>", "</arg_value>"
@@ -77,10 +79,8 @@ class ToolCallParser:
 
     def __init__(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool = True) -> None:
         """For tools in OpenAI's form; unless ``parallel``, calls after the first are dropped."""
-        self._properties = {
-            tool["function"]["name"]: (tool["function"].get("parameters") or {}).get("properties")
-            or {}
-            for tool in tools
+        self._schemas = {
+            tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools
         }
         self._parallel = parallel
         self._part = _Part.TEXT
@@ -178,8 +178,7 @@ class ToolCallParser:
         if not tag:
             return False
         self._pending, self._part = after, _Part.VALUE
-        schema = self._properties.get(self._name, {}).get(self._key)
-        self._streams_value = _types(schema) == {"string"}
+        self._streams_value = self._types_of_argument() == {"string"}
         name = json.dumps(self._key, ensure_ascii=False) + ": "
         self._emit(calls, (", " if self._num_arguments else "{") + name)
         self._num_arguments += 1
@@ -197,13 +196,17 @@ class ToolCallParser:
             else:
                 self._pending = self._pending[certain:]
         elif end:
-            schema = self._properties.get(self._name, {}).get(self._key)
-            value = _typed(self._pending[: end.start()], _types(schema))
+            value = _typed(self._pending[: end.start()], self._types_of_argument())
             self._emit(calls, json.dumps(value, ensure_ascii=False))
         if end is None:
             return False
         self._pending, self._part = self._pending[end.end() :], _Part.BETWEEN
         return True
+
+    def _types_of_argument(self) -> set[str]:
+        root = self._schemas.get(self._name, {})
+        properties = _resolved(root, root).get("properties")
+        return _types(properties.get(self._key) if isinstance(properties, Mapping) else None, root)
 
     def _certain_of_value(self, final: bool) -> int:
         """How far the pending text is value, whatever follows."""
@@ -223,13 +226,27 @@ class ToolCallParser:
             calls.append(ToolCallDelta(self.num_calls - 1, arguments))
 
 
-def _types(schema: Any) -> set[str]:
-    """The JSON types that a schema allows; empty where it does not say."""
-    if not isinstance(schema, Mapping):
-        return set()
+def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a chain of references (and of lone ``allOf``) leads to."""
+    for _ in range(_MAX_REFERENCES):
+        match schema:
+            case {"$ref": str(path)}:
+                schema = root
+                for step in path.removeprefix("#").split("/")[1:]:
+                    schema = schema.get(step) if isinstance(schema, Mapping) else None
+            case {"allOf": [only]}:
+                schema = only
+            case _:
+                return schema if isinstance(schema, Mapping) else {}
+    return {}
+
+
+def _types(schema: Any, root: Mapping[str, Any]) -> set[str]:
+    """The JSON types that a schema within ``root`` allows; empty where it does not say."""
+    schema = _resolved(schema, root)
     for name in ("anyOf", "oneOf"):
         if isinstance(schema.get(name), list):
-            return set().union(*(_types(option) for option in schema[name]))
+            return set().union(*(_types(option, root) for option in schema[name]))
     kind = schema.get("type")
     if isinstance(kind, str):
         return {kind}

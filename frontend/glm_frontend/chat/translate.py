@@ -8,6 +8,7 @@ from typing import Any
 from glm_client import GenerationRequest
 from glm_frontend.images.fetch import Picture
 from glm_frontend.schemas.chat import ChatCompletionRequest, ImagePart, Message, TextPart
+from glm_frontend.schemas.common import SamplingParameters
 from glm_frontend.schemas.multimodal import MultimodalRequest
 
 _WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
@@ -66,6 +67,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         if isinstance(message.content, TextPart | ImagePart):  # a list of one on the wire
             renamed[f"{path}[0]"] = path
         messages.append(_message(message, path, pictures))
+    renamed |= _renamed_structure(body)
     if body.max_completion_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return Translation(
@@ -77,6 +79,13 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
+
+
+def _renamed_structure(body: SamplingParameters) -> dict[str, str]:
+    structure = body.structure()
+    if structure is None:
+        return {}
+    return {f"{WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
 
 
 def _tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
@@ -119,5 +128,5 @@ def translate_multimodal(body: MultimodalRequest, pictures: Sequence[Picture]) -
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
         # A conversation is what stage 1 makes of the prompt; its faults are the prompt's.
-        renamed={"text_input": "prompt", "messages": "prompt"},
+        renamed={"text_input": "prompt", "messages": "prompt"} | _renamed_structure(body),
     )

@@ -1,6 +1,6 @@
 """``POST /v1/chat/completions``, in OpenAI's form."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -10,6 +10,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -17,7 +18,9 @@ from glm_frontend.schemas.common import (
     TAG,
     RequestModel,
     SamplingParameters,
+    Structure,
     Usage,
+    check_only_structure,
     chosen_by,
 )
 
@@ -97,6 +100,10 @@ class FunctionDefinition(RequestModel):
     parameters: dict[str, Any] | None = Field(
         None, description="JSON schema of its arguments, an object's."
     )
+    strict: bool | None = Field(
+        None,
+        description="true: what the model calls it with obeys the schema, whatever it would like.",
+    )
 
 
 class Tool(RequestModel):
@@ -104,6 +111,74 @@ class Tool(RequestModel):
 
     type: Literal["function"]
     function: FunctionDefinition
+
+
+class ChosenFunction(RequestModel):
+    """The name of a function."""
+
+    name: FunctionName
+
+
+class NamedToolChoice(RequestModel):
+    """The one function that the model has to call."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+def _tool_choice_tag(choice: Any) -> str | None:
+    if isinstance(choice, dict | NamedToolChoice):
+        return f"{TAG}function"
+    return f"{TAG}mode" if isinstance(choice, str) else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}mode")]
+    | Annotated[NamedToolChoice, Tag(f"{TAG}function")],
+    Discriminator(
+        _tool_choice_tag,
+        custom_error_type="tool_choice_type",
+        custom_error_message="must be 'none', 'auto', 'required' or a function by its name",
+    ),
+]
+
+
+class JSONSchemaFormat(RequestModel):
+    """A JSON schema and its name."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = Field(None, description="Taken for compatibility, without effect.")
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="The schema; any JSON object where it is absent."
+    )
+    strict: bool | None = Field(
+        None, description="Without effect: every answer obeys the schema, or is cut at its end."
+    )
+
+
+class ResponseFormat(RequestModel):
+    """What the answer has to be, but for its thought."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="`text`: anything. `json_object`: any JSON object; say in the prompt what "
+        "should be in it. `json_schema`: a document of that schema."
+    )
+    json_schema: JSONSchemaFormat | None = Field(None, description="For `json_schema`.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _belongs_to_its_type(
+        cls, value: JSONSchemaFormat | None, info: ValidationInfo
+    ) -> JSONSchemaFormat | None:
+        if value is not None and info.data.get("type") not in ("json_schema", None):
+            raise PydanticCustomError("wrong_type", "is only for the type json_schema")
+        return value
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise PydanticCustomError("no_schema", "needs json_schema for this type")
+        return self
 
 
 class CalledFunction(RequestModel):
@@ -230,13 +305,17 @@ class ChatCompletionRequest(SamplingParameters):
     tools: list[Tool] | None = Field(
         None, max_length=MAX_TOOLS, description="Functions that the model may call."
     )
-    tool_choice: Literal["none", "auto"] | None = Field(
+    tool_choice: ToolChoice | None = Field(
         None,
-        description="`auto`: the model chooses whether to call a tool. `none`: it is not told of "
-        "them. Default `auto`. A call cannot be enforced.",
+        description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
+        "one or more. A function by its name: it has to call that one. `none`: it is not told of "
+        "them. Default `auto`.",
     )
     parallel_tool_calls: bool | None = Field(
         None, description="false: of several calls only the first is given. Default true."
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="What the answer has to be. Default `text`."
     )
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
         None,
@@ -253,6 +332,20 @@ class ChatCompletionRequest(SamplingParameters):
     metadata: dict[str, str] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
     )
+
+    _no_other_structure = field_validator("response_format")(check_only_structure)
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_among_the_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> Any:
+        tools = info.data.get("tools")
+        if choice == "required" and not tools:
+            raise PydanticCustomError("no_tools", "needs tools")
+        if isinstance(choice, NamedToolChoice):
+            name = choice.function.name
+            if name not in [tool.function.name for tool in tools or []]:
+                raise PydanticCustomError("no_tool", "there is no {name} in tools", {"name": name})
+        return choice
 
     @field_validator("max_completion_tokens")
     @classmethod
@@ -310,7 +403,23 @@ class ChatCompletionRequest(SamplingParameters):
             sampling["logprobs"] = self.top_logprobs or 0
         if self.max_completion_tokens is not None:
             sampling["max_tokens"] = self.max_completion_tokens
+        match self.tool_choice:
+            case "required":
+                sampling["tool_choice"] = "required"
+            case NamedToolChoice() as choice:
+                sampling["tool_choice"] = choice.model_dump()
+        if self.tools and self.parallel_tool_calls is False:
+            sampling["parallel_tool_calls"] = False
         return sampling
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return super().structure()
+        if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+            return Structure("json_object", True, "response_format")
+        return Structure("json", wanted.json_schema.schema_, "response_format.json_schema.schema")
 
 
 class FunctionCall(BaseModel):

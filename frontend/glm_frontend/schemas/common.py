@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -135,6 +135,52 @@ class ChatTemplateKwargs(RequestModel):
     )
 
 
+class StructuredOutputs(RequestModel):
+    """What the answer has to be, but for its thought; give exactly one. Names are vLLM's."""
+
+    schema_: dict[str, Any] | str | bool | None = Field(
+        None, alias="json", description="A document of this JSON schema."
+    )
+    json_object: Literal[True] | None = Field(None, description="true: any JSON object.")
+    regex: str | None = Field(
+        None, description="A text that matches this regular expression as a whole."
+    )
+    choice: list[str] | None = Field(None, description="One of these texts.")
+    grammar: str | None = Field(
+        None, description="A text of this context-free grammar, in Lark's form or in GBNF."
+    )
+
+
+class Structure(NamedTuple):
+    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood."""
+
+    kind: str
+    value: Any
+    path: str
+
+
+GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "guided_json": "json",
+        "guided_regex": "regex",
+        "guided_choice": "choice",
+        "guided_grammar": "grammar",
+    }
+)
+"""vLLM's earlier names of the keys of ``structured_outputs``."""
+_STRUCTURE_FIELDS = ("structured_outputs", *GUIDED_FIELDS, "response_format")
+
+
+def check_only_structure(value: Any, info: ValidationInfo) -> Any:
+    """A validator of the fields that hold an answer to something: one of them only."""
+    others = [name for name in _STRUCTURE_FIELDS if info.data.get(name) is not None]
+    if value is not None and others:
+        raise PydanticCustomError(
+            "structured_twice", "cannot be given beside {other}", {"other": others[0]}
+        )
+    return value
+
+
 class SamplingParameters(RequestModel):
     """How the answer's tokens are chosen, and when it ends."""
 
@@ -219,6 +265,32 @@ class SamplingParameters(RequestModel):
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
         None, description="Switches of the chat template."
     )
+    structured_outputs: StructuredOutputs | None = Field(
+        None,
+        description="What the answer has to be; the model can write nothing else. Its thought "
+        "stays free.",
+    )
+    guided_json: dict[str, Any] | str | bool | None = Field(
+        None, description="The same as `structured_outputs.json`, by its earlier name."
+    )
+    guided_regex: str | None = Field(
+        None, description="The same as `structured_outputs.regex`, by its earlier name."
+    )
+    guided_choice: list[str] | None = Field(
+        None, description="The same as `structured_outputs.choice`, by its earlier name."
+    )
+    guided_grammar: str | None = Field(
+        None, description="The same as `structured_outputs.grammar`, by its earlier name."
+    )
+
+    _one_structure = field_validator("structured_outputs", *GUIDED_FIELDS)(check_only_structure)
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _has_one_key(cls, value: StructuredOutputs | None) -> StructuredOutputs | None:
+        if value is not None and len(value.model_dump(exclude_none=True)) != 1:
+            raise PydanticCustomError("one_key", "has to have exactly one key")
+        return value
 
     @field_validator("min_tokens")
     @classmethod
@@ -230,10 +302,26 @@ class SamplingParameters(RequestModel):
 
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
-        return self.model_dump(
-            include=set(SamplingParameters.model_fields) - {"chat_template_kwargs"},
-            exclude_none=True,
+        elsewhere = {"chat_template_kwargs", "structured_outputs", *GUIDED_FIELDS}
+        given = self.model_dump(
+            include=set(SamplingParameters.model_fields) - elsewhere, exclude_none=True
         )
+        structure = self.structure()
+        if structure is not None:
+            given["structured_outputs"] = {structure.kind: structure.value}
+        return given
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
+        if self.structured_outputs is not None:
+            ((kind, value),) = self.structured_outputs.model_dump(
+                by_alias=True, exclude_none=True
+            ).items()
+            return Structure(kind, value, f"structured_outputs.{kind}")
+        for name, kind in GUIDED_FIELDS.items():
+            if (value := getattr(self, name)) is not None:
+                return Structure(kind, value, name)
+        return None
 
 
 class NamedEvent(BaseModel):

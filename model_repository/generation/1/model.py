@@ -47,6 +47,7 @@ from glm_engine.request import (
     parse_sampling_parameters,
     place_images,
 )
+from glm_engine.structured_output import Guide
 from glm_engine.vision import KnownImage
 
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
@@ -286,8 +287,14 @@ class TritonPythonModel:
             ).exec()
             if response.has_error():
                 raise _from_bls_error(response.error().message())
-            job.prompt_inputs.clear()  # the image files; what the engine needs is in the response
-            job.choices = _choices(job, self._to_prompt(response, job, known))
+            prompt = self._to_prompt(response, job, known)
+            tools = _tools(job.prompt_inputs)
+            guides = [
+                self._engine.grammars.compile(job.params, tools, prompt)
+                for _ in range(job.params.n)
+            ]
+            job.prompt_inputs.clear()  # the image files; what the engine needs is in the prompt
+            job.choices = _choices(job, prompt, guides)
             job.num_open = len(job.choices)
             self._preprocessing_seconds.append(time.monotonic() - job.received)
             for choice in job.choices:
@@ -616,19 +623,25 @@ def _taken(values: deque[Any]) -> Iterator[Any]:
         yield values.popleft()
 
 
-def _choices(job: Job, prompt: Prompt) -> list[Choice]:
+def _choices(job: Job, prompt: Prompt, guides: Sequence[Guide | None]) -> list[Choice]:
     """A request of the engine for each answer; the first computes the prompt for all."""
     choices: list[Choice] = []
-    for index in range(job.params.n):
+    for index, guide in enumerate(guides):
         params, seed = job.params, job.params.seed
         if index and seed is not None:
             params = replace(params, seed=seed + index)  # or all answers would be the same
-        request = Request(job.request_id, prompt, params)
+        request = Request(job.request_id, prompt, params, guide=guide)
         request.leader = choices[0].request if choices else None
         request.timeline.received = job.received
         request.context = Choice(job, index, request)
         choices.append(request.context)
     return choices
+
+
+def _tools(prompt_inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[dict[str, Any]]:
+    """The tools that stage 1 has found to be in order."""
+    given = prompt_inputs.get("tools")
+    return json.loads(given.ravel()[0]) or [] if given is not None and given.size else []
 
 
 def _prefix(triton_request: Any, stream: bool) -> str:

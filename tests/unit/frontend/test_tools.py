@@ -124,7 +124,7 @@ def test_results_go_back_with_pictures(client: TestClient, calling: FakeBackend)
         ([{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
         ([{"type": "function", "function": {"name": "f", "parameters": []}}],
          "tools[0].function.parameters"),
-        ([{"type": "function", "function": {"name": "f", "strict": True}}],
+        ([{"type": "function", "function": {"name": "f", "strict": "yes"}}],
          "tools[0].function.strict"),
         ([WEATHER] * 129, "tools"),
     ],

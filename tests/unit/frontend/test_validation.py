@@ -219,7 +219,6 @@ def test_bad_messages_are_named(client: TestClient, message: Any, param: str) ->
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("response_format", {"type": "json_object"}),
         ("audio", {"voice": "alloy"}),
         ("modalities", ["text", "audio"]),
         ("store", True),

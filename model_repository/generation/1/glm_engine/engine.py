@@ -14,7 +14,13 @@ from glm_engine.block_manager import BlockManager
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.detokenizer import Detokenizer, TokenTable
-from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
+from glm_engine.errors import (
+    EngineFailure,
+    EngineUnavailable,
+    GenerationError,
+    InvalidRequest,
+    RequestCancelled,
+)
 from glm_engine.model_runner import ModelRunner
 from glm_engine.request import (
     DEFAULT_MAX_TOKENS,
@@ -26,6 +32,7 @@ from glm_engine.request import (
 )
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
+from glm_engine.structured_output import Grammars
 from glm_engine.vision import KnownImage
 
 _INTEGRITY_SECONDS = 10.0
@@ -99,6 +106,7 @@ class Engine:
         image_token_id: the token that stands for image content in a prompt.
         merge_size: an image token stands for so many patches in each direction.
         thinking: what a thought is put between; None where the checkpoint has no such tokens.
+        grammars: compiles what an answer is to be held to.
     """
 
     def __init__(
@@ -114,6 +122,9 @@ class Engine:
         self.thinking = None
         if begin is not None and end is not None:
             self.thinking = ThinkingTokens(begin, end)
+        self.grammars = Grammars(
+            checkpoint.tokenizer, len(self.table), self.defaults.eos_token_ids, self.thinking
+        )
         self._runner = ModelRunner(
             checkpoint, config, num_tokens=len(self.table), thinking=self.thinking
         )
@@ -301,6 +312,8 @@ class Engine:
         """Do one request's part of a step; what goes wrong there ends that request only."""
         try:
             work(*arguments)
+        except GenerationError as error:
+            self._fail(request, error)
         except Exception as error:
             logger.exception("request %s failed", request.request_id)
             if isinstance(error, torch.OutOfMemoryError):
@@ -321,10 +334,14 @@ class Engine:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
         detokenizer = self._detokenizer(request)
         finish_reason, stop_reason = self._stop_by_token(request, token_id)
+        if request.guide is not None and finish_reason is None:
+            request.guide.accept(token_id)
         # The token that ends an answer is not part of its text.
         text = "" if finish_reason == "stop" else detokenizer.push(token_id)
         if detokenizer.stop_string is not None:
             finish_reason, stop_reason = "stop", detokenizer.stop_string
+        elif request.guide is not None and request.guide.is_complete:
+            finish_reason = "stop"
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
             finish_reason = "length"
         if finish_reason is not None:
@@ -369,7 +386,7 @@ class Engine:
         self._scheduler.remove(request)
         self._detokenizers.pop(request, None)
         request.encoded.clear()
-        request.sampling = None
+        request.sampling = request.guide = None
         if request.cancelled:
             self.stats.cancellation_steps.append(self.stats.steps - request.cancelled_at_step)
         if output.error is None:

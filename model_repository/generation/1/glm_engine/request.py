@@ -16,6 +16,8 @@ DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
+MAX_STRUCTURE_CHARACTERS = 128 * 1024
+MAX_STRUCTURE_CHOICES = 1000
 
 FinishReason = Literal["stop", "length"]
 # What the request named that ended the answer: one of its `stop`, or one of its `stop_token_ids`.
@@ -56,6 +58,27 @@ class ThinkingTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class StructuredOutputs:
+    """What an answer has to be.
+
+    Attributes:
+        kind: the key under which it came.
+        value: a JSON schema, a regular expression, a grammar, or a tuple of texts to choose from.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether an answer has to call a tool, and which."""
+
+    is_enforced: bool = False
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose tokens and when to stop. Names and meanings are vLLM's.
 
@@ -65,6 +88,9 @@ class SamplingParams:
         top_k: 0 for off.
         logprobs: alternatives to report for each token; None for no log probabilities at all.
         thinking_token_budget: tokens after which a thought is made to end; None for no limit.
+        structured_outputs: what the answer has to be, but for its thought.
+        tool_choice: whether it has to call one of the request's tools.
+        parallel_tool_calls: whether it may call several, where a grammar holds it to calls.
         n: answers to give; the engine runs one request for each.
         priority: who waits and who is preempted: lower numbers come first.
     """
@@ -86,6 +112,9 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     thinking_token_budget: int | None = None
+    structured_outputs: StructuredOutputs | None = None
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
     n: int = 1
     priority: int = 0
 
@@ -190,6 +219,73 @@ def _logit_bias(value: Any, path: str) -> dict[int, float]:
     return bias
 
 
+def _structured_outputs(value: Any, path: str) -> StructuredOutputs:
+    if not isinstance(value, dict):
+        raise InvalidRequest(path, "has to be an object")
+    given = {key: one for key, one in value.items() if one is not None}
+    if len(given) != 1:
+        raise InvalidRequest(path, f"has to have exactly one of {', '.join(_STRUCTURES)}")
+    ((kind, structure),) = given.items()
+    if kind not in _STRUCTURES:
+        raise InvalidRequest(f"{path}.{kind}", "is not supported")
+    return StructuredOutputs(kind, _STRUCTURES[kind](structure, f"{path}.{kind}"))
+
+
+def _schema(value: Any, path: str) -> Any:
+    if isinstance(value, str):  # vLLM takes it as text as well
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(path, f"is not valid JSON ({error})") from None
+    if not isinstance(value, dict | bool):
+        raise InvalidRequest(path, "has to be a JSON schema")
+    return value
+
+
+def _any_object(value: Any, path: str) -> Any:
+    if value is not True:
+        raise InvalidRequest(path, "has to be true or absent")
+    return {"type": "object"}
+
+
+def _pattern(value: Any, path: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_STRUCTURE_CHARACTERS:
+        raise InvalidRequest(
+            path, f"has to be a text of 1 to {MAX_STRUCTURE_CHARACTERS} characters"
+        )
+    return value
+
+
+def _texts(value: Any, path: str) -> tuple[str, ...]:
+    if (
+        not isinstance(value, list)
+        or not 0 < len(value) <= MAX_STRUCTURE_CHOICES
+        or not all(isinstance(text, str) and text for text in value)
+    ):
+        raise InvalidRequest(path, f"has to be a list of 1 to {MAX_STRUCTURE_CHOICES} texts")
+    return tuple(value)
+
+
+_STRUCTURES: dict[Any, Callable[[Any, str], Any]] = {
+    "json": _schema,
+    "json_object": _any_object,
+    "regex": _pattern,
+    "choice": _texts,
+    "grammar": _pattern,
+}
+
+
+def _tool_choice(value: Any, path: str) -> ToolChoice:
+    match value:
+        case "auto":
+            return ToolChoice()
+        case "required":
+            return ToolChoice(is_enforced=True)
+        case {"type": "function", "function": {"name": str(name)}}:
+            return ToolChoice(is_enforced=True, name=name)
+    raise InvalidRequest(path, "has to be auto, required or a function by its name")
+
+
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "max_tokens": _whole(1),
     "temperature": _number(0, 2),
@@ -208,6 +304,9 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "skip_special_tokens": _flag,
     "logprobs": _whole(0, MAX_LOGPROBS),
     "thinking_token_budget": _whole(0),
+    "structured_outputs": _structured_outputs,
+    "tool_choice": _tool_choice,
+    "parallel_tool_calls": _flag,
     "priority": _whole(-1_000_000, 1_000_000),
     "n": _whole(1, MAX_CHOICES),
 }
@@ -342,6 +441,7 @@ class Request:
         block_hashes: of its full blocks, as far as they have been needed.
         encoded: embeddings of images that are not wholly computed yet.
         sampling: the sampler's state of this request.
+        guide: holds the answer to a grammar (``structured_output.Guide``); None where it is free.
         arrival: counts up; who comes first is served first.
     """
 
@@ -359,6 +459,7 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)
     encoded: dict[PromptImage, Any] = field(default_factory=dict)
     sampling: Any = None
+    guide: Any = None
     arrival: int = 0
     timeline: Timeline = field(default_factory=Timeline)
     cancelled: bool = False

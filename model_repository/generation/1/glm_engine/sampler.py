@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from glm_engine.request import Request, SamplingParams, ThinkingTokens, TokenLogprobs
+from glm_engine.structured_output import allowed_tokens
 
 # Below it the division would overflow float32, and the choice is certain anyway.
 _GREEDY_TEMPERATURE = 1e-5
@@ -99,12 +100,22 @@ class Sampler:
     def _edited(self, requests: Sequence[Request], logits: torch.Tensor) -> torch.Tensor:
         """Logits after penalties, biases and bans; a copy where there are any."""
         rows = [row for row, request in enumerate(requests) if _is_edited(request.params)]
-        if not rows:
+        guided = [row for row, request in enumerate(requests) if request.guide is not None]
+        if not rows and not guided:
             return logits
         scores = logits.clone()
         for row in rows:
             request = requests[row]
             self._edit(request.params, self.state(request), request, scores[row])
+        if guided:
+            at = torch.tensor(guided, device=self._device)
+            guides = [requests[row].guide for row in guided]
+            banned = ~allowed_tokens(guides, logits.shape[-1], self._device)
+            masked = scores[at].masked_fill_(banned, -torch.inf)
+            # Where min_tokens forbids the only tokens that a grammar allows, the grammar decides.
+            nothing_left = masked.isneginf().all(-1, keepdim=True)
+            plain = logits[at].masked_fill_(banned, -torch.inf)
+            scores[at] = torch.where(nothing_left, plain, masked)
         return scores
 
     def _edit(

@@ -1,0 +1,196 @@
+"""What a tool call may look like, as a grammar: GLM's format, filled by each tool's JSON schema.
+
+GLM writes ``<tool_call>NAME``, then for each argument ``<arg_key>KEY</arg_key>`` and
+``<arg_value>VALUE</arg_value>``, then ``</tool_call>``. A text stands there as it is, everything
+else as JSON. Source: the chat template of GLM-4.6V, which writes earlier calls like this.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llguidance import regex_to_lark
+
+from glm_engine.errors import InvalidRequest
+
+TAGS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+)
+"""The tokens that the format is made of."""
+
+_MAX_REFERENCES = 32
+_DEFINITIONS = ("$defs", "definitions")
+_WHITE_SPACE = r"\n {0,32}| "
+"""Between the parts of a JSON document: one line break with an indentation, or one space.
+
+Any amount of it would let a model write nothing else until its tokens run out.
+"""
+
+
+def json_rule(schema: Any) -> str:
+    """A rule for documents of a JSON schema."""
+    if schema is True:
+        schema = {}
+    if isinstance(schema, dict):
+        schema = {**schema, "x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
+    return f"%json {json.dumps(schema)}"
+
+
+def literal(text: str) -> str:
+    """A rule for exactly this text."""
+    return json.dumps(text)
+
+
+def regex(pattern: str) -> str:
+    """A terminal for texts that match as a whole."""
+    return f"/{regex_to_lark(pattern)}/"
+
+
+class ToolGrammar:
+    """Rules for calls of some tools, in llguidance's variant of Lark.
+
+    Args:
+        tools: in OpenAI's form, checked by stage 1.
+        token: from a tag of ``TAGS`` to the rule that stands for its token.
+
+    Raises:
+        InvalidRequest: a tool's parameters cannot be made into rules; names the tool.
+    """
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]], token: Callable[[str], str]) -> None:
+        (self._call, self._call_end, self._key, self._key_end, self._value, self._value_end) = map(
+            token, TAGS
+        )
+        self.rules = ['LINE_BREAK: "\\n"', "ANY_TEXT: /(?s:.+)/"]
+        self.names: list[str] = []
+        """The rule of each tool's call."""
+        for i, tool in enumerate(tools):
+            field = f"tools[{i}].function.parameters"
+            self._add_call(f"call_{i}", tool["function"], field)
+
+    def _add_call(self, name: str, function: Mapping[str, Any], field: str) -> None:
+        root = function.get("parameters") or {}
+        if not isinstance(root, dict):
+            raise InvalidRequest(field, "has to be a JSON schema of an object")
+        schema = _resolved(root, root, field)
+        properties = schema.get("properties", {})
+        if not isinstance(properties, dict):
+            raise InvalidRequest(f"{field}.properties", "has to be a JSON object")
+        required = schema.get("required", [])
+        if not isinstance(required, list):
+            raise InvalidRequest(f"{field}.required", "has to be a list")
+        arguments = []
+        for i, (key, own) in enumerate(properties.items()):
+            rule = f"{name}_argument_{i}"
+            self._add_argument(rule, literal(key), self._value_of(own, root, f"{field}.{key}"))
+            arguments.append(rule if key in required else f"{rule}?")
+        if not properties and schema.get("additionalProperties") is not False and root:
+            self._add_argument(f"{name}_argument", "/[^<>\\n]+/", "ANY_TEXT?")
+            arguments.append(f"{name}_argument*")
+        self.names.append(name)
+        self.rules.append(
+            f"{name}: {self._call} {literal(function['name'])} LINE_BREAK? {' '.join(arguments)} "
+            f"{self._call_end}"
+        )
+
+    def _add_argument(self, rule: str, key: str, value: str) -> None:
+        self.rules.append(
+            f"{rule}: {self._key} {key} {self._key_end} LINE_BREAK? "
+            f"{self._value} {rule}_value {self._value_end} LINE_BREAK?"
+        )
+        self.rules.append(f"{rule}_value: {value}")
+
+    def _value_of(self, schema: Any, root: Mapping[str, Any], field: str) -> str:
+        """What may stand between an argument's tags."""
+        resolved = _resolved(schema, root, field)
+        values = [resolved["const"]] if "const" in resolved else resolved.get("enum")
+        if isinstance(values, list) and values:
+            texts = [v if isinstance(v, str) else json.dumps(v) for v in values]
+            return " | ".join(literal(text) if text else '""' for text in texts)
+        types = json_types(resolved, root, field)
+        if types == {"string"}:
+            return _text_of(resolved, field)
+        if not types or "string" in types:
+            return "ANY_TEXT?"  # what is no text is one of many
+        definitions = {name: root[name] for name in _DEFINITIONS if name in root}
+        return json_rule({**definitions, **resolved})
+
+
+def json_types(schema: Mapping[str, Any], root: Mapping[str, Any], field: str) -> set[str]:
+    """The JSON types that a schema allows; empty where it does not say."""
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return {kind}
+    if isinstance(kind, list):
+        return {one for one in kind if isinstance(one, str)}
+    for name in ("anyOf", "oneOf"):
+        if isinstance(schema.get(name), list):
+            options = [_resolved(option, root, field) for option in schema[name]]
+            types = [json_types(option, root, field) for option in options]
+            return set().union(*types) if all(types) else set()
+    values = schema.get("enum")
+    if isinstance(values, list) and any(isinstance(value, str) for value in values):
+        return {"string"}
+    return {"object"} if "properties" in schema else set()
+
+
+def _resolved(schema: Any, root: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """The schema that a chain of references (and of lone ``allOf``) leads to."""
+    for _ in range(_MAX_REFERENCES):
+        if isinstance(schema, bool):
+            schema = {}
+        if not isinstance(schema, dict):
+            raise InvalidRequest(field, "has to be a JSON schema")
+        alone = schema.get("allOf")
+        if isinstance(alone, list) and len(alone) == 1 and isinstance(alone[0], dict):
+            schema = {**alone[0], **{k: v for k, v in schema.items() if k != "allOf"}}
+            continue
+        path = schema.get("$ref")
+        if path is None:
+            return schema
+        found = _found(path, root)
+        if not isinstance(found, dict):
+            raise InvalidRequest(field, f"refers to {path!r}, which is not there")
+        schema = {**found, **{k: v for k, v in schema.items() if k != "$ref"}}
+    raise InvalidRequest(field, f"is a chain of more than {_MAX_REFERENCES} references")
+
+
+def _found(path: Any, root: Mapping[str, Any]) -> Any:
+    if not isinstance(path, str) or not path.startswith("#"):
+        return None
+    place: Any = root
+    for step in path.removeprefix("#").split("/")[1:]:
+        if not isinstance(place, dict):
+            return None
+        place = place.get(step.replace("~1", "/").replace("~0", "~"))
+    return place
+
+
+def _text_of(schema: Mapping[str, Any], field: str) -> str:
+    """A terminal for a text that is written without quotation marks."""
+    pattern, low, high = schema.get("pattern"), schema.get("minLength"), schema.get("maxLength")
+    if pattern is None and low is None and high is None:
+        return "ANY_TEXT?"
+    terminals = []
+    if pattern is not None:
+        if not isinstance(pattern, str):
+            raise InvalidRequest(f"{field}.pattern", "has to be text")
+        terminals.append(regex(_searching(pattern)))
+    if low is not None or high is not None:
+        if not all(one is None or (isinstance(one, int) and one >= 0) for one in (low, high)):
+            raise InvalidRequest(field, "has a length that is no whole number")
+        terminals.append(f"/(?s:.{{{low or 0},{'' if high is None else high}}})/")
+    return " & ".join(terminals)
+
+
+def _searching(pattern: str) -> str:
+    """JSON schema looks for a pattern anywhere in a text; here the whole text has to match."""
+    begin, end = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
+    inner = pattern[1 if begin else 0 : -1 if end else None]
+    return f"{'' if begin else '(?s:.*)'}(?:{inner}){'' if end else '(?s:.*)'}"

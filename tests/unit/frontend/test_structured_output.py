@@ -1,0 +1,157 @@
+"""What an answer is to be held to: which fields say so, and what the model server is told."""
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from glm_client import InvalidRequestError
+from unit.frontend.fakes import CHAT, MULTIMODAL, FakeBackend, chat
+
+SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
+NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+LOOK = {"type": "function", "function": {"name": "look"}}
+
+STRUCTURES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_object"}}, {"json_object": True}, "response_format"),
+    ({"response_format": NAMED}, {"json": SCHEMA}, "response_format.json_schema.schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
+        {"json_object": True},
+        "response_format",
+    ),
+    ({"structured_outputs": {"json": SCHEMA}}, {"json": SCHEMA}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": "{}"}}, {"json": "{}"}, "structured_outputs.json"),
+    ({"structured_outputs": {"regex": "a+"}}, {"regex": "a+"}, "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": ["a"]}}, {"choice": ["a"]}, "structured_outputs.choice"),
+    (
+        {"structured_outputs": {"grammar": 'start: "a"'}},
+        {"grammar": 'start: "a"'},
+        "structured_outputs.grammar",
+    ),
+    (
+        {"structured_outputs": {"json_object": True}},
+        {"json_object": True},
+        "structured_outputs.json_object",
+    ),
+    ({"guided_json": SCHEMA}, {"json": SCHEMA}, "guided_json"),
+    ({"guided_regex": "a+"}, {"regex": "a+"}, "guided_regex"),
+    ({"guided_choice": ["a", "b"]}, {"choice": ["a", "b"]}, "guided_choice"),
+    ({"guided_grammar": 'start: "a"'}, {"grammar": 'start: "a"'}, "guided_grammar"),
+]
+
+
+@pytest.mark.parametrize(("given", "sent", "path"), STRUCTURES)
+def test_the_model_server_is_told_and_its_errors_name_the_clients_field(
+    client: TestClient, backend: FakeBackend, given: dict[str, Any], sent: Any, path: str
+) -> None:
+    assert client.post(CHAT, json=chat(**given)).status_code == 200
+    assert backend.requests[0].sampling_parameters == {"structured_outputs": sent}
+    (kind,) = sent
+    wire = f"sampling_parameters.structured_outputs.{kind}"
+    backend.script = [InvalidRequestError("cannot be enforced", wire)]
+    error = client.post(CHAT, json=chat(**given)).json()["error"]
+    assert (error["param"], error["type"]) == (path, "invalid_request_error")
+
+
+def test_text_asks_for_nothing(client: TestClient, backend: FakeBackend) -> None:
+    assert client.post(CHAT, json=chat(response_format={"type": "text"})).status_code == 200
+    assert backend.requests[0].sampling_parameters == {}
+
+
+def test_the_multimodal_endpoint_has_them_too(client: TestClient, backend: FakeBackend) -> None:
+    body = {"prompt": "hi", "guided_choice": ["a"]}
+    assert client.post(MULTIMODAL, json=body).status_code == 200
+    assert backend.requests[0].sampling_parameters == {"structured_outputs": {"choice": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "reason"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format.type", "has to be"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": NAMED["json_schema"]}},
+            "response_format.json_schema",
+            "only for the type json_schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+            "pattern",
+        ),
+        (
+            {"response_format": NAMED, "guided_regex": "a"},
+            "response_format",
+            "cannot be given beside guided_regex",
+        ),
+        (
+            {"guided_choice": ["a"], "structured_outputs": {"regex": "a"}},
+            "guided_choice",
+            "cannot be given beside structured_outputs",
+        ),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one key"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "one key"),
+        ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag", ""),
+        ({"structured_outputs": {"json_object": False}}, "structured_outputs.json_object", "True"),
+        ({"guided_regex": 3}, "guided_regex", "string"),
+    ],
+)
+def test_bad_fields_are_named(
+    client: TestClient, fields: dict[str, Any], param: str, reason: str
+) -> None:
+    response = client.post(CHAT, json=chat(**fields))
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == param and reason in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"tool_choice": "auto"}, {}),
+        ({"tool_choice": "required"}, {"tool_choice": "required"}),
+        ({"tool_choice": LOOK}, {"tool_choice": LOOK}),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
+        (
+            {"tool_choice": "required", "response_format": {"type": "json_object"}},
+            {"tool_choice": "required", "structured_outputs": {"json_object": True}},
+        ),
+    ],
+)
+def test_the_choice_of_tools_goes_through(
+    client: TestClient, backend: FakeBackend, fields: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert client.post(CHAT, json=chat(tools=[TOOL], **fields)).status_code == 200
+    assert backend.requests[0].sampling_parameters == sent
+    assert backend.requests[0].tools == [TOOL]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": LOOK}, "tool_choice"),
+        ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice"),
+        ({"tool_choice": 3, "tools": [TOOL]}, "tool_choice"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "dig"}}, "tools": [TOOL]},
+            "tool_choice",
+        ),
+        ({"tool_choice": {"type": "function"}, "tools": [TOOL]}, "tool_choice.function"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": [TOOL]}, "tool_choice.type"),
+    ],
+)
+def test_bad_choices_of_tools_are_named(
+    client: TestClient, fields: dict[str, Any], param: str
+) -> None:
+    response = client.post(CHAT, json=chat(**fields))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_strict_tools_are_told_as_such(client: TestClient, backend: FakeBackend) -> None:
+    strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
+    assert client.post(CHAT, json=chat(tools=[strict])).status_code == 200
+    assert backend.requests[0].tools == [strict]

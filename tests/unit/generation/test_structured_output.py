@@ -1,0 +1,443 @@
+"""Answers held to a grammar: whatever tokens a model likes, they are what was asked for."""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from glm_engine.checkpoint import Checkpoint
+from glm_engine.detokenizer import TokenTable
+from glm_engine.errors import InvalidRequest
+from glm_engine.request import (
+    Prompt,
+    Request,
+    SamplingParams,
+    StructuredOutputs,
+    ThinkingTokens,
+    ToolChoice,
+    parse_sampling_parameters,
+)
+from glm_engine.structured_output import MAX_GRAMMAR_BYTES, Grammars, Guide, allowed_tokens
+from unit.generation.conftest import Harness
+from unit.paths import DEMO_CHECKPOINT
+
+MakePrompt = Callable[..., Prompt]
+CHECKPOINT = Checkpoint.load(str(DEMO_CHECKPOINT))
+TABLE = TokenTable(CHECKPOINT.tokenizer)
+EOS = CHECKPOINT.defaults.eos_token_ids
+
+
+def token(tag: str) -> int:
+    found = TABLE.find(tag)
+    assert found is not None
+    return found
+
+
+THINKING = ThinkingTokens(token("<think>"), token("</think>"))
+CLOSERS = {'"', "}", "]", "</arg_value>", "</tool_call>"}
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b", None, 3]}, "maxItems": 3},
+        "home": {"$ref": "#/$defs/place"},
+    },
+    "required": ["name", "age", "home"],
+    "additionalProperties": False,
+    "$defs": {
+        "place": {
+            "type": "object",
+            "properties": {"zip": {"type": "string", "pattern": "^[0-9]{5}$"}},
+            "required": ["zip"],
+            "additionalProperties": False,
+        }
+    },
+}
+SCHEMAS: list[Any] = [
+    PERSON,
+    {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 4},
+    {"anyOf": [{"type": "boolean"}, {"type": "null"}, {"const": "ja"}]},
+    {"type": "string", "format": "date"},
+    {"type": "object", "additionalProperties": {"type": "boolean"}, "maxProperties": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Grammars:
+    return Grammars(CHECKPOINT.tokenizer, len(TABLE), EOS, THINKING)
+
+
+def prompt_of(*tags: str) -> Prompt:
+    ids = np.array([token(tag) for tag in tags], np.int32)
+    return Prompt("messages", ids, np.zeros((3, len(ids)), np.int32), 0)
+
+
+# The answer's turn, with and without room for a thought.
+THINKS = prompt_of("<|user|>", "<|assistant|>")
+ANSWERS = prompt_of("<|user|>", "<|assistant|>", "<think>", "</think>")
+
+
+def allowed(guide: Guide) -> list[int]:
+    mask = allowed_tokens([guide], len(TABLE), torch.device("cpu"))
+    return [int(token_id) for token_id in mask[0].nonzero()]
+
+
+def walk(guide: Guide, rng: random.Random, limit: int = 400) -> str:
+    """An answer of tokens chosen at random among those that may come."""
+    text = b""
+    for _ in range(limit):
+        if guide.is_complete:
+            return text.decode()
+        choices = allowed(guide)
+        assert choices, f"nothing may follow {text!r}"
+        closing = [t for t in choices if t in EOS or TABLE.text(t) in CLOSERS]
+        token_id = rng.choice(closing if closing and rng.random() < 0.5 else choices)
+        if token_id in EOS:
+            return text.decode()
+        guide.accept(token_id)
+        text += TABLE.token_bytes(token_id, skip_special_tokens=False)
+    pytest.fail(f"no end after {limit} tokens: {text[:200]!r}")
+
+
+def guide_for(grammars: Grammars, kind: Any, value: Any, prompt: Prompt = ANSWERS) -> Guide:
+    params = SamplingParams(structured_outputs=StructuredOutputs(kind, value))
+    guide = grammars.compile(params, [], prompt)
+    assert guide is not None
+    return guide
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_document_is_one_of_the_schema(grammars: Grammars, schema: Any) -> None:
+    seen = set()
+    for seed in range(25):
+        text = walk(guide_for(grammars, "json", schema), random.Random(seed))
+        jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+        seen.add(text)
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("pattern", ["[0-9]{3}-[a-z]+", "(ja|nein)( doch)?", "a/b", "é+"])
+def test_every_text_matches_the_whole_pattern(grammars: Grammars, pattern: str) -> None:
+    for seed in range(10):
+        text = walk(guide_for(grammars, "regex", pattern), random.Random(seed), limit=2000)
+        assert re.fullmatch(pattern, text)
+
+
+def test_every_text_is_one_of_the_choices(grammars: Grammars) -> None:
+    choices = ("yes", "no", "nothing", 'say "hi"\n', "红色")
+    texts = {walk(guide_for(grammars, "choice", choices), random.Random(i)) for i in range(60)}
+    assert texts == set(choices)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ['start: "a" sum\nsum: /[0-9]/ ("+" /[0-9]/)~1..3', 'root ::= "a" [0-9] ("+" [0-9]){1,3}'],
+)
+def test_a_grammar_may_be_written_in_lark_or_gbnf(grammars: Grammars, grammar: str) -> None:
+    for seed in range(10):
+        text = walk(guide_for(grammars, "grammar", grammar), random.Random(seed))
+        assert re.fullmatch(r"a[0-9](\+[0-9]){1,3}", text)
+
+
+def test_an_object_has_no_endless_white_space(grammars: Grammars) -> None:
+    guide = guide_for(grammars, "json_object", {"type": "object"})
+    for token_id in (one for one in range(len(TABLE)) if TABLE.text(one) == "{"):
+        guide.accept(token_id)
+        break
+    space = next(one for one in range(len(TABLE)) if TABLE.text(one) == " ")
+    assert space in allowed(guide)
+    guide.accept(space)
+    assert space not in allowed(guide)
+
+
+def test_a_thought_is_free_and_what_follows_is_not(grammars: Grammars) -> None:
+    guide = guide_for(grammars, "choice", ("yes", "no"), THINKS)
+    first = {TABLE.text(token_id) for token_id in allowed(guide)}
+    assert "<think>" in first and first <= {"<think>", "y", "n", "ye", "yes", "no"}
+    guide.accept(THINKING.begin)
+    in_thought = set(allowed(guide))
+    assert not in_thought & EOS and len(in_thought) == len(TABLE) - len(EOS)
+    guide.accept(token("<tool_call>"))
+    guide.accept(THINKING.end)
+    after = {TABLE.text(token_id) for token_id in allowed(guide)}
+    assert "\n" in after and after - {"\n"} <= {"y", "n", "ye", "yes", "no"}
+    guide.accept(next(t for t in allowed(guide) if TABLE.text(t) == "\n"))
+    assert "\n" not in {TABLE.text(token_id) for token_id in allowed(guide)}
+    assert walk(guide, random.Random(0)) in ("yes", "no")
+
+
+def test_a_prompt_that_ends_in_a_thought_is_free_until_its_end(grammars: Grammars) -> None:
+    open_thought = prompt_of("<|user|>", "<|assistant|>", "<think>")
+    guide = guide_for(grammars, "choice", ("yes", "no"), open_thought)
+    assert len(allowed(guide)) == len(TABLE) - len(EOS)
+
+
+def test_without_room_for_a_thought_none_begins(grammars: Grammars) -> None:
+    assert THINKING.begin not in allowed(guide_for(grammars, "choice", ("yes", "no"), ANSWERS))
+
+
+@pytest.mark.parametrize(
+    "kind, value",
+    [
+        ("json", {"type": "object", "properties": {"a": {"type": "unknown"}}}),
+        ("json", {"$ref": "https://example.com/schema.json"}),
+        ("json", {"not": {"type": "string"}}),
+        ("regex", "(unclosed"),
+        ("regex", "(?=look)ahead"),
+        ("grammar", "start: missing"),
+        ("grammar", 'root ::= ("a"'),
+        ("json", {"enum": ["x" * 100 + str(i) for i in range(MAX_GRAMMAR_BYTES // 100)]}),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_at_once(
+    grammars: Grammars, kind: Any, value: Any
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        guide_for(grammars, kind, value)
+    assert caught.value.field == f"sampling_parameters.structured_outputs.{kind}"
+
+
+@pytest.mark.parametrize(
+    "kind, value, text",
+    [
+        ("grammar", 'start: s\ns: "a" | s s | s s s', "a"),
+        ("json", {"properties": {f"p{i}": {"type": ["array", "null"]} for i in range(999)}}, "{"),
+    ],
+)
+def test_a_grammar_that_gets_too_complex_on_the_way_ends_its_request(
+    grammars: Grammars, kind: Any, value: Any, text: str
+) -> None:
+    guide = guide_for(grammars, kind, value)
+    again = next(one for one in range(len(TABLE)) if TABLE.text(one) == text)
+    with pytest.raises(InvalidRequest, match="too complex"):
+        for _ in range(300):
+            allowed(guide)
+            guide.accept(again)
+
+
+def test_a_compiled_grammar_is_used_again(grammars: Grammars) -> None:
+    one, other = (guide_for(grammars, "choice", ("yes", "no")) for _ in range(2))
+    one.accept(next(t for t in allowed(one) if TABLE.text(t) in ("y", "yes", "ye")))
+    assert allowed(other) != allowed(one)  # each at its own place
+
+
+# ---- tools ----
+
+PAINT = {
+    "type": "function",
+    "function": {
+        "name": "paint",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "colour": {"$ref": "#/$defs/colour"},
+                "size": {"type": "integer", "minimum": 1, "maximum": 9},
+                "note": {"type": "string", "maxLength": 5},
+                "at": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+                "free": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            },
+            "required": ["colour", "size"],
+            "additionalProperties": False,
+            "$defs": {"colour": {"enum": ["red", "blue"], "type": "string"}},
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "get_time"}}
+STRICT = {"type": "function", "function": {**CLOCK["function"], "strict": True}}  # type: ignore[dict-item]
+
+CALL = (
+    r"<tool_call>(get_time\n?|paint\n?"
+    r"<arg_key>colour</arg_key>\n?<arg_value>(red|blue)</arg_value>\n?"
+    r"<arg_key>size</arg_key>\n?<arg_value>[1-9]</arg_value>\n?"
+    r"(<arg_key>note</arg_key>\n?<arg_value>(?s:.{0,5})</arg_value>\n?)?"
+    r"(<arg_key>at</arg_key>\n?<arg_value>\[[-0-9, \n]*\]</arg_value>\n?)?"
+    r"(<arg_key>free</arg_key>\n?<arg_value>(?s:.*?)</arg_value>\n?)?)</tool_call>"
+)
+
+
+def tool_guide(grammars: Grammars, tools: Sequence[dict[str, Any]], **params: Any) -> Guide | None:
+    return grammars.compile(SamplingParams(**params), tools, ANSWERS)
+
+
+def test_enforced_calls_are_calls_of_the_tools(grammars: Grammars) -> None:
+    names, most = set(), 0
+    for seed in range(60):
+        guide = tool_guide(grammars, [PAINT, CLOCK], tool_choice=ToolChoice(True))
+        assert guide is not None
+        text = walk(guide, random.Random(seed), limit=3000)
+        assert re.fullmatch(rf"{CALL}(\n?{CALL})*", text), text
+        calls = re.findall(r"<tool_call>([a-z_]+)", text)
+        names.update(calls)
+        most = max(most, len(calls))
+    assert names == {"paint", "get_time"} and most > 1
+
+
+@pytest.mark.parametrize(
+    "params, names",
+    [
+        (
+            {"tool_choice": ToolChoice(True), "parallel_tool_calls": False},
+            {"<tool_call>paint", "<tool_call>get_time"},
+        ),
+        ({"tool_choice": ToolChoice(True, "paint")}, {"<tool_call>paint"}),
+    ],
+)
+def test_one_call_only(grammars: Grammars, params: dict[str, Any], names: set[str]) -> None:
+    seen = set()
+    for seed in range(20):
+        guide = tool_guide(grammars, [PAINT, CLOCK], **params)
+        assert guide is not None
+        text = walk(guide, random.Random(seed), limit=3000)
+        assert re.fullmatch(CALL, text)
+        seen.update(re.findall("<tool_call>[a-z_]+", text))
+    assert seen == names
+
+
+def test_a_strict_tool_is_held_to_its_schema_where_the_model_calls_it(grammars: Grammars) -> None:
+    assert tool_guide(grammars, [PAINT, CLOCK]) is None
+    guide = tool_guide(grammars, [STRICT])
+    assert guide is not None
+    may = allowed(guide)
+    assert token("<tool_call>") in may and set(may) >= EOS and len(may) > 500
+    guide.accept(token("<tool_call>"))
+    assert {TABLE.text(t) for t in allowed(guide)} <= {"g", "get", "ge", "get_"}
+
+
+def test_with_a_schema_the_model_may_still_call(grammars: Grammars) -> None:
+    structure = StructuredOutputs("choice", ("yes", "no"))
+    guide = tool_guide(grammars, [CLOCK], structured_outputs=structure)
+    assert guide is not None
+    texts = {TABLE.text(t) for t in allowed(guide)}
+    assert "<tool_call>" in texts and texts - {"<tool_call>"} <= {"y", "n", "ye", "yes", "no"}
+
+
+@pytest.mark.parametrize(
+    "choice, tools, reason",
+    [
+        (ToolChoice(True, "nobody"), [CLOCK], "no tool 'nobody'"),
+        (ToolChoice(True), [], "needs tools"),
+    ],
+)
+def test_a_call_of_no_tool_cannot_be_enforced(
+    grammars: Grammars, choice: ToolChoice, tools: list[dict[str, Any]], reason: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as caught:
+        tool_guide(grammars, tools, tool_choice=choice)
+    assert caught.value.field == "sampling_parameters.tool_choice"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"$ref": "#/$defs/none"}}},
+        {"properties": {"a": {"$ref": "#/properties/a"}}},
+        {"properties": []},
+        {"properties": {"a": 3}},
+        {"properties": {"a": {"type": "string", "pattern": "("}}},
+    ],
+)
+def test_bad_parameters_of_a_tool_are_refused(grammars: Grammars, parameters: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with pytest.raises(InvalidRequest) as caught:
+        tool_guide(grammars, [tool], tool_choice=ToolChoice(True))
+    assert caught.value.field.startswith("tools")
+
+
+# ---- sampling parameters ----
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        ([], "has to be an object"),
+        ({}, "exactly one of"),
+        ({"json": {}, "regex": "a"}, "exactly one of"),
+        ({"xml": "a"}, "xml: is not supported"),
+        ({"json": 3}, "json: has to be a JSON schema"),
+        ({"json": "{"}, "json: is not valid JSON"),
+        ({"json_object": False}, "json_object: has to be true"),
+        ({"regex": ""}, "regex: has to be a text"),
+        ({"choice": []}, "choice: has to be a list"),
+        ({"choice": ["a", 1]}, "choice: has to be a list"),
+        ({"grammar": 1}, "grammar: has to be a text"),
+    ],
+)
+def test_bad_structures_are_named(given: Any, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        parse_sampling_parameters(json.dumps({"structured_outputs": given}), CHECKPOINT.defaults)
+
+
+@pytest.mark.parametrize("choice", ["any", 1, {"type": "function"}, {"name": "f"}])
+def test_bad_tool_choices_are_named(choice: Any) -> None:
+    with pytest.raises(InvalidRequest, match="tool_choice"):
+        parse_sampling_parameters(json.dumps({"tool_choice": choice}), CHECKPOINT.defaults)
+
+
+# ---- in the engine ----
+
+
+def add(harness: Harness, prompt: Prompt, **params: Any) -> Request:
+    sampling = SamplingParams(**params)
+    guide = harness.engine.grammars.compile(sampling, [], prompt)
+    request = Request(f"guided-{id(guide):x}", prompt, sampling, guide=guide)
+    harness.engine.add(request)
+    return request
+
+
+def test_guided_and_free_requests_share_steps(harness: Harness, make_prompt: MakePrompt) -> None:
+    prompt = make_prompt("What is in this image?", [1], thinking=False)
+    alone = harness.text(harness.add(prompt))
+    structure = StructuredOutputs("json", PERSON)
+    guided = [
+        add(harness, prompt, structured_outputs=structure, temperature=t, seed=i, max_tokens=600)
+        for i, t in enumerate((0.0, 0.7, 1.5, 2.0))
+    ]
+    free = [harness.add(prompt) for _ in range(3)]
+    for request in guided:
+        text = harness.text(request)
+        if harness.wait(request)[-1].finish_reason == "stop":
+            jsonschema.validate(json.loads(text), PERSON)
+    assert any(harness.wait(request)[-1].finish_reason == "stop" for request in guided)
+    assert [harness.text(request) for request in free] == [alone] * 3
+
+
+def test_an_answer_ends_with_its_grammar(harness: Harness, make_prompt: MakePrompt) -> None:
+    """Neither min_tokens nor ignore_eos nor a bias can make it go on, or be nothing."""
+    prompt = make_prompt("hello", thinking=False)
+    request = add(
+        harness,
+        prompt,
+        structured_outputs=StructuredOutputs("regex", "(ab)?"),
+        min_tokens=20,
+        max_tokens=30,
+        ignore_eos=True,
+        repetition_penalty=1.5,
+    )
+    assert harness.text(request) in ("", "ab")
+    assert harness.wait(request)[-1].finish_reason == "stop"
+
+
+def test_a_guided_answer_is_the_likeliest_that_the_grammar_allows(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    """Where the free answer obeys the grammar already, the grammar changes nothing."""
+    for thinking in (False, True):
+        prompt = make_prompt("What is in this image?", [1], thinking=thinking)
+        free = harness.add(prompt, max_tokens=80)
+        text = harness.text(free)
+        request = add(
+            harness,
+            prompt,
+            temperature=0.0,
+            max_tokens=80,
+            structured_outputs=StructuredOutputs("regex", r"[A-Za-z ,.]*"),
+        )
+        assert harness.text(request) == text
