@@ -15,6 +15,7 @@ from glm_frontend.schemas.messages import (
     MessagesRequest,
     TextBlockParam,
     ThinkingBlockParam,
+    ToolChoice,
     ToolResultBlockParam,
     ToolUseBlockParam,
     UserTurn,
@@ -54,6 +55,7 @@ def translate_messages(body: MessagesRequest) -> Translation:
         )
     renamed = conversation.renamed | {
         f"{WIRE_SAMPLING}stop": "stop_sequences",
+        f"{WIRE_SAMPLING}structured_outputs.json": "output_config.format.schema",
         f"{WIRE_SAMPLING}thinking_token_budget": "thinking.budget_tokens",
     }
     for i in range(len(body.tools or [])):
@@ -77,15 +79,34 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
     budget = None if body.thinking is None else body.thinking.budget_tokens
     if budget is not None and budget >= body.max_tokens:
         raise invalid("thinking.budget_tokens", "has to be less than max_tokens")
-    sampling = {
+    output = None if body.output_config is None else body.output_config.format
+    sampling: dict[str, Any] = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
         "top_k": body.top_k,
         "stop": body.stop_sequences,
         "thinking_token_budget": budget,
+        "structured_outputs": None if output is None else {"json": output.schema_},
+        "tool_choice": _tool_choice(body),
     }
+    if body.tools and body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use:
+        sampling["parallel_tool_calls"] = False
     return {name: value for name, value in sampling.items() if value is not None}
+
+
+def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
+    """The choice as the model server knows it; None where the model is free."""
+    match body.tool_choice:
+        case ToolChoice(type="any"):
+            if not body.tools:
+                raise invalid("tool_choice", "needs tools")
+            return "required"
+        case ToolChoice(type="tool", name=name):
+            if name not in [tool.name for tool in body.tools or []]:
+                raise invalid("tool_choice.name", f"there is no {name} in tools")
+            return {"type": "function", "function": {"name": name}}
+    return None
 
 
 def _tools(body: MessagesRequest) -> list[dict[str, Any]]:
@@ -98,6 +119,8 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function | {"parameters": tool.input_schema}}
 
 

@@ -53,7 +53,6 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "defer_loading": (False,),
         "diagnostics": (),
         "eager_input_streaming": (True,),
-        "format": (),
         "function_call": ("none",),
         "functions": ([],),
         "include_obfuscation": (False,),

@@ -247,14 +247,18 @@ class CustomTool(CacheableBlock):
     )
     description: str | None = Field(None, description="What it does, for the model.")
     input_schema: dict[str, Any] = Field(description="JSON schema of its input, an object's.")
+    strict: bool | None = Field(
+        None,
+        description="true: what the model calls it with obeys the schema, whatever it would like.",
+    )
 
 
 class ToolChoice(RequestModel):
     """Whether the model calls a tool."""
 
     type: Literal["auto", "any", "tool", "none"] = Field(
-        description="`auto`: the model chooses. `any`: it calls one. `tool`: it calls the one of "
-        "this `name`. `none`: it is not told of them."
+        description="`auto`: the model chooses. `any`: it has to call one or more. `tool`: it has "
+        "to call the one of this `name`. `none`: it is not told of them."
     )
     name: str | None = Field(None, validate_default=True, description="Only with `tool`.")
     disable_parallel_tool_use: bool | None = Field(
@@ -278,9 +282,21 @@ class Metadata(RequestModel):
     user_id: str | None = None
 
 
+class JSONOutputFormat(RequestModel):
+    """A JSON document."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema", description="Its schema.")
+
+
 class OutputConfig(RequestModel):
     """How the answer is to be."""
 
+    format: JSONOutputFormat | None = Field(
+        None,
+        description="What the answer has to be; the model can write nothing else. Its thought "
+        "stays free.",
+    )
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
         None,
         description="Taken for compatibility: the model has one strength of thinking, which all "

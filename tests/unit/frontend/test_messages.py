@@ -189,6 +189,35 @@ def test_tools_are_what_a_chats_are(client: TestClient, backend: FakeBackend) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (None, {}),
+        ({"type": "auto"}, {}),
+        ({"type": "auto", "disable_parallel_tool_use": True}, {"parallel_tool_calls": False}),
+        ({"type": "any"}, {"tool_choice": "required"}),
+        (
+            {"type": "tool", "name": "weather"},
+            {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        ),
+    ],
+)
+def test_the_choice_of_tools(
+    client: TestClient, backend: FakeBackend, choice: Any, sent: dict[str, Any]
+) -> None:
+    post(client, ask(tools=[WEATHER | {"strict": True}], tool_choice=choice))
+    (request,) = backend.requests
+    assert request.sampling_parameters == {"max_tokens": 64} | sent
+    assert request.tools is not None and request.tools[0]["function"]["strict"]
+
+
+def test_a_schema_for_the_answer(client: TestClient, backend: FakeBackend) -> None:
+    wanted = {"type": "json_schema", "schema": SCHEMA}
+    post(client, ask(output_config={"format": wanted, "effort": "low"}))
+    sampling = backend.requests[0].sampling_parameters
+    assert sampling == {"max_tokens": 64, "structured_outputs": {"json": SCHEMA}}
+
+
 def test_the_model_is_not_told_of_tools_that_it_must_not_call(
     client: TestClient, backend: FakeBackend
 ) -> None:
@@ -448,16 +477,19 @@ def test_of_a_cut_call_there_is_what_is_complete(
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: "),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema: is required"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name: "),
-        ({"tools": [WEATHER | {"strict": True}]},
-         "tools[0].strict: is not supported by this server"),
+        ({"tools": [WEATHER | {"defer_loading": True}]},
+         "tools[0].defer_loading: is not supported by this server"),
         ({"tools": [WEATHER] * 129}, "tools: "),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name: is required"),
         ({"tool_choice": {"type": "auto", "name": "f"}},
          "tool_choice.name: is only for type: tool"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice: needs tools"),
+        ({"tool_choice": {"type": "tool", "name": "f"}, "tools": [WEATHER]},
+         "tool_choice.name: there is no f in tools"),
         ({"tool_choice": "auto"}, "tool_choice: "),
         ({"metadata": {"name": "x"}}, "metadata.name: is not supported by this server"),
-        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}},
-         "output_config.format: is not supported by this server"),
+        ({"output_config": {"format": {"type": "json_schema"}}},
+         "output_config.format.schema: is required"),
         ({"mcp_servers": [{}]}, "mcp_servers: is not supported by this server"),
         ({"n": 2}, "n: is not a known field"),
     ],
@@ -528,6 +560,7 @@ def test_a_redacted_thought_is_refused(client: TestClient) -> None:
         ("sampling_parameters.temperature", "temperature"),
         ("sampling_parameters.stop[0]", "stop_sequences[0]"),
         ("sampling_parameters.thinking_token_budget", "thinking.budget_tokens"),
+        ("sampling_parameters.structured_outputs.json", "output_config.format.schema"),
         ("tools[0].function.name", "tools[0].name"),
         ("tools[0].function.parameters.type", "tools[0].input_schema.type"),
         ("messages", "messages"),
