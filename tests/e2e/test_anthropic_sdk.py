@@ -66,6 +66,9 @@ def test_a_message_is_what_a_chat_says(stack: Stack, sdk: anthropic.Anthropic) -
     assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
     assert message._request_id is not None
 
+    beta = sdk.beta.messages.create(**ask("photo-square.jpg", betas=["x-2026-01-01"]))
+    assert text(beta) == text(message)
+
     body = chat(QUESTION, "photo-square.jpg", reasoning_effort="none")
     body["messages"].insert(0, {"role": "system", "content": "Be brief."})
     answer = post(stack, body)

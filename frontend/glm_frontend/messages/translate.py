@@ -51,7 +51,7 @@ def translate_messages(body: MessagesRequest) -> Translation:
     if isinstance(body.messages[-1], AssistantTurn):
         raise invalid(
             f"messages[{len(body.messages) - 1}].role",
-            "the last turn cannot be the assistant's: answers begun elsewhere are not gone on with",
+            "the last turn cannot be the assistant's: prefill is not supported",
         )
     renamed = conversation.renamed | {
         f"{WIRE_SAMPLING}stop": "stop_sequences",
@@ -85,7 +85,7 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
         "temperature": body.temperature,
         "top_p": body.top_p,
         "top_k": body.top_k,
-        "stop": body.stop_sequences,
+        "stop": body.stop_sequences or None,
         "thinking_token_budget": budget,
         "structured_outputs": None if output is None else {"json": output.schema_},
         "tool_choice": _tool_choice(body),
