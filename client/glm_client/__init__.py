@@ -25,6 +25,7 @@ from glm_client.types import (
     Generation,
     GenerationDelta,
     GenerationRequest,
+    Tokenization,
     TokenLogprob,
     TokenLogprobs,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "ThinkingText",
     "TokenLogprob",
     "TokenLogprobs",
+    "Tokenization",
     "UnavailableError",
     "split_thinking",
 ]

@@ -11,7 +11,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from glm_client import wire
 from glm_client.errors import InternalError, error_from_status
-from glm_client.types import Generation, GenerationDelta, GenerationRequest
+from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tokenization
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 600.0
@@ -84,6 +84,33 @@ class AsyncClient:
             async for delta in deltas:
                 pieces[delta.index].append(delta)
         return tuple(_join(choice) for choice in pieces)
+
+    async def tokenize(
+        self,
+        request: GenerationRequest,
+        *,
+        token_texts: bool = False,
+        timeout: float | None = None,
+    ) -> Tokenization:
+        """The prompt of a request in tokens, by stage 1 alone. Other fields are not looked at.
+
+        Args:
+            token_texts: also ask for the text of each token.
+            timeout: seconds.
+
+        Raises:
+            GLMError: see :mod:`glm_client.errors`.
+        """
+        try:
+            result = await self._triton.infer(
+                **wire.build_tokenizer_call(request, token_texts=token_texts),
+                client_timeout=self._timeout if timeout is None else timeout,
+            )
+        except InferenceServerException as error:
+            status = str(error.status()).removeprefix("StatusCode.")
+            code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.UNKNOWN)
+            raise error_from_status(code, error.message() or "") from None
+        return wire.parse_tokenization(result)
 
     async def server_live(self) -> bool:
         """Whether Triton can be reached; its models may still be loading."""

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL, AsyncClient
 from glm_client.errors import RequestCancelledError
-from glm_client.types import Generation, GenerationDelta, GenerationRequest
+from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tokenization
 
 T = TypeVar("T")
 
@@ -46,6 +46,16 @@ class Client:
     ) -> tuple[Generation, ...]:
         """All ``n`` whole answers, as :meth:`generate` gives one."""
         return self._wait(self._client.generate_choices(request, timeout=timeout))
+
+    def tokenize(
+        self,
+        request: GenerationRequest,
+        *,
+        token_texts: bool = False,
+        timeout: float | None = None,
+    ) -> Tokenization:
+        """As :meth:`AsyncClient.tokenize`."""
+        return self._wait(self._client.tokenize(request, token_texts=token_texts, timeout=timeout))
 
     def server_live(self) -> bool:
         """As :meth:`AsyncClient.server_live`."""

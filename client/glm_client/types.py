@@ -35,13 +35,18 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One request for text. Give either ``messages`` or ``text_input``.
+    """One request for text. Give one of the first four.
 
     Attributes:
         messages: a conversation in OpenAI chat form; a part ``{"type": "image"}`` takes the next
             entry of ``images``.
         text_input: one user turn as plain text; all ``images`` come before it.
+        prompt: a whole prompt, for which the chat template is not used: tags in it are tokens, and
+            each ``<|image|>`` takes the next entry of ``images``.
+        prompt_token_ids: the same, tokenised.
         images: bytes of image files (or their base64 text, or data URIs), in order.
+        image_max_pixels: for each of ``images`` the pixels that it is scaled down to; 0 for the
+            checkpoint's own limit. Empty: 0 for all.
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. What is
@@ -51,12 +56,16 @@ class GenerationRequest:
         return_token_ids: ask for ``GenerationDelta.token_ids``.
 
     Raises:
-        ValueError: both or neither of ``messages`` and ``text_input``.
+        ValueError: none or several of ``messages``, ``text_input``, ``prompt`` and
+            ``prompt_token_ids``; or ``image_max_pixels`` of another length than ``images``.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None
     text_input: str | None = None
+    prompt: str | None = None
+    prompt_token_ids: Sequence[int] | None = None
     images: Sequence[bytes] = ()
+    image_max_pixels: Sequence[int] = ()
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -64,8 +73,13 @@ class GenerationRequest:
     return_token_ids: bool = False
 
     def __post_init__(self) -> None:
-        if (self.messages is None) == (self.text_input is None):
-            raise ValueError("messages, text_input: give exactly one of them")
+        prompts = (self.messages, self.text_input, self.prompt, self.prompt_token_ids)
+        if sum(prompt is not None for prompt in prompts) != 1:
+            raise ValueError(
+                "messages, text_input, prompt, prompt_token_ids: give exactly one of them"
+            )
+        if self.image_max_pixels and len(self.image_max_pixels) != len(self.images):
+            raise ValueError("image_max_pixels: needs one entry for each of images")
 
     @property
     def num_choices(self) -> int:
@@ -119,3 +133,18 @@ class Generation:
     stop_reason: str | int | None = None
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenization:
+    """A prompt in tokens.
+
+    Attributes:
+        token_ids: a picture's placeholder is repeated once for each of its tokens.
+        text: of all tokens together, special ones included.
+        token_texts: of each token by itself; empty unless asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    token_texts: tuple[str, ...] = ()

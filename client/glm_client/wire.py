@@ -4,7 +4,7 @@ The other side is ``model_repository/generation/config.pbtxt``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -15,21 +15,26 @@ from glm_client.types import (
     FinishReason,
     GenerationDelta,
     GenerationRequest,
+    Tokenization,
     TokenLogprob,
     TokenLogprobs,
 )
 
 MODEL_NAME = "generation"
-STAGES = ("preprocessing", MODEL_NAME)
+TOKENIZER_NAME = "preprocessing"
+STAGES = (TOKENIZER_NAME, MODEL_NAME)
 """All models that an answer needs, in the order in which a request passes them."""
 
 INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
     {
         "text_input": "BYTES",
         "messages": "BYTES",
+        "prompt": "BYTES",
+        "prompt_token_ids": "INT32",
         "tools": "BYTES",
         "chat_template_kwargs": "BYTES",
         "image": "BYTES",
+        "image_max_pixels": "INT32",
         "stream": "BOOL",
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
@@ -74,6 +79,27 @@ def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
     }
 
 
+def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> dict[str, Any]:
+    """The call of tritonclient's ``infer`` that tokenises the prompt of ``request``."""
+    names = ["input_ids", "text", *(["token_text"] if token_texts else [])]
+    return {
+        "model_name": TOKENIZER_NAME,
+        "inputs": _prompt_inputs(request),
+        "outputs": [InferRequestedOutput(name) for name in names],
+        "request_id": request.request_id,
+    }
+
+
+def parse_tokenization(result: InferResult) -> Tokenization:
+    """The answer to :func:`build_tokenizer_call`."""
+    texts = result.as_numpy("token_text")
+    return Tokenization(
+        token_ids=tuple(result.as_numpy("input_ids").tolist()),
+        text=_first(result, "text", b"").decode(),
+        token_texts=() if texts is None else tuple(text.decode() for text in texts),
+    )
+
+
 def _outputs(request: GenerationRequest) -> list[str]:
     unwanted = {
         "token_ids": not request.return_token_ids,
@@ -88,7 +114,7 @@ def _wants_logprobs(request: GenerationRequest) -> bool:
 
 
 def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
-    inputs = [
+    return [
         _flag("stream", stream),
         _flag("exclude_input_in_output", True),
         _flag("return_finish_reason", True),
@@ -97,15 +123,26 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
+        *_prompt_inputs(request),
     ]
-    if request.text_input is not None:
-        inputs.append(_bytes("text_input", request.text_input.encode()))
+
+
+def _prompt_inputs(request: GenerationRequest) -> list[InferInput]:
+    inputs = []
+    for name in ("text_input", "prompt"):
+        text = getattr(request, name)
+        if text is not None:
+            inputs.append(_bytes(name, text.encode()))
+    if request.prompt_token_ids is not None:
+        inputs.append(_integers("prompt_token_ids", request.prompt_token_ids))
     for name in ("messages", "tools", "chat_template_kwargs"):
         value = getattr(request, name)
         if value is not None:
             inputs.append(_bytes(name, _json(value)))
     if request.images:
         inputs.append(_bytes("image", *request.images))
+    if request.image_max_pixels:
+        inputs.append(_integers("image_max_pixels", request.image_max_pixels))
     return inputs
 
 
@@ -115,6 +152,10 @@ def _flag(name: str, value: bool) -> InferInput:
 
 def _bytes(name: str, *values: bytes) -> InferInput:
     return _tensor(name, np.array(values, dtype=np.object_))
+
+
+def _integers(name: str, values: Sequence[int]) -> InferInput:
+    return _tensor(name, np.array(values, dtype=np.int32))
 
 
 def _tensor(name: str, array: "np.ndarray[Any, Any]") -> InferInput:

@@ -10,6 +10,7 @@ from glm_client import (
     GLMError,
     InvalidRequestError,
     ThinkingSplitter,
+    Tokenization,
     TokenLogprobs,
     UnavailableError,
 )
@@ -182,6 +183,22 @@ class Answerer:
                             usage=_usage(**counts) if is_first or not unfinished else None,
                         )
                         is_first = False
+        except GLMError as error:
+            raise self._failed(error, translation) from error
+
+    async def tokenize(
+        self, translation: Translation, request_id: str, *, token_texts: bool = False
+    ) -> Tokenization:
+        """The prompt in tokens, those of its pictures included.
+
+        Raises:
+            APIError: with the HTTP request's names.
+        """
+        request = await self._request(translation, request_id)
+        try:
+            return await self._backend.tokenize(
+                request, token_texts=token_texts, timeout=self._timeout
+            )
         except GLMError as error:
             raise self._failed(error, translation) from error
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from glm_client import Generation, GenerationDelta, GenerationRequest
+from glm_client import Generation, GenerationDelta, GenerationRequest, Tokenization
 
 
 class Backend(Protocol):
@@ -19,6 +19,16 @@ class Backend(Protocol):
         self, request: GenerationRequest, *, timeout: float | None = None
     ) -> tuple[Generation, ...]:
         """The whole answers."""
+        ...
+
+    async def tokenize(
+        self,
+        request: GenerationRequest,
+        *,
+        token_texts: bool = False,
+        timeout: float | None = None,
+    ) -> Tokenization:
+        """The prompt in tokens."""
         ...
 
     async def server_live(self) -> bool:

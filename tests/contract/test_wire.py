@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from glm_client import wire
+from glm_client import GenerationRequest, wire
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 MODELS = ("preprocessing", "generation")
@@ -89,6 +89,23 @@ def test_the_client_speaks_of_generations_tensors_by_their_types() -> None:
     assert tuple(wire.STAGES) == MODELS
 
 
+def test_the_client_tokenises_by_preprocessings_tensors() -> None:
+    config = _config(wire.TOKENIZER_NAME)
+    inputs, outputs = _datatypes(config.input), _datatypes(config.output)
+    requests = [
+        GenerationRequest(text_input="a", images=[b"b"], image_max_pixels=[1]),
+        GenerationRequest(messages=[], tools=[], chat_template_kwargs={}),
+        GenerationRequest(prompt="a"),
+        GenerationRequest(prompt_token_ids=[1]),
+    ]
+    for request in requests:
+        call = wire.build_tokenizer_call(request, token_texts=True)
+        assert {tensor.name(): tensor.datatype() for tensor in call["inputs"]}.items() <= (
+            inputs.items()
+        )
+        assert {output.name() for output in call["outputs"]} <= outputs.keys()
+
+
 def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives() -> None:
     preprocessing, generation = _config("preprocessing"), _config("generation")
     handed = _constant("generation", "_PROMPT_INPUTS")
@@ -99,7 +116,8 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
     asked = _constant("generation", "_PROMPT_OUTPUTS")
-    assert set(asked) == {tensor.name for tensor in preprocessing.output}
+    for_tokenizers = {"text", "token_text"}
+    assert {*asked, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
 
 
 def test_generation_knows_preprocessings_own_fault_by_its_text() -> None:

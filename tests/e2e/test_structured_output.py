@@ -101,14 +101,15 @@ def test_several_hot_answers_all_obey(stack: Stack) -> None:
     ],
 )
 def test_other_structures(stack: Stack, fields: dict[str, Any], pattern: str) -> None:
-    for extra in ({}, {"temperature": 2.0, "seed": 4}, NO_THOUGHT):
+    extras: list[dict[str, Any]] = [{}, {"temperature": 2.0, "seed": 4}, NO_THOUGHT]
+    for extra in extras:
         text = content(post(stack, chat("hello", **fields | extra)))
         assert re.fullmatch(pattern, text), text
 
 
 def test_grammars_reach_direct_clients(stack: Stack) -> None:
     sampling = {"structured_outputs": {"choice": ["tea", "coffee"]}, "temperature": 0}
-    body = {"text_input": "hello", "sampling_parameters": json.dumps(sampling)}
+    body: dict[str, Any] = {"text_input": "hello", "sampling_parameters": json.dumps(sampling)}
     body |= {"exclude_input_in_output": True, "chat_template_kwargs": '{"enable_thinking": false}'}
     url = f"{stack.triton_http_url}/v2/models/generation/generate"
     assert requests.post(url, json=body, timeout=60).json()["text_output"] in ("tea", "coffee")

@@ -66,7 +66,17 @@ _MAX_RESPONSE_SECONDS = 0.05
 _METRICS_SECONDS = 0.25
 _DRAIN_SECONDS = 20.0
 
-_PROMPT_INPUTS = ("text_input", "messages", "tools", "chat_template_kwargs", "image")
+# The first four are the prompt itself, in the forms that it may have.
+_PROMPT_INPUTS = (
+    "messages",
+    "text_input",
+    "prompt",
+    "prompt_token_ids",
+    "tools",
+    "chat_template_kwargs",
+    "image",
+    "image_max_pixels",
+)
 # What stage 1 is told about the entries of `image`, besides: see its config.pbtxt.
 _KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
 _PROMPT_OUTPUTS = (
@@ -262,7 +272,7 @@ class TritonPythonModel:
             request_id=triton_request.request_id() or f"request-{id(sender):x}",
             sender=sender,
             prompt_inputs=prompt_inputs,
-            prompt_field="messages" if "messages" in prompt_inputs else "text_input",
+            prompt_field=next(iter(prompt_inputs), "messages"),
             params=params,
             stream=stream,
             flags=flags,
@@ -314,7 +324,10 @@ class TritonPythonModel:
         if "image" not in inputs or not inputs["image"].size:
             return dict(inputs), {}
         entries = inputs["image"].ravel()
-        hashes = [blake2b(entry, digest_size=_HASH_BYTES).digest() for entry in entries]
+        budgets = inputs.get("image_max_pixels", np.zeros(len(entries), np.int32)).tolist()
+        if len(budgets) != len(entries):
+            return dict(inputs), {}  # stage 1 refuses it
+        hashes = [_content_hash(*image) for image in zip(entries, budgets, strict=True)]
         known = {name: found for name in hashes if (found := self._engine.known_image(name))}
         grids = [known[name].grid if name in known else (0, 0, 0) for name in hashes]
         needed = [
@@ -636,6 +649,14 @@ def _choices(job: Job, prompt: Prompt, guides: Sequence[Guide | None]) -> list[C
         request.context = Choice(job, index, request)
         choices.append(request.context)
     return choices
+
+
+def _content_hash(image: bytes, max_pixels: int) -> bytes:
+    """The name of an image, as preprocessing gives it."""
+    name = blake2b(image, digest_size=_HASH_BYTES)
+    if max_pixels:
+        name.update(b"%d" % max_pixels)
+    return name.digest()
 
 
 def _tools(prompt_inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[dict[str, Any]]:

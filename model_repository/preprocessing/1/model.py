@@ -23,9 +23,14 @@ class TritonPythonModel:
 
     def _respond(self, request: Any) -> Any:
         try:
-            return pb_utils.InferenceResponse(
-                _to_tensors(self._preprocessor(_from_tensors(request)))
-            )
+            prompt = self._preprocessor(_from_tensors(request))
+            tensors = _to_tensors(prompt)
+            wanted, token_ids = request.requested_output_names(), prompt.input_ids.tolist()
+            if "text" in wanted:
+                tensors.append(_text_tensor("text", [self._preprocessor.text(token_ids)]))
+            if "token_text" in wanted:
+                tensors.append(_text_tensor("token_text", self._preprocessor.texts(token_ids)))
+            return pb_utils.InferenceResponse(tensors)
         except InvalidInput as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
@@ -38,14 +43,18 @@ def _error(message: str, code: Any) -> Any:
 
 
 def _from_tensors(request: Any) -> PromptRequest:
+    token_ids = pb_utils.get_input_tensor_by_name(request, "prompt_token_ids")
     hashes = [row.tobytes() for row in _rows(request, "image_hash")]
     grids = [tuple(row.tolist()) for row in _rows(request, "image_grid")]
     return PromptRequest(
         messages=_text(request, "messages"),
         text_input=_text(request, "text_input"),
+        prompt=_text(request, "prompt"),
+        prompt_token_ids=None if token_ids is None else token_ids.as_numpy().tolist(),
         tools=_text(request, "tools"),
         chat_template_kwargs=_text(request, "chat_template_kwargs"),
         image=_bytes(request, "image"),
+        image_max_pixels=[int(pixels) for pixels in _rows(request, "image_max_pixels")],
         image_hashes=hashes,
         known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
     )
@@ -69,6 +78,10 @@ def _text(request: Any, name: str) -> str | None:
         return values[0].decode()
     except UnicodeDecodeError:
         raise InvalidInput(name, "is not valid UTF-8") from None
+
+
+def _text_tensor(name: str, texts: list[str]) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode() for text in texts], object))
 
 
 def _to_tensors(prompt: Prompt) -> list[Any]:

@@ -8,7 +8,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-from glm_client import FinishReason, Generation, GenerationDelta, GenerationRequest
+from glm_client import (
+    FinishReason,
+    Generation,
+    GenerationDelta,
+    GenerationRequest,
+    Tokenization,
+)
 
 MODEL = "glm-4.6v-flash"
 CHAT = "/v1/chat/completions"
@@ -101,6 +107,21 @@ class FakeBackend:
                 logprobs=tuple(logprobs for item in own for logprobs in item.logprobs),
             )
             for own in pieces
+        )
+
+    async def tokenize(
+        self,
+        request: GenerationRequest,
+        *,
+        token_texts: bool = False,
+        timeout: float | None = None,
+    ) -> Tokenization:
+        self.requests.append(request)
+        if isinstance(error := self.script[0], Exception):
+            raise error
+        texts = ("A", " red", " circle")
+        return Tokenization(
+            token_ids=(5, 17, 300), text="".join(texts), token_texts=texts if token_texts else ()
         )
 
     async def server_live(self) -> bool:

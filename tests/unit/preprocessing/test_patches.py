@@ -67,3 +67,19 @@ def test_max_side_shrinks_before_the_checkpoints_limits() -> None:
     assert target_size(4000, 2000, config, "image[0]") == (3080, 1540)
     assert target_size(4000, 2000, config, "image[0]", max_side=1000) == (1008, 504)
     assert target_size(400, 200, config, "image[0]", max_side=1000) == (392, 196)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_pixels", "expected"),
+    [
+        ((1000, 1000), 0, (1008, 1008)),
+        ((1000, 1000), 512 * 512, (504, 504)),
+        ((400, 300), 512 * 512, (392, 308)),
+        ((4000, 1000), 512 * 512, (1036, 252)),
+    ],
+)
+def test_a_pixel_budget_scales_larger_images_down(
+    size: tuple[int, int], max_pixels: int, expected: tuple[int, int]
+) -> None:
+    config = PatchConfig(14, 2, 2, min_pixels=112 * 112, max_pixels=28**2 * 2 * 6144, resample=3)
+    assert target_size(*size, config, "image[0]", max_pixels=max_pixels) == expected

@@ -69,7 +69,7 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
     [
         (PromptRequest(), "messages: is missing"),
         (PromptRequest(text_input="x", tools="[" * 900 + "]" * 900), "tools"),
-        (PromptRequest(messages='[{"role":"user","content":"\\ud800"}]'), "messages: hold half"),
+        (PromptRequest(messages='[{"role":"user","content":"\\ud800"}]'), "messages: holds half"),
         (
             PromptRequest(
                 messages=json.dumps(
@@ -84,10 +84,28 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
                 ),
                 image=[_png("red")],
             ),
-            "messages: the chat template has room for 0 of their 1 image(s)",
+            "messages: the prompt has room for 0 of 1 image(s)",
         ),
         (PromptRequest(messages="[]", text_input="x"), "text_input: "),
         (PromptRequest(text_input="x" * 1_000_000), "text_input: the prompt of 1000035 characters"),
+        (PromptRequest(text_input="x", prompt="y"), "prompt: cannot be given beside text_input"),
+        (PromptRequest(prompt="x", tools="[]"), "tools: is for messages"),
+        (PromptRequest(prompt=""), "prompt: is empty"),
+        (PromptRequest(prompt="\ud800"), "prompt: holds half"),
+        (PromptRequest(prompt="<|image|>"), "prompt: the prompt has room for 1 of 0 image(s)"),
+        (PromptRequest(prompt="x" * 1_000_000), "prompt: the prompt of 1000000 characters"),
+        (PromptRequest(prompt_token_ids=[]), "prompt_token_ids: is empty"),
+        (PromptRequest(prompt_token_ids=[5, -1]), "prompt_token_ids[1]: there is no token -1"),
+        (PromptRequest(prompt_token_ids=[5, 785]), "prompt_token_ids[1]: there is no token 785"),
+        (PromptRequest(prompt_token_ids=[5] * 5000), "prompt_token_ids: the prompt has 5000"),
+        (
+            PromptRequest(text_input="x", image=[_png("red")], image_max_pixels=[1, 2]),
+            "image_max_pixels: needs one entry",
+        ),
+        (
+            PromptRequest(text_input="x", image=[_png("red")], image_max_pixels=[-1]),
+            "image_max_pixels[0]: has to be 0 or more",
+        ),
         (PromptRequest(messages="{"), "messages: is not valid JSON"),
         (PromptRequest(messages="[" * 100_000), "messages: is not valid JSON"),
         (PromptRequest(text_input="x", tools="{"), "tools: is not valid JSON"),
@@ -124,3 +142,88 @@ def test_errors_name_the_field(
 def test_a_bad_setting_is_named(env: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PreprocessingSettings.from_env(env)
+
+
+def test_a_raw_prompt_is_tokenised_as_it_is_with_its_tags(preprocessor: Preprocessor) -> None:
+    templated = preprocessor(PromptRequest(text_input="What is it?", image=[_png("red")]))
+    text = (
+        "[gMASK]<sop><|user|>\n<|begin_of_image|><|image|><|end_of_image|>What is it?"
+        "<|assistant|>\n"
+    )
+    raw = preprocessor(PromptRequest(prompt=text, image=[_png("red")]))
+    assert raw.input_ids.tolist() == templated.input_ids.tolist()
+    assert raw.position_ids.tolist() == templated.position_ids.tolist()
+
+
+def test_a_tokenised_prompt_is_taken_as_it_is(preprocessor: Preprocessor) -> None:
+    templated = preprocessor(PromptRequest(text_input="What is it?"))
+    ids = templated.input_ids.tolist()
+    assert preprocessor(PromptRequest(prompt_token_ids=ids)).input_ids.tolist() == ids
+
+
+def test_tokens_become_text_again(preprocessor: Preprocessor) -> None:
+    text = "[gMASK]<sop><|user|>\n红色 naïve 🙂  x<|assistant|>\n"
+    ids = preprocessor(PromptRequest(prompt=text)).input_ids.tolist()
+    assert preprocessor.text(ids) == text
+    pieces = preprocessor.texts(ids)
+    assert len(pieces) == len(ids) and pieces[:4] == ["[gMASK]", "<sop>", "<|user|>", "\n"]
+
+
+def test_a_smaller_pixel_budget_is_another_image(preprocessor: Preprocessor) -> None:
+    picture = _png("red", (400, 200))
+    whole, small = (
+        preprocessor(PromptRequest(text_input="x", image=[picture], image_max_pixels=[budget]))
+        for budget in (0, 60 * 60)
+    )
+    assert whole.image_hash.tolist() != small.image_hash.tolist()
+    plain = preprocessor(PromptRequest(text_input="x", image=[picture]))
+    assert whole.image_hash.tolist() == plain.image_hash.tolist()
+
+
+def _messages(*turns: tuple[str, object]) -> str:
+    return json.dumps([{"role": role, "content": content} for role, content in turns])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "A red cir",
+        " two\nlines \n",
+        [{"type": "text", "text": "A re"}, {"type": "text", "text": "d"}],
+    ],
+)
+def test_an_answer_goes_on_with_the_last_message(
+    preprocessor: Preprocessor, content: object
+) -> None:
+    prompt = preprocessor(
+        PromptRequest(
+            messages=_messages(("user", "What is it?"), ("assistant", content)),
+            chat_template_kwargs='{"continue_final_message": true, "enable_thinking": false}',
+        )
+    )
+    text = content if isinstance(content, str) else "A red"
+    assert preprocessor.text(prompt.input_ids.tolist()) == (
+        "[gMASK]<sop><|user|>\nWhat is it?/nothink<|assistant|>\n<think></think>\n" + text.lstrip()
+    )
+
+
+@pytest.mark.parametrize(
+    ("messages", "kwargs", "beginning"),
+    [
+        (_messages(("user", "x")), True, "messages[0].role: has to be assistant"),
+        (_messages(("user", "x"), ("assistant", "")), True, "messages[1].content: has to be text"),
+        (_messages(("user", "x"), ("assistant", [])), True, "messages[1].content: has to end in"),
+        (_messages(("user", "x")), 3, "chat_template_kwargs.continue_final_message: has to be"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(
+    preprocessor: Preprocessor, messages: str, kwargs: object, beginning: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        preprocessor(
+            PromptRequest(
+                messages=messages,
+                chat_template_kwargs=json.dumps({"continue_final_message": kwargs}),
+            )
+        )
+    assert str(caught.value).startswith(beginning)

@@ -10,7 +10,10 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.tokenizer import PromptTokenizer
+from glm_preprocessing.tokenizer import END_MARK, PromptTokenizer
+
+DETAILS: dict[str | None, int] = {None: 0, "auto": 0, "high": 0, "low": 512 * 512}
+"""OpenAI's words for how closely a picture is looked at, as pixels that it may have."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -22,20 +25,30 @@ _ASSISTANT_TAGS = frozenset({"<think>", "</think>", "<|begin_of_box|>", "<|end_o
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image part of a message: where it stands, and its data URI if it brings its own image."""
+    """An image part of a message: where it stands, and its data URI if it brings its own image.
+
+    Attributes:
+        max_pixels: that it is scaled down to; 0 for the checkpoint's own limit.
+    """
 
     field: str
     data_uri: str | None
+    max_pixels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in the form that the chat template takes, every user-written tag escaped."""
+    """Messages in the form that the chat template takes, every user-written tag escaped.
+
+    Attributes:
+        continues: whether the answer goes on with the last message instead of beginning a turn.
+    """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     template_kwargs: dict[str, Any]
     image_parts: list[ImagePart]
+    continues: bool = False
 
 
 class ChatTemplate:
@@ -52,20 +65,21 @@ class ChatTemplate:
         self._template = environment.from_string(source)
 
     def render(self, conversation: Conversation) -> str:
-        """The prompt up to where the assistant's answer begins.
+        """The prompt up to where the assistant's answer begins, or goes on.
 
         Raises:
             InvalidInput: the template refuses the conversation.
         """
         try:
-            return self._template.render(
+            prompt = self._template.render(
                 messages=conversation.messages,
                 tools=conversation.tools,
-                add_generation_prompt=True,
+                **{"add_generation_prompt": not conversation.continues},
                 **conversation.template_kwargs,
             )
         except (jinja2.TemplateError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput("messages", f"the chat template refuses them ({error})") from None
+        return prompt.partition(END_MARK)[0] if conversation.continues else prompt
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
@@ -109,7 +123,29 @@ def parse_conversation(
     for key in ("messages", "tools", "add_generation_prompt"):
         if key in kwargs:
             raise InvalidInput(f"chat_template_kwargs.{key}", "is set by the server")
-    return Conversation(parsed, _parse_tools(tools, tokenizer), kwargs, parser.image_parts)
+    continues = kwargs.pop("continue_final_message", False)
+    if not isinstance(continues, bool):
+        raise InvalidInput("chat_template_kwargs.continue_final_message", "has to be true or false")
+    if continues:
+        _mark_end(parsed[-1], f"messages[{len(parsed) - 1}]")
+    return Conversation(
+        parsed, _parse_tools(tools, tokenizer), kwargs, parser.image_parts, continues
+    )
+
+
+def _mark_end(message: dict[str, Any], field: str) -> None:
+    """Mark where the answer goes on: behind the text of an assistant's turn."""
+    if message["role"] != "assistant":
+        raise InvalidInput(f"{field}.role", "has to be assistant for its message to be continued")
+    content = message["content"]
+    if isinstance(content, list):
+        if not content or content[-1]["type"] != "text":
+            raise InvalidInput(f"{field}.content", "has to end in text to be continued")
+        content[-1]["text"] += END_MARK
+    elif message.get("tool_calls") or not content.strip():
+        raise InvalidInput(f"{field}.content", "has to be text to be continued")
+    else:
+        message["content"] = content + END_MARK
 
 
 class _MessageParser:
@@ -173,14 +209,20 @@ class _MessageParser:
                 self.image_parts.append(ImagePart(field, None))
                 return {"type": "image"}
             case "image_url":
-                url = part.get("image_url")
-                if isinstance(url, dict):
-                    url = url.get("url")
+                given: Any = part.get("image_url")
+                url, detail = given, None
+                if isinstance(given, dict):
+                    url, detail = given.get("url"), given.get("detail")
+                if detail not in DETAILS:
+                    raise InvalidInput(
+                        f"{field}.image_url.detail", "has to be one of auto, low, high"
+                    )
                 if not isinstance(url, str) or url[:5].lower() != "data:":
                     raise InvalidInput(
                         f"{field}.image_url.url", "has to be a data URI; no address is fetched here"
                     )
-                self.image_parts.append(ImagePart(f"{field}.image_url.url", url))
+                part_field = f"{field}.image_url.url"
+                self.image_parts.append(ImagePart(part_field, url, DETAILS[detail]))
                 return {"type": "image"}
             case other:
                 raise InvalidInput(

@@ -58,9 +58,18 @@ class PatchConfig:
 
 
 def target_size(
-    width: int, height: int, config: PatchConfig, field: str, max_side: int = 0
+    width: int,
+    height: int,
+    config: PatchConfig,
+    field: str,
+    max_side: int = 0,
+    max_pixels: int = 0,
 ) -> tuple[int, int]:
     """Width and height in pixels that an image is resized to, multiples of ``config.factor``.
+
+    Args:
+        max_side: larger images are scaled down to this many pixels on their longer side first.
+        max_pixels: likewise to so many in all. 0 is for no limit, of both.
 
     Raises:
         InvalidInput: one side is more than 200 times the other.
@@ -73,6 +82,9 @@ def target_size(
         )
     if max_side and max(width, height) > max_side:
         scale = max_side / max(width, height)
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    if max_pixels and width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
     factor, frames = config.factor, config.temporal_patch_size
     if height < factor or width < factor:
@@ -91,9 +103,15 @@ def target_size(
 
 
 def patchify(
-    image: Image.Image, config: PatchConfig, field: str, max_side: int = 0
+    image: Image.Image,
+    config: PatchConfig,
+    field: str,
+    max_side: int = 0,
+    max_pixels: int = 0,
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int]]:
     """Resize an RGB image and cut it into patches, those of one image token side by side.
+
+    ``max_side`` and ``max_pixels`` are those of :func:`target_size`.
 
     Returns:
         uint8 patches of shape (grid_h * grid_w, 3 * patch_size ** 2), channels first within a row,
@@ -102,7 +120,7 @@ def patchify(
     Raises:
         InvalidInput: the aspect ratio is out of range.
     """
-    size = target_size(*image.size, config, field, max_side)
+    size = target_size(*image.size, config, field, max_side, max_pixels)
     pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
     grid_w, grid_h = size[0] // config.patch_size, size[1] // config.patch_size
     merge, patch = config.merge_size, config.patch_size

@@ -27,16 +27,23 @@ from glm_preprocessing.tokenizer import PromptTokenizer
 HASH_BYTES = 16
 
 
-def content_hash(image: bytes) -> bytes:
-    """The name of an image: a hash of what the client sent, file or text."""
-    return blake2b(image, digest_size=HASH_BYTES).digest()
+def content_hash(image: bytes, max_pixels: int = 0) -> bytes:
+    """The name of an image: a hash of what the client sent, file or text, and its pixel budget."""
+    name = blake2b(image, digest_size=HASH_BYTES)
+    if max_pixels:
+        name.update(b"%d" % max_pixels)
+    return name.digest()
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """What stage 1 gets: either ``messages`` or ``text_input``; JSON fields still as text.
+    """What stage 1 gets: one of the first four; JSON fields still as text.
 
     Attributes:
+        prompt: a whole prompt, for which the chat template is not used: tags in it are tokens.
+        prompt_token_ids: a whole prompt, tokenised.
+        image_max_pixels: for each entry of ``image`` the pixels that it is scaled down to; 0 for
+            the checkpoint's own limit.
         image_hashes: content hash of each entry of ``image``, where the caller has them.
         known_grids: the grids of images that need not be decoded, by content hash. Their entries of
             ``image`` may be empty.
@@ -44,9 +51,12 @@ class PromptRequest:
 
     messages: str | None = None
     text_input: str | None = None
+    prompt: str | None = None
+    prompt_token_ids: Sequence[int] | None = None
     tools: str | None = None
     chat_template_kwargs: str | None = None
     image: Sequence[bytes] = ()
+    image_max_pixels: Sequence[int] = ()
     image_hashes: Sequence[bytes] = ()
     known_grids: Mapping[bytes, tuple[int, int, int]] = field(default_factory=dict)
 
@@ -99,20 +109,18 @@ class Preprocessor:
         Raises:
             InvalidInput: naming the field that the client has to change.
         """
-        conversation = self._conversation(request)
-        prompt = self._template.render(conversation)
-        if not _is_text(prompt):
-            raise InvalidInput("messages", "hold half a surrogate pair, which is no text")
-        if self._tokenizer.min_tokens(prompt) >= self._context:
-            # Before the tokenizer spends seconds on what stage 2 refuses anyway.
-            raise InvalidInput(
-                "text_input" if request.messages is None else "messages",
-                f"the prompt of {len(prompt)} characters leaves no room for an answer in the "
-                f"context of {self._context}",
-            )
-        token_ids = self._tokenizer.encode(prompt)
-        patches, grids, hashes = self._images(conversation.image_parts, request)
-        input_ids = self._expand_images(token_ids, grids)
+        field = _prompt_field(request)
+        parts = [ImagePart(f"image[{i}]", None) for i in range(len(request.image))]
+        if request.prompt_token_ids is not None:
+            token_ids = self._checked(request.prompt_token_ids)
+        elif request.prompt is not None:
+            token_ids = self._encode(request.prompt, field)
+        else:
+            conversation = self._conversation(request)
+            parts = conversation.image_parts
+            token_ids = self._encode(self._template.render(conversation), field)
+        patches, grids, hashes = self._images(parts, request)
+        input_ids = self._expand_images(token_ids, grids, field)
         position_ids, rope_delta = mrope_positions(
             input_ids, self._image_token_id, grids, self._patch_config.merge_size
         )
@@ -125,16 +133,49 @@ class Preprocessor:
             image_hash=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
         )
 
+    def texts(self, input_ids: Sequence[int]) -> list[str]:
+        """Each token by itself as text; incomplete characters as U+FFFD."""
+        return [self._tokenizer.decode([token_id]) for token_id in input_ids]
+
+    def text(self, input_ids: Sequence[int]) -> str:
+        """All tokens together as text."""
+        return self._tokenizer.decode(input_ids)
+
+    def _encode(self, prompt: str, field: str) -> list[int]:
+        if not _is_text(prompt):
+            raise InvalidInput(field, "holds half a surrogate pair, which is no text")
+        if self._tokenizer.min_tokens(prompt) >= self._context:
+            # Before the tokenizer spends seconds on what stage 2 refuses anyway.
+            raise InvalidInput(
+                field,
+                f"the prompt of {len(prompt)} characters leaves no room for an answer in the "
+                f"context of {self._context}",
+            )
+        token_ids = self._tokenizer.encode(prompt)
+        if not token_ids:
+            raise InvalidInput(field, "is empty")
+        return token_ids
+
+    def _checked(self, token_ids: Sequence[int]) -> Sequence[int]:
+        if not len(token_ids):
+            raise InvalidInput("prompt_token_ids", "is empty")
+        if len(token_ids) >= self._context:
+            raise InvalidInput(
+                "prompt_token_ids",
+                f"the prompt has {len(token_ids)} tokens and leaves no room for an answer in the "
+                f"context of {self._context}",
+            )
+        for i, token_id in enumerate(token_ids):
+            if not 0 <= token_id < self._tokenizer.num_tokens:
+                raise InvalidInput(f"prompt_token_ids[{i}]", f"there is no token {token_id}")
+        return token_ids
+
     def _conversation(self, request: PromptRequest) -> Conversation:
-        if request.messages is not None and request.text_input is not None:
-            raise InvalidInput("text_input", "give either text_input or messages, not both")
         messages: Any
         if request.messages is not None:
             messages = parse_json(request.messages, "messages")
-        elif request.text_input is not None:
-            messages = user_turn(request.text_input, len(request.image))
         else:
-            raise InvalidInput("messages", "is missing; give messages or text_input")
+            messages = user_turn(request.text_input or "", len(request.image))
         tools = _optional_json(request.tools, "tools")
         kwargs = _optional_json(request.chat_template_kwargs, "chat_template_kwargs")
         try:
@@ -156,41 +197,63 @@ class Preprocessor:
             raise InvalidInput(
                 "image", f"{len(request.image)} given, but the messages have {wanted} image part(s)"
             )
+        budgets = request.image_max_pixels or [0] * len(request.image)
+        if len(budgets) != len(request.image):
+            raise InvalidInput("image_max_pixels", "needs one entry for each image")
         sent = iter(range(len(request.image)))
         patches, grids, hashes = [np.empty((0, self._patch_config.row), np.uint8)], [], []
         for part in parts:
+            max_pixels = part.max_pixels
             if part.data_uri is not None:
                 field, data, name = part.field, part.data_uri.encode(), None
             else:
                 index = next(sent)
                 field, data = f"image[{index}]", request.image[index]
                 name = request.image_hashes[index] if request.image_hashes else None
-            hashes.append(name or content_hash(data))
+                max_pixels = budgets[index]
+                if max_pixels < 0:
+                    raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
+            hashes.append(name or content_hash(data, max_pixels))
             grid = request.known_grids.get(hashes[-1])
             if grid is None:
                 file = images.file_bytes(data, field)
                 image = images.decode(file, field, self._settings.max_image_pixels)
                 side = self._settings.max_image_side
-                own, grid = patchify(image, self._patch_config, field, side)
+                own, grid = patchify(image, self._patch_config, field, side, max_pixels)
                 patches.append(own)
             grids.append(grid)
         return np.concatenate(patches), grids, hashes
 
     def _expand_images(
-        self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]]
+        self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]], field: str
     ) -> npt.NDArray[np.int32]:
         ids = np.array(token_ids, np.int32)
         placeholders = int(np.count_nonzero(ids == self._image_token_id))
         if placeholders != len(grids):
             # As for an image before "</think>" in an assistant's turn: a thought is dropped.
             raise InvalidInput(
-                "messages",
-                f"the chat template has room for {placeholders} of their {len(grids)} image(s)",
+                "messages" if field == "text_input" else field,
+                f"the prompt has room for {placeholders} of {len(grids)} image(s)",
             )
         repeats = np.ones(len(ids), np.int64)
         merged = self._patch_config.merge_size**2
         repeats[ids == self._image_token_id] = [t * h * w // merged for t, h, w in grids]
         return np.repeat(ids, repeats)
+
+
+def _prompt_field(request: PromptRequest) -> str:
+    """The field that the prompt comes from."""
+    fields = ("messages", "text_input", "prompt", "prompt_token_ids")
+    given = [name for name in fields if getattr(request, name) is not None]
+    if not given:
+        raise InvalidInput("messages", f"is missing; give one of {', '.join(fields)}")
+    if len(given) > 1:
+        raise InvalidInput(given[1], f"cannot be given beside {given[0]}")
+    if given[0] in fields[2:]:
+        for name in ("tools", "chat_template_kwargs"):
+            if getattr(request, name) is not None:
+                raise InvalidInput(name, f"is for messages, not for {given[0]}")
+    return given[0]
 
 
 def _is_text(text: str) -> bool:

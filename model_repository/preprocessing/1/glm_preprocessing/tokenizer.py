@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 # user typed, it keeps the tag from being taken for the token; it is removed before the text is
 # tokenised.
 _MARK = "\ufdd0"
+END_MARK = "\ufdd1"
+"""Another, for who wants to find a place of a conversation in the rendered prompt."""
 
 
 class PromptTokenizer:
@@ -26,6 +28,7 @@ class PromptTokenizer:
         # Longest first, or a tag that begins like another would be cut short.
         tags = sorted(self._token_ids, key=len, reverse=True)
         self._any_tag = re.compile("|".join(map(re.escape, tags))) if tags else re.compile(r"(?!)")
+        self._whole = Tokenizer.from_str(json.dumps(tokenizer_json))
         self._plain = Tokenizer.from_str(json.dumps({**tokenizer_json, "added_tokens": []}))
         self._longest_token = max(map(len, [*tokenizer_json["model"]["vocab"], *tags]))
 
@@ -43,7 +46,7 @@ class PromptTokenizer:
             tag = match.group()
             return tag if tag in allowed else tag[0] + _MARK + tag[1:]
 
-        return self._any_tag.sub(mark, text.replace(_MARK, ""))
+        return self._any_tag.sub(mark, text.replace(_MARK, "").replace(END_MARK, ""))
 
     def separate(self, text: str) -> str:
         """Text that is joined to other text before it, so that the two make no tag together."""
@@ -56,6 +59,16 @@ class PromptTokenizer:
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt."""
         return [token_id for piece in self._pieces(prompt) for token_id in piece]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of any tokens, special ones included; incomplete characters as U+FFFD."""
+        text: str = self._whole.decode(token_ids, skip_special_tokens=False)
+        return text
+
+    @property
+    def num_tokens(self) -> int:
+        """Token ids are below this."""
+        return int(self._whole.get_vocab_size(with_added_tokens=True))
 
     def _pieces(self, prompt: str) -> Iterator[list[int]]:
         start = 0
