@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
-from glm_frontend.schemas.messages import MESSAGE_EVENTS, MessagesRequest
+from glm_frontend.schemas.messages import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
 
 REF = "#/components/schemas/{model}"
@@ -111,6 +111,7 @@ class DocumentedAPI(FastAPI):
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
                     (MessagesRequest, "validation"),
+                    (CountTokensRequest, "validation"),
                     *((event, "serialization") for event in MESSAGE_EVENTS),
                 ],
                 ref_template=REF,

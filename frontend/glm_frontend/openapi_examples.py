@@ -175,6 +175,16 @@ MESSAGES_EXAMPLES: dict[str, Any] = {
     },
 }
 
+COUNT_TOKENS_EXAMPLES: dict[str, Any] = {
+    "text": {
+        "summary": "A question",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": [{"role": "user", "content": "Who are you?"}],
+        },
+    },
+}
+
 MULTIMODAL_EXAMPLES: dict[str, Any] = {
     "picture": {
         "summary": "One picture",

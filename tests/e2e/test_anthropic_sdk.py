@@ -98,6 +98,26 @@ def test_a_stream_is_the_whole_in_pieces(sdk: anthropic.Anthropic, thinking: Any
     assert details is not None and (details.thinking_tokens > 0) is thinks
 
 
+@pytest.mark.parametrize("thinking", [THINKING, {"type": "disabled"}])
+def test_tokens_are_counted_as_they_are_used(sdk: anthropic.Anthropic, thinking: Any) -> None:
+    arguments = ask("photo-square.jpg", system="Be brief.", tools=[LOOK], thinking=thinking)
+    used = sdk.messages.create(**arguments).usage
+    del arguments["max_tokens"], arguments["extra_body"]
+    counted = sdk.messages.count_tokens(**arguments).input_tokens
+    assert counted == used.input_tokens + (used.cache_read_input_tokens or 0) > 50
+
+
+def test_an_answer_goes_on_with_what_is_given(sdk: anthropic.Anthropic) -> None:
+    arguments = ask("photo-square.jpg")
+    arguments["messages"].append({"role": "assistant", "content": "A red"})
+    assert text(sdk.messages.create(**arguments)) == " square."
+    use: Any = {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+    arguments["messages"][-1]["content"] = [use]
+    with pytest.raises(anthropic.BadRequestError) as bad:
+        sdk.messages.create(**arguments)
+    assert str(bad.value.api_message).startswith("messages[1].content: has to end in text")
+
+
 def test_a_budget_ends_the_thought(sdk: anthropic.Anthropic) -> None:
     thinking: Any = {"type": "enabled", "budget_tokens": 2}
     message = sdk.messages.create(**ask("plot-42.png", thinking=thinking))

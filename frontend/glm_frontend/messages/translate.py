@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from glm_frontend.chat.translate import WIRE_SAMPLING, Translation
@@ -10,6 +11,7 @@ from glm_frontend.images.fetch import Picture
 from glm_frontend.schemas.messages import (
     AssistantTurn,
     Base64Source,
+    CountTokensRequest,
     CustomTool,
     ImageBlockParam,
     MessagesRequest,
@@ -29,7 +31,16 @@ Content = str | Sequence[Placed]
 
 
 def translate_messages(body: MessagesRequest) -> Translation:
-    """The translation of ``body``.
+    """The translation of a request for an answer.
+
+    Raises:
+        APIError: 400, parts of it do not go together.
+    """
+    return replace(translate_prompt(body), sampling_parameters=_sampling_parameters(body))
+
+
+def translate_prompt(body: CountTokensRequest) -> Translation:
+    """The translation of a conversation alone.
 
     Raises:
         APIError: 400, parts of it do not go together.
@@ -48,11 +59,11 @@ def translate_messages(body: MessagesRequest) -> Translation:
                 content_path = f"{path}.content"
                 content = _placed(turn.content, content_path)
                 conversation.add("system", content, path, content_path)
+    template_kwargs = {
+        "enable_thinking": body.thinking is not None and body.thinking.type != "disabled"
+    }
     if isinstance(body.messages[-1], AssistantTurn):
-        raise invalid(
-            f"messages[{len(body.messages) - 1}].role",
-            "the last turn cannot be the assistant's: prefill is not supported",
-        )
+        template_kwargs["continue_final_message"] = True
     renamed = conversation.renamed | {
         f"{WIRE_SAMPLING}stop": "stop_sequences",
         f"{WIRE_SAMPLING}structured_outputs.json": "output_config.format.schema",
@@ -65,10 +76,8 @@ def translate_messages(body: MessagesRequest) -> Translation:
     return Translation(
         prompt={"messages": conversation.messages},
         pictures=conversation.pictures,
-        sampling_parameters=_sampling_parameters(body),
-        template_kwargs={
-            "enable_thinking": body.thinking is not None and body.thinking.type != "disabled"
-        },
+        sampling_parameters={},
+        template_kwargs=template_kwargs,
         renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
@@ -109,7 +118,7 @@ def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
     return None
 
 
-def _tools(body: MessagesRequest) -> list[dict[str, Any]]:
+def _tools(body: CountTokensRequest) -> list[dict[str, Any]]:
     if body.tool_choice is not None and body.tool_choice.type == "none":
         return []
     return [_tool(tool) for tool in body.tools or []]

@@ -1,4 +1,4 @@
-"""``POST /v1/messages``."""
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
 
 import uuid
 
@@ -8,10 +8,16 @@ from starlette.responses import Response
 from glm_frontend.disconnect import started, until_disconnect
 from glm_frontend.errors import MESSAGES_PATH
 from glm_frontend.messages.answer import EventWriter, whole_answer
-from glm_frontend.messages.translate import translate_messages
+from glm_frontend.messages.translate import translate_messages, translate_prompt
 from glm_frontend.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
-from glm_frontend.openapi_examples import MESSAGES_EXAMPLES
-from glm_frontend.schemas.messages import MESSAGE_EVENTS, AssistantAnswer, MessagesRequest
+from glm_frontend.openapi_examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
+from glm_frontend.schemas.messages import (
+    MESSAGE_EVENTS,
+    AssistantAnswer,
+    CountTokensRequest,
+    MessagesRequest,
+    TokenCount,
+)
 from glm_frontend.services import (
     PermitDep,
     RequestIdDep,
@@ -50,3 +56,21 @@ async def create_message(
         return NamedEventStream(events, deltas, request_id)
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
     return json_response(whole_answer(answer_id, body.model, answer))
+
+
+@router.post(
+    f"{MESSAGES_PATH}/count_tokens",
+    summary="Count the tokens of a conversation in Anthropic's form",
+    response_model=TokenCount,
+    responses=MESSAGES_ERRORS,
+    openapi_extra={"requestBody": json_body(CountTokensRequest, COUNT_TOKENS_EXAMPLES)},
+)
+async def count_tokens(
+    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+) -> Response:
+    """How many tokens the model would read; nothing is written."""
+    body = await read_json(request, CountTokensRequest)
+    services.check_model(body.model)
+    counting = services.answerer.tokenize(translate_prompt(body), request_id)
+    prompt = await until_disconnect(request, counting)
+    return json_response(TokenCount(input_tokens=len(prompt.token_ids)))

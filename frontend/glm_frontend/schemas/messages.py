@@ -1,4 +1,4 @@
-"""``POST /v1/messages``, in Anthropic's form."""
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, in Anthropic's form."""
 
 from typing import Annotated, Any, Literal
 
@@ -304,22 +304,16 @@ class OutputConfig(RequestModel):
     )
 
 
-class MessagesRequest(CacheableBlock):
-    """A conversation to go on with."""
+class CountTokensRequest(CacheableBlock):
+    """A conversation whose tokens are to be counted."""
 
     model: str = Field(description="The name of the served model; GET /v1/models tells it.")
-    max_tokens: int = Field(ge=1, description="Most tokens of the answer, its thought included.")
     messages: list[Turn] = Field(
         min_length=1,
-        description="The conversation so far; pictures may be anywhere in it. The last turn is "
-        "not the assistant's.",
+        description="The conversation so far; pictures may be anywhere in it. The answer goes on "
+        "with the last turn if it is the assistant's.",
     )
     system: SystemContent | None = Field(None, description="An instruction before all of it.")
-    stream: bool | None = Field(
-        None,
-        description="true: the answer comes as server-sent events while it is written. "
-        "Default false.",
-    )
     thinking: Thinking | None = Field(
         None, description="Whether the model thinks before it answers. Default: it does not."
     )
@@ -328,6 +322,18 @@ class MessagesRequest(CacheableBlock):
     )
     tool_choice: ToolChoice | None = Field(
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
+    )
+    output_config: OutputConfig | None = Field(None, description="How the answer is to be.")
+
+
+class MessagesRequest(CountTokensRequest):
+    """A conversation to go on with."""
+
+    max_tokens: int = Field(ge=1, description="Most tokens of the answer, its thought included.")
+    stream: bool | None = Field(
+        None,
+        description="true: the answer comes as server-sent events while it is written. "
+        "Default false.",
     )
     stop_sequences: list[StopString] | None = Field(
         None,
@@ -357,7 +363,6 @@ class MessagesRequest(CacheableBlock):
     metadata: Metadata | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
     )
-    output_config: OutputConfig | None = Field(None, description="How the answer is to be.")
 
 
 class TextBlock(BaseModel):
@@ -420,6 +425,12 @@ class AssistantAnswer(BaseModel):
     )
     stop_sequence: str | None = Field(description="Which of `stop_sequences` ended it.")
     usage: MessageUsage
+
+
+class TokenCount(BaseModel):
+    """How long a prompt is."""
+
+    input_tokens: int = Field(description="Tokens of all of it, its pictures and tools included.")
 
 
 class MessageStartEvent(NamedEvent):

@@ -19,6 +19,7 @@ from glm_client import (
 MODEL = "glm-4.6v-flash"
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
 MULTIMODAL = "/v1/multi-modal/inference"
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI"

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
 from glm_frontend.settings import Settings
-from unit.frontend.fakes import CHAT, MESSAGES, MULTIMODAL, FakeBackend, chat
+from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, FakeBackend, chat
 
 Headers = dict[bytes, bytes]
 
@@ -76,6 +76,7 @@ def test_the_key_comes_before_the_body(locked: TestClient) -> None:
     [
         ("POST", CHAT),
         ("POST", MESSAGES),
+        ("POST", COUNT_TOKENS),
         ("POST", MULTIMODAL),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/x"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from unit.frontend.fakes import CHAT, MESSAGES, MULTIMODAL
+from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def test_all_endpoints_are_there(document: Any) -> None:
     assert {(path, *methods) for path, methods in document["paths"].items()} == {
         (CHAT, "post"),
         (MESSAGES, "post"),
+        (COUNT_TOKENS, "post"),
         (MULTIMODAL, "post"),
         ("/v1/models", "get"),
         ("/v1/models/{model_id}", "get"),
@@ -94,7 +95,7 @@ def test_the_key_is_documented(document: Any) -> None:
     assert "security" not in document["paths"]["/v1/health"]["get"]
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES, MULTIMODAL])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, COUNT_TOKENS, MULTIMODAL])
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"]

@@ -20,7 +20,7 @@ from glm_client import (
 )
 from glm_frontend.app import create_app
 from glm_frontend.settings import Settings
-from unit.frontend.fakes import ANSWER, MESSAGES, FakeBackend, chat
+from unit.frontend.fakes import ANSWER, COUNT_TOKENS, MESSAGES, FakeBackend, chat
 from unit.frontend.test_messages import events
 
 ERRORS: list[tuple[GLMError, int, str]] = [
@@ -68,6 +68,16 @@ def test_errors_before_the_first_byte(
     assert "secret" not in response.text
 
 
+@pytest.mark.parametrize(("error", "status", "kind"), ERRORS)
+def test_errors_of_counting(
+    client: TestClient, backend: FakeBackend, error: GLMError, status: int, kind: str
+) -> None:
+    backend.script = [error]
+    response = client.post(COUNT_TOKENS, json=chat([IMAGE]))
+    assert response.status_code == status
+    assert_shape(response.json(), kind, response.headers["request-id"])
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [*((error, kind) for error, _, kind in ERRORS), (ZeroDivisionError("secret"), "api_error")],
@@ -105,6 +115,7 @@ def strict() -> Iterator[TestClient]:
         ("POST", MESSAGES, {"json": BODY | {"model": "claude"}}, 404, "not_found_error"),
         ("POST", f"{MESSAGES}/batches", {"json": {}}, 404, "not_found_error"),
         ("GET", MESSAGES, {}, 405, "invalid_request_error"),
+        ("POST", COUNT_TOKENS, {"json": BODY}, 400, "invalid_request_error"),
         ("POST", MESSAGES, {"json": BODY | {"system": "x" * 300}}, 413, "request_too_large"),
         ("POST", MESSAGES, {"content": iter([b" " * 301])}, 413, "request_too_large"),
         ("POST", MESSAGES, {"content": b"{}"}, 415, "invalid_request_error"),
