@@ -19,7 +19,11 @@ from glm_client.errors import (
     UnavailableError,
 )
 from glm_client.sync import Client, DeltaStream
-from glm_client.thinking import ThinkingSplitter, ThinkingText, split_thinking
+from glm_client.thinking import (
+    ThinkingSplitter,
+    ThinkingText,
+    split_thinking,
+)
 from glm_client.types import (
     FinishReason,
     Generation,

@@ -36,12 +36,16 @@ class ThinkingSplitter:
     """Splits one answer. The result does not depend on where the pieces are cut.
 
     Text that does not begin with ``<think>`` is all answer; a thought that never ends is all
-    thought. The box tags are dropped, and so are line breaks at the beginning and the end of a
-    thought and at the beginning of the answer.
+    thought, and the end of a thought that never began is dropped. The box tags are dropped, and so
+    are line breaks at the beginning and the end of a thought and at the beginning of the answer.
+
+    Args:
+        in_answer: whether the text goes on in the middle of an answer.
     """
 
-    def __init__(self) -> None:
-        self._part = _Part.START
+    def __init__(self, *, in_answer: bool = False) -> None:
+        self._part = _Part.ANSWER if in_answer else _Part.START
+        self._quotes = False  # whether the answer has the beginning of a thought as text
         self._pending = ""
         self._skip_line_breaks = False
         self._line_breaks = ""  # of a thought; dropped if nothing of the thought follows them
@@ -62,8 +66,11 @@ class ThinkingSplitter:
         while self._pending:
             text, tag = self._take(final=final)
             split += self._assign(text)
-            if tag == _CLOSE:
+            if tag == _CLOSE and self._part is _Part.THOUGHT:
                 self._enter(_Part.ANSWER)
+            elif tag == _OPEN or (tag == _CLOSE and self._quotes):
+                split += self._assign(tag)
+                self._quotes = tag == _OPEN
             if tag is None:
                 break
         return split
@@ -83,7 +90,7 @@ class ThinkingSplitter:
 
     def _take(self, *, final: bool) -> tuple[str, str | None]:
         """The pending text up to the first tag, and that tag; without one, all that is certain."""
-        tags = (_CLOSE, *_BOXES) if self._part is _Part.THOUGHT else _BOXES
+        tags = (_CLOSE, *_BOXES) if self._part is _Part.THOUGHT else (_OPEN, _CLOSE, *_BOXES)
         found = [(index, tag) for tag in tags if (index := self._pending.find(tag)) >= 0]
         if found:
             cut, tag = min(found)

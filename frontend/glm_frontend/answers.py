@@ -56,7 +56,7 @@ class AnswerDelta:
     Attributes:
         finish_reason: in the last piece of each answer.
         stop_reason: with it, as in :class:`Choice`.
-        usage: so far in the first piece of all, in all in the last.
+        usage: so far; in all in the last piece.
     """
 
     index: int = 0
@@ -73,7 +73,8 @@ class AnswerParser:
     """Parts the text of one answer into thought, content and tool calls."""
 
     def __init__(self, translation: Translation) -> None:
-        self._thinking = ThinkingSplitter()
+        self._is_raw = translation.is_raw
+        self._thinking = ThinkingSplitter(in_answer=translation.continues)
         self._tools = None
         if translation.tools:
             self._tools = ToolCallParser(
@@ -82,6 +83,8 @@ class AnswerParser:
 
     def parse(self, text: str, *, last: bool) -> tuple[str, str, list[ToolCallDelta]]:
         """What is certain after ``text``: thought, content and pieces of calls."""
+        if self._is_raw:
+            return "", text, []
         split = self._thinking.feed(text)
         if last:
             split += self._thinking.finish()
@@ -156,7 +159,7 @@ class Answerer:
         """
         request = await self._request(translation, request_id)
         parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
-        unfinished, is_first = len(parsers), True
+        unfinished = len(parsers)
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
@@ -180,9 +183,8 @@ class Answerer:
                             logprobs=delta.logprobs,
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
-                            usage=_usage(**counts) if is_first or not unfinished else None,
+                            usage=_usage(**counts),
                         )
-                        is_first = False
         except GLMError as error:
             raise self._failed(error, translation) from error
 

@@ -21,7 +21,16 @@ from glm_frontend.middleware import (
     UnexpectedErrorMiddleware,
 )
 from glm_frontend.openapi import DocumentedAPI
-from glm_frontend.routers import chat, docs, health, messages, models, multimodal
+from glm_frontend.routers import (
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    models,
+    multimodal,
+    tokens,
+)
 from glm_frontend.services import build_services
 from glm_frontend.settings import Settings
 
@@ -57,7 +66,7 @@ def create_app(
         middleware=_middleware(settings),
     )
     install_error_handlers(app)
-    for module in (chat, messages, multimodal, models, health, docs):
+    for module in (chat, messages, completions, multimodal, tokens, models, health, docs):
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app

@@ -10,9 +10,11 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
+from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
 from glm_frontend.schemas.messages import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 
@@ -107,7 +109,10 @@ class DocumentedAPI(FastAPI):
             _, definitions = models_json_schema(
                 [
                     (ChatCompletionRequest, "validation"),
+                    (CompletionRequest, "validation"),
                     (MultimodalRequest, "validation"),
+                    (TokenizeRequest, "validation"),
+                    (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
                     (MessagesRequest, "validation"),

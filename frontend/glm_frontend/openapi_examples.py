@@ -185,6 +185,39 @@ COUNT_TOKENS_EXAMPLES: dict[str, Any] = {
     },
 }
 
+COMPLETION_EXAMPLES: dict[str, Any] = {
+    "text": {
+        "summary": "A prompt as the model reads it",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "prompt": "[gMASK]<sop><|user|>\nWho are you?/nothink<|assistant|>\n<think></think>\n",
+            "max_tokens": 32,
+            "temperature": 0,
+        },
+    },
+    "several": {
+        "summary": "Two prompts, streamed",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "prompt": ["A red circle and", "The number"],
+            "max_tokens": 8,
+            "stream": True,
+        },
+    },
+}
+
+TOKENIZE_EXAMPLES: dict[str, Any] = {
+    "text": {"summary": "A text", "value": {"prompt": "A red circle.", "return_token_strs": True}},
+    "conversation": {
+        "summary": "A conversation with a picture",
+        "value": {"messages": _question("What is in this image?", _RED_DISC)},
+    },
+}
+
+DETOKENIZE_EXAMPLES: dict[str, Any] = {
+    "tokens": {"summary": "Some tokens", "value": {"tokens": [2, 4, 7]}},
+}
+
 MULTIMODAL_EXAMPLES: dict[str, Any] = {
     "picture": {
         "summary": "One picture",

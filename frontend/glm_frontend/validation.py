@@ -59,18 +59,18 @@ def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
     except ValidationError as error:
         errors = error.errors(include_url=False)
     described = [_describe(details) for details in errors[:MAX_SHOWN_ERRORS]]
-    message = "; ".join(f"{param}: {reason}" for param, reason in described)
+    message = "; ".join(f"{param}: {reason}" if param else reason for param, reason in described)
     if len(errors) > len(described):
         message += f"; and {len(errors) - len(described)} more"
     raise APIError(
-        HTTPStatus.BAD_REQUEST, message, param=described[0][0], code=_code(errors[0])
+        HTTPStatus.BAD_REQUEST, message, param=described[0][0] or None, code=_code(errors[0])
     ) from None
 
 
 def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
     location = [*details["loc"]]
     kind, reason = details["type"], details["msg"]
-    if kind == "literal_error" and str(location[-1]).startswith(TAG):
+    if kind != "extra_forbidden" and location and str(location[-1]).startswith(TAG):
         location.pop()
     if kind == "missing":
         reason = "is required"
@@ -91,7 +91,7 @@ def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    if location[-1] == "[key]":  # pydantic's mark for a bad key, after the key itself
+    if location and location[-1] == "[key]":  # pydantic's mark for a bad key, after the key itself
         location = location[:-1]
     path = ""
     for i, step in enumerate(location):

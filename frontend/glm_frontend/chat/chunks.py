@@ -28,6 +28,7 @@ class ChunkWriter:
 
     Attributes:
         include_usage: whether one more chunk has the usage (and all others a null there).
+        continuous_usage: whether all chunks have the usage so far.
         num_choices: answers that there will be.
         top_logprobs: how many of the likeliest tokens are told.
     """
@@ -36,6 +37,7 @@ class ChunkWriter:
     created: int
     model: str
     include_usage: bool
+    continuous_usage: bool = False
     num_choices: int = 1
     top_logprobs: int = 0
 
@@ -63,11 +65,11 @@ class ChunkWriter:
             if logprobs and not pieces:  # of tokens without text, as one that ends the answer
                 pieces.append(ChunkDelta(content=""))
             for piece in pieces:
-                yield self._chunk(delta.index, piece, logprobs=logprobs)
+                yield self._chunk(delta.index, piece, logprobs=logprobs, usage=usage)
                 logprobs = None
             if delta.finish_reason:
                 reason = answer_finish_reason(delta.finish_reason, delta.index in calling)
-                yield self._chunk(delta.index, ChunkDelta(), reason)
+                yield self._chunk(delta.index, ChunkDelta(), reason, usage=usage)
         if self.include_usage:
             yield self._with_choices([], usage)
 
@@ -77,11 +79,12 @@ class ChunkWriter:
         delta: ChunkDelta,
         finish_reason: AnswerFinishReason | None = None,
         logprobs: Logprobs | None = None,
+        usage: Usage | None = None,
     ) -> ChatCompletionChunk:
         choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason)
         if logprobs is not None:
             choice.logprobs = logprobs
-        return self._with_choices([choice], None)
+        return self._with_choices([choice], usage if self.continuous_usage else None)
 
     def _with_choices(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatCompletionChunk:
         chunk = ChatCompletionChunk(
@@ -92,7 +95,7 @@ class ChunkWriter:
             system_fingerprint=system_fingerprint(self.model),
             choices=choices,
         )
-        if self.include_usage:
+        if self.include_usage or usage is not None:
             chunk.usage = usage
         return chunk
 

@@ -9,7 +9,9 @@ from glm_client import GenerationRequest
 from glm_frontend.images.fetch import Picture
 from glm_frontend.schemas.chat import ChatCompletionRequest, ImagePart, Message, TextPart
 from glm_frontend.schemas.common import SamplingParameters
+from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.multimodal import MultimodalRequest
+from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 _WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
 WIRE_SAMPLING = "sampling_parameters."
@@ -20,12 +22,14 @@ class Translation:
     """A request that lacks but the files of its pictures.
 
     Attributes:
-        prompt: ``messages`` or ``text_input`` of the model server's request.
+        prompt: ``messages``, or what stands for it in the model server's request.
         pictures: in the order in which the prompt refers to them.
         renamed: from paths on the wire to what the HTTP request calls the same place. Paths below
             them follow.
         tools: that the model may call, in OpenAI's form.
         parallel_tool_calls: whether it may call several.
+        is_raw: whether the answer is plain text, without a thought or calls.
+        continues: whether the answer goes on in the middle of a text.
     """
 
     prompt: Mapping[str, Any]
@@ -35,12 +39,16 @@ class Translation:
     renamed: Mapping[str, str] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
     parallel_tool_calls: bool = True
+    is_raw: bool = False
+    continues: bool = False
 
     def request(self, images: Sequence[bytes], request_id: str) -> GenerationRequest:
         """The model server's request, with the files of ``pictures``."""
+        budgets = [picture.max_pixels for picture in self.pictures]
         return GenerationRequest(
             **self.prompt,
             images=images,
+            image_max_pixels=budgets if any(budgets) else (),
             tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
@@ -59,14 +67,7 @@ class Translation:
 
 def translate_chat(body: ChatCompletionRequest) -> Translation:
     """The translation of a chat completion request."""
-    pictures: list[Picture] = []
-    renamed: dict[str, str] = {}
-    messages = []
-    for i, message in enumerate(body.messages):
-        path = f"messages[{i}].content"
-        if isinstance(message.content, TextPart | ImagePart):  # a list of one on the wire
-            renamed[f"{path}[0]"] = path
-        messages.append(_message(message, path, pictures))
+    messages, pictures, renamed = _conversation(body.messages)
     renamed |= _renamed_structure(body)
     if body.max_completion_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
@@ -78,6 +79,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        continues=bool(body.continue_final_message),
     )
 
 
@@ -86,6 +88,23 @@ def _renamed_structure(body: SamplingParameters) -> dict[str, str]:
     if structure is None:
         return {}
     return {f"{WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
+
+
+def _conversation(
+    given: Sequence[Message],
+) -> tuple[list[dict[str, Any]], list[Picture], dict[str, str]]:
+    """Messages for the wire, their pictures, and the paths that are others there."""
+    pictures: list[Picture] = []
+    renamed: dict[str, str] = {}
+    messages = []
+    for i, message in enumerate(given):
+        path = f"messages[{i}].content"
+        if isinstance(message.content, TextPart | ImagePart):  # a list of one on the wire
+            renamed[f"{path}[0]"] = path
+        messages.append(_message(message, path, pictures))
+        if message.role == "user" and message.name is not None:
+            _say_who_speaks(messages[-1], message.name)
+    return messages, pictures, renamed
 
 
 def _tools(body: ChatCompletionRequest) -> list[dict[str, Any]]:
@@ -113,10 +132,21 @@ def _message(message: Message, path: str, pictures: list[Picture]) -> dict[str, 
     return translated
 
 
+def _say_who_speaks(message: dict[str, Any], name: str) -> None:
+    content = message["content"]
+    if isinstance(content, str):
+        message["content"] = f"{name}: {content}"
+    elif content and content[0]["type"] == "text":
+        content[0]["text"] = f"{name}: {content[0]['text']}"
+    else:
+        content.insert(0, {"type": "text", "text": f"{name}: "})
+
+
 def _part(part: TextPart | ImagePart, path: str, pictures: list[Picture]) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    pictures.append(Picture(part.image_url.url, f"{path}.image_url.url"))
+    image = part.image_url
+    pictures.append(Picture(image.url, f"{path}.image_url.url", max_pixels=image.max_pixels))
     return {"type": "image"}
 
 
@@ -130,3 +160,38 @@ def translate_multimodal(body: MultimodalRequest, pictures: Sequence[Picture]) -
         # A conversation is what stage 1 makes of the prompt; its faults are the prompt's.
         renamed={"text_input": "prompt", "messages": "prompt"} | _renamed_structure(body),
     )
+
+
+def translate_completions(body: CompletionRequest) -> list[Translation]:
+    """The translation of each prompt of a completion request."""
+    translations = []
+    for path, prompt in body.prompts():
+        name = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
+        translations.append(
+            Translation(
+                prompt={name: prompt},
+                pictures=(),
+                sampling_parameters=body.sampling_parameters(),
+                template_kwargs={},
+                renamed={name: path} | _renamed_structure(body),
+                is_raw=True,
+            )
+        )
+    return translations
+
+
+def translate_tokenize(body: TokenizeRequest) -> Translation:
+    """The translation of a request for the tokens of a prompt."""
+    if body.messages is None:
+        return Translation({"prompt": body.prompt}, (), {}, {})
+    messages, pictures, renamed = _conversation(body.messages)
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or []]
+    return Translation(
+        {"messages": messages}, pictures, {}, body.template_kwargs(), renamed, tools=tools
+    )
+
+
+def translate_detokenize(body: DetokenizeRequest) -> Translation:
+    """The translation of a request for the text of some tokens."""
+    renamed = {"prompt_token_ids": "tokens"}
+    return Translation({"prompt_token_ids": body.tokens}, (), {}, {}, renamed)

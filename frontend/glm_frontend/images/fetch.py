@@ -36,11 +36,13 @@ class Picture:
         source: a data URI or an http(s) URL; bytes are the file itself.
         param: where it stands in the request, for errors.
         plain_base64: whether ``source`` may also be base64 text without a prefix.
+        max_pixels: that the model sees of it; 0 for the checkpoint's own limit.
     """
 
     source: str | bytes
     param: str
     plain_base64: bool = False
+    max_pixels: int = 0
 
 
 async def resolve(host: str, port: int) -> list[str]:

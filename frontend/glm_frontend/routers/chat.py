@@ -57,6 +57,7 @@ async def create_chat_completion(
             created=created,
             model=body.model,
             include_usage=options is not None and bool(options.include_usage),
+            continuous_usage=options is not None and bool(options.continuous_usage_stats),
             num_choices=body.n or 1,
             top_logprobs=body.top_logprobs or 0,
         )

@@ -29,6 +29,8 @@ MAX_TOP_LOGPROBS = 20
 
 MAX_TOOLS = 128
 
+LOW_DETAIL_PIXELS = 512 * 512
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 # "tool_calls": the answer ends in calls, whose results are to be sent back.
 AnswerFinishReason = Literal["stop", "length", "tool_calls"]
@@ -42,8 +44,16 @@ class ImageURL(RequestModel):
         "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
     )
     detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="Taken for compatibility, without effect: the model chooses the size."
+        None,
+        description="How closely the model looks: `low` scales the picture down to 512 x 512 "
+        "pixels in all, which takes fewer tokens; `high` and `auto` leave it to the model's own "
+        "limit.",
     )
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
 
 
 class TextPart(RequestModel):
@@ -208,6 +218,11 @@ class Message(RequestModel):
         description="Text, or a list of text and picture parts, or one such part. Only the "
         "assistant's may be null.",
     )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="Who speaks, where several do. The model reads a user's name as `NAME: ` "
+        "before the text; its template has no place for other names, which it is not told.",
+    )
     reasoning_content: str | None = Field(
         None, description="The assistant's thought, as an earlier answer of this server gave it."
     )
@@ -272,6 +287,9 @@ class StreamOptions(RequestModel):
     include_usage: bool | None = Field(
         None, description="true: one more chunk before `[DONE]` has the usage. Default false."
     )
+    continuous_usage_stats: bool | None = Field(
+        None, description="true: every chunk has the usage so far. Default false."
+    )
 
 
 class ChatCompletionRequest(SamplingParameters):
@@ -328,6 +346,16 @@ class ChatCompletionRequest(SamplingParameters):
         "Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    continue_final_message: bool | None = Field(
+        None,
+        description="true: the answer goes on with the last message, the assistant's, instead of "
+        "beginning a turn. It does not repeat it. Default false.",
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="vLLM's switch: false only beside `continue_final_message`, with which it may "
+        "be left out.",
+    )
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
     metadata: dict[str, str] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
@@ -366,6 +394,16 @@ class ChatCompletionRequest(SamplingParameters):
             raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
         return value
 
+    @field_validator("add_generation_prompt")
+    @classmethod
+    def _is_no_other_than_the_other(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        continues = bool(info.data.get("continue_final_message"))
+        if value is not None and value == continues:
+            raise PydanticCustomError(
+                "names_disagree", "has to be the opposite of continue_final_message"
+            )
+        return value
+
     @field_validator("reasoning_effort")
     @classmethod
     def _agrees_with_the_template(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -383,6 +421,8 @@ class ChatCompletionRequest(SamplingParameters):
         given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
         if self.reasoning_effort is not None:
             given["enable_thinking"] = self.reasoning_effort != "none"
+        if self.continue_final_message:
+            given["continue_final_message"] = True
         return given
 
     @field_validator("top_logprobs")

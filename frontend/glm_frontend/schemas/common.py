@@ -62,7 +62,6 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "mcp_servers": ([],),
         "modalities": (["text"],),
         "moderation": (),
-        "name": (),
         "prediction": (),
         "prompt_cache_key": (),
         "prompt_cache_retention": (),

@@ -15,7 +15,9 @@ SAMPLES = [
     ("<think>cut in the middle\n", "cut in the middle", ""),
     ("<think>cut in the tag</thi", "cut in the tag</thi", ""),
     ("answer with <think>tags</think> in it", "", "answer with <think>tags</think> in it"),
-    ("no opening</think>\nanswer", "", "no opening</think>\nanswer"),
+    ("no opening</think>\nanswer", "", "no opening\nanswer"),
+    ("<think>a</think>b</think>c", "a", "bc"),
+    ("b<think>c</think>d</think>e", "", "b<think>c</think>de"),
     ("<think>x</think>the <|begin_of_box|>42<|end_of_box|>!", "x", "the 42!"),
     ("<think>a<|begin_of_box|>b</think>\n<|begin_of_box|>\nc", "ab", "c"),
     ("<|begin_of_box|>red<|end_of_box|>", "", "red"),
@@ -69,3 +71,9 @@ def test_text_is_not_held_back_without_need() -> None:
     assert splitter.feed("nk>\nYes") == ThinkingText(content="Yes")
     assert splitter.feed(" <") == ThinkingText(content=" ")
     assert splitter.feed("3") == ThinkingText(content="<3")
+
+
+def test_an_answer_that_goes_on_keeps_its_line_breaks() -> None:
+    splitter = ThinkingSplitter(in_answer=True)
+    split = splitter.feed("\n<think>") + splitter.feed(" x<|end_of_box|>") + splitter.finish()
+    assert split == ThinkingText(content="\n<think> x")

@@ -260,3 +260,75 @@ def test_several_answers(client: TestClient, backend: FakeBackend, stream: bool)
         assert answer["usage"]["prompt_tokens"] == 30
     assert texts == ["A red circle."] * 3
     assert backend.requests[0].sampling_parameters["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("hi", "Jo: hi"),
+        ([{"type": "text", "text": "hi"}], [{"type": "text", "text": "Jo: hi"}]),
+        ([picture()], [{"type": "text", "text": "Jo: "}, {"type": "image"}]),
+    ],
+)
+def test_the_model_reads_who_speaks(
+    client: TestClient, backend: FakeBackend, content: Any, told: Any
+) -> None:
+    body = chat()
+    body["messages"] = [
+        {"role": "system", "content": "Be brief.", "name": "boss"},
+        {"role": "user", "content": content, "name": "Jo"},
+    ]
+    assert client.post(CHAT, json=body).status_code == 200
+    assert backend.requests[0].messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": told},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("details", "budgets"),
+    [
+        (["low", "high"], [512 * 512, 0]),
+        ([None, "low"], [0, 512 * 512]),
+        (["auto", None], ()),
+    ],
+)
+def test_detail_is_a_pixel_budget(
+    client: TestClient, backend: FakeBackend, details: list[str | None], budgets: Any
+) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": PIXEL, "detail": d}} for d in details]
+    body = chat() | {"messages": [{"role": "user", "content": parts}]}
+    assert client.post(CHAT, json=body).status_code == 200
+    assert backend.requests[0].image_max_pixels == budgets
+
+
+@pytest.mark.parametrize("extra", [{}, {"add_generation_prompt": False}])
+def test_an_answer_may_go_on_with_the_last_message(
+    client: TestClient, backend: FakeBackend, extra: dict[str, Any]
+) -> None:
+    backend.script = [delta("\n", num_input_tokens=3), delta("and", finish_reason="stop")]
+    body = chat(continue_final_message=True, **extra)
+    body["messages"].append({"role": "assistant", "content": "A red"})
+    message = client.post(CHAT, json=body).json()["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "\nand"}
+    assert backend.requests[0].chat_template_kwargs == {"continue_final_message": True}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"continue_final_message": True, "add_generation_prompt": True},
+        {"add_generation_prompt": False},
+    ],
+)
+def test_the_two_switches_have_to_agree(client: TestClient, fields: dict[str, Any]) -> None:
+    error = client.post(CHAT, json=chat(**fields)).json()["error"]
+    assert error["param"] == "add_generation_prompt"
+
+
+def test_every_chunk_may_have_the_usage_so_far(client: TestClient) -> None:
+    options = {"continuous_usage_stats": True}
+    chunks = events(client.post(CHAT, json=chat(stream=True, stream_options=options)).text)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks[1:]]
+    assert counts == sorted(counts) and counts[0] >= 1 and counts[-1] == 4
+    assert all(chunk["choices"] for chunk in chunks)

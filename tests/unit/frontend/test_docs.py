@@ -36,6 +36,9 @@ def test_all_endpoints_are_there(document: Any) -> None:
         (MESSAGES, "post"),
         (COUNT_TOKENS, "post"),
         (MULTIMODAL, "post"),
+        ("/v1/completions", "post"),
+        ("/tokenize", "post"),
+        ("/detokenize", "post"),
         ("/v1/models", "get"),
         ("/v1/models/{model_id}", "get"),
         ("/v1/health", "get"),
@@ -53,7 +56,13 @@ def test_fields_are_described_with_default_and_range(document: Any) -> None:
     fields = schemas["ChatCompletionRequest"]["properties"]
     assert fields["max_tokens"]["default"] == 512
     assert {"minimum": 0.0, "maximum": 2.0, "type": "number"} in fields["temperature"]["anyOf"]
-    for name in ("ChatCompletionRequest", "MessagesRequest", "MultimodalRequest"):
+    for name in (
+        "ChatCompletionRequest",
+        "MessagesRequest",
+        "MultimodalRequest",
+        "CompletionRequest",
+        "TokenizeRequest",
+    ):
         missing = [
             field
             for field, schema in schemas[name]["properties"].items()
@@ -95,7 +104,10 @@ def test_the_key_is_documented(document: Any) -> None:
     assert "security" not in document["paths"]["/v1/health"]["get"]
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES, COUNT_TOKENS, MULTIMODAL])
+@pytest.mark.parametrize(
+    "path",
+    [CHAT, MESSAGES, COUNT_TOKENS, MULTIMODAL, "/v1/completions", "/tokenize", "/detokenize"],
+)
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"]

@@ -521,7 +521,7 @@ def test_of_a_cut_call_there_is_what_is_complete(
         ({"tool_choice": {"type": "tool", "name": "f"}, "tools": [WEATHER]},
          "tool_choice.name: there is no f in tools"),
         ({"tool_choice": "auto"}, "tool_choice: "),
-        ({"metadata": {"name": "x"}}, "metadata.name: is not supported by this server"),
+        ({"metadata": {"name": "x"}}, "metadata.name: is not a known field"),
         ({"output_config": {"format": {"type": "json_schema"}}},
          "output_config.format.schema: is required"),
         ({"mcp_servers": [{}]}, "mcp_servers: is not supported by this server"),

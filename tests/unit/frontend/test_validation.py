@@ -201,7 +201,7 @@ def test_required_fields(client: TestClient, field: str) -> None:
             {"role": "user", "content": [{**TEXT, "weight": 2}]},
             "messages[0].content[0].weight",
         ),
-        ({"role": "user", "content": "hi", "name": "Jo"}, "messages[0].name"),
+        ({"role": "user", "content": "hi", "name": ""}, "messages[0].name"),
         ({"role": "user", "content": "hi", "mood": "good"}, "messages[0].mood"),
         (
             {"role": "user", "content": "hi", "reasoning_content": "x"},

@@ -1,0 +1,69 @@
+"""``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from glm_frontend.schemas.chat import MAX_TOOLS, Message, Tool
+from glm_frontend.schemas.common import ChatTemplateKwargs, RequestModel, TokenId
+
+
+class TokenizeRequest(RequestModel):
+    """A text, or a conversation; give one of the two."""
+
+    model: str | None = Field(None, description="The name of the served model; it may be left out.")
+    prompt: str | None = Field(None, description="A text; tags in it are tokens.")
+    messages: list[Message] | None = Field(
+        None, min_length=1, description="A conversation, as for chat completions."
+    )
+    tools: list[Tool] | None = Field(
+        None, max_length=MAX_TOOLS, description="With `messages`: functions that the model knows."
+    )
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(
+        None, description="With `messages`: switches of the chat template."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Taken for compatibility: the tokenizer adds none by itself."
+    )
+    return_token_strs: bool | None = Field(
+        None, description="true: also the text of each token. Default false."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_of_them(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise PydanticCustomError("one_of", "give either prompt or messages")
+        return self
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Switches of the chat template."""
+        kwargs = self.chat_template_kwargs
+        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+        if self.continue_final_message:
+            given["continue_final_message"] = True
+        return given
+
+
+class Tokens(BaseModel):
+    """A prompt in tokens."""
+
+    count: int
+    tokens: list[int] = Field(description="A picture's placeholder stands once for each token.")
+    token_strs: list[str] | None = Field(description="null unless asked for.")
+
+
+class DetokenizeRequest(RequestModel):
+    """Token ids."""
+
+    model: str | None = Field(None, description="The name of the served model; it may be left out.")
+    tokens: list[TokenId] = Field(min_length=1)
+
+
+class Detokenized(BaseModel):
+    """Their text."""
+
+    prompt: str

@@ -1,0 +1,151 @@
+"""Texts that go on: prompts in all forms, and OpenAI's older shape of the answer."""
+
+from typing import Any
+
+import openai
+import pytest
+from starlette.testclient import TestClient
+
+from glm_client import InvalidRequestError, TokenLogprob, TokenLogprobs
+from unit.frontend.fakes import FakeBackend, delta, events
+
+PATH = "/v1/completions"
+RED, CIRCLE = (
+    TokenLogprob(7, " red", b" red", -0.5, 1),
+    TokenLogprob(8, " circle", b" circle", -1.5, 2),
+)
+SCRIPT = (
+    delta("<think>", num_input_tokens=3, num_cached_tokens=2),
+    delta(" red", logprobs=(TokenLogprobs(RED, (RED, CIRCLE)),)),
+    delta("", finish_reason="length"),
+)
+USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+
+
+@pytest.fixture(autouse=True)
+def _script(backend: FakeBackend) -> None:
+    backend.script = SCRIPT
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "glm-4.6v-flash", "prompt": "A"} | fields
+
+
+def test_the_text_is_as_the_model_writes_it(client: TestClient, backend: FakeBackend) -> None:
+    answer = client.post(PATH, json=body(temperature=0, guided_choice=["a"])).json()
+    assert answer["object"] == "text_completion" and answer["id"].startswith("cmpl-")
+    assert answer["choices"] == [
+        {"index": 0, "text": "<think> red", "logprobs": None, "finish_reason": "length"}
+    ]
+    assert answer["usage"].items() >= USAGE.items()
+    (request,) = backend.requests
+    assert (request.prompt, request.messages) == ("A", None)
+    assert request.sampling_parameters == {
+        "temperature": 0,
+        "structured_outputs": {"choice": ["a"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts", "ids"),
+    [
+        (["A", "B"], ["A", "B"], [None, None]),
+        ([5, 6], [None], [[5, 6]]),
+        ([[5, 6], [7]], [None, None], [[5, 6], [7]]),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_in_all_forms(
+    client: TestClient, backend: FakeBackend, prompt: Any, texts: Any, ids: Any, stream: bool
+) -> None:
+    response = client.post(PATH, json=body(prompt=prompt, n=2, stream=stream))
+    assert response.status_code == 200
+    assert [request.prompt for request in backend.requests] == texts
+    assert [request.prompt_token_ids for request in backend.requests] == ids
+    chunks = events(response.text) if stream else [response.json()]
+    found: dict[int, str] = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
+    assert found == dict.fromkeys(range(2 * len(texts)), "<think> red")
+    if not stream:
+        assert chunks[0]["usage"]["prompt_tokens"] == 3 * len(texts)
+
+
+def test_log_probabilities(client: TestClient, backend: FakeBackend) -> None:
+    logprobs = client.post(PATH, json=body(logprobs=1)).json()["choices"][0]["logprobs"]
+    assert logprobs == {
+        "tokens": [" red"],
+        "token_logprobs": [-0.5],
+        "top_logprobs": [{" red": -0.5}],
+        "text_offset": [0],
+    }
+    assert backend.requests[0].sampling_parameters == {"logprobs": 1}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("prompt", "echo"), [("Say", "Say"), ([5, 17, 300], "A red circle")])
+def test_echo(client: TestClient, prompt: Any, echo: str, stream: bool) -> None:
+    response = client.post(PATH, json=body(prompt=prompt, echo=True, stream=stream))
+    chunks = events(response.text) if stream else [response.json()]
+    text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+    assert text == f"{echo}<think> red"
+
+
+def test_usage_of_a_stream(client: TestClient) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    response = client.post(PATH, json=body(prompt=["A", "B"], stream=True, stream_options=options))
+    chunks = events(response.text)
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3, 4, 5, 6, 6]
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["prompt_tokens"] == 6
+    plain = events(client.post(PATH, json=body(stream=True)).text)
+    assert all("usage" not in chunk for chunk in plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": ["a"] * 17}, "prompt"),
+        ({"prompt": [1, -1]}, "prompt[1]"),
+        ({"prompt": ["a", 1]}, "prompt[1]"),
+        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"suffix": "end"}, "suffix"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
+        ({"messages": []}, "messages"),
+    ],
+)
+def test_bad_fields_are_named(client: TestClient, fields: dict[str, Any], param: str) -> None:
+    response = client.post(PATH, json=body(**fields))
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wire", "param"),
+    [
+        ("A", "prompt", "prompt"),
+        (["A", "B"], "prompt", "prompt[0]"),
+        ([5, 6], "prompt_token_ids[1]", "prompt[1]"),
+        ([[5, 6]], "prompt_token_ids[1]", "prompt[0][1]"),
+    ],
+)
+def test_errors_of_the_model_server_name_the_clients_field(
+    client: TestClient, backend: FakeBackend, prompt: Any, wire: str, param: str
+) -> None:
+    backend.script = [InvalidRequestError("too long", wire)]
+    error = client.post(PATH, json=body(prompt=prompt)).json()["error"]
+    assert error["param"] == param
+
+
+def test_the_official_sdk(client: TestClient) -> None:
+    sdk = openai.OpenAI(base_url="http://testserver/v1", api_key="x", http_client=client)
+    answer = sdk.completions.create(model="glm-4.6v-flash", prompt="A")
+    assert answer.choices[0].text == "<think> red"
+    pieces = sdk.completions.create(model="glm-4.6v-flash", prompt="A", stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == "<think> red"
