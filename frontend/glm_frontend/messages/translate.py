@@ -62,7 +62,8 @@ def translate_prompt(body: CountTokensRequest) -> Translation:
     template_kwargs = {
         "enable_thinking": body.thinking is not None and body.thinking.type != "disabled"
     }
-    if isinstance(body.messages[-1], AssistantTurn):
+    continues = isinstance(body.messages[-1], AssistantTurn)
+    if continues:
         template_kwargs["continue_final_message"] = True
     renamed = conversation.renamed | {
         f"{WIRE_SAMPLING}stop": "stop_sequences",
@@ -81,6 +82,7 @@ def translate_prompt(body: CountTokensRequest) -> Translation:
         renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+        continues=continues,
     )
 
 

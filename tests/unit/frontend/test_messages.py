@@ -146,7 +146,8 @@ def test_pictures_anywhere_in_order(client: TestClient, backend: FakeBackend) ->
 def test_the_answer_goes_on_with_a_begun_turn(client: TestClient, backend: FakeBackend) -> None:
     body = ask()
     body["messages"].append({"role": "assistant", "content": "It is"})
-    post(client, body)
+    backend.script = script("\n<think> it over.", 5)
+    assert post(client, body)["content"] == [{"type": "text", "text": "\n<think> it over."}]
     (request,) = backend.requests
     assert request.chat_template_kwargs == {
         "enable_thinking": False,
