@@ -1,6 +1,7 @@
 """The official Anthropic client against the real stack."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import anthropic
@@ -55,8 +56,9 @@ def text(message: Any) -> str:
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=stack.base_url, api_key="none", max_retries=0)
+def sdk(stack: Stack) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=stack.base_url, api_key="none", max_retries=0) as sdk:
+        yield sdk
 
 
 def test_a_message_is_what_a_chat_says(stack: Stack, sdk: anthropic.Anthropic) -> None:
