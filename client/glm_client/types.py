@@ -142,9 +142,11 @@ class Tokenization:
     Attributes:
         token_ids: a picture's placeholder is repeated once for each of its tokens.
         text: of all tokens together, special ones included.
+        image_sizes: width and height of each picture in pixels, upright, as it was sent.
         token_texts: of each token by itself; empty unless asked for.
     """
 
     token_ids: tuple[int, ...]
     text: str
+    image_sizes: tuple[tuple[int, int], ...] = ()
     token_texts: tuple[str, ...] = ()

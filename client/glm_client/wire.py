@@ -81,7 +81,7 @@ def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
 
 def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> dict[str, Any]:
     """The call of tritonclient's ``infer`` that tokenises the prompt of ``request``."""
-    names = ["input_ids", "text", *(["token_text"] if token_texts else [])]
+    names = ["input_ids", "text", "image_size", *(["token_text"] if token_texts else [])]
     return {
         "model_name": TOKENIZER_NAME,
         "inputs": _prompt_inputs(request),
@@ -96,6 +96,7 @@ def parse_tokenization(result: InferResult) -> Tokenization:
     return Tokenization(
         token_ids=tuple(result.as_numpy("input_ids").tolist()),
         text=_first(result, "text", b"").decode(),
+        image_sizes=tuple((width, height) for width, height in result.as_numpy("image_size")),
         token_texts=() if texts is None else tuple(text.decode() for text in texts),
     )
 

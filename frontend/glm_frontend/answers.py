@@ -15,6 +15,7 @@ from glm_client import (
     UnavailableError,
 )
 from glm_frontend.backend import Backend
+from glm_frontend.chat.boxes import Box, find_boxes
 from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
 from glm_frontend.chat.translate import Translation
 from glm_frontend.errors import APIError, from_client_error
@@ -31,6 +32,7 @@ class Choice:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
         stop_reason: the stop string or stop token of the request that ended it, if one did.
+        boxes: places in the last picture; None unless they were asked for.
     """
 
     reasoning: str
@@ -39,6 +41,7 @@ class Choice:
     finish_reason: FinishReason
     stop_reason: str | int | None
     logprobs: Sequence[TokenLogprobs]
+    boxes: Sequence[Box] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class AnswerDelta:
         finish_reason: in the last piece of each answer.
         stop_reason: with it, as in :class:`Choice`.
         usage: so far; in all in the last piece.
+        boxes: in the last piece of each answer, as in :class:`Choice`.
     """
 
     index: int = 0
@@ -67,6 +71,7 @@ class AnswerDelta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
+    boxes: Sequence[Box] | None = None
 
 
 class AnswerParser:
@@ -120,6 +125,7 @@ class Answerer:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
+        size = await self._picture_size(translation, request)
         try:
             generations = await self._backend.generate_choices(request, timeout=self._timeout)
         except GLMError as error:
@@ -136,6 +142,7 @@ class Answerer:
                     generation.finish_reason,
                     generation.stop_reason,
                     generation.logprobs,
+                    boxes=find_boxes(text, size) if size else None,
                 )
             )
         return Answer(
@@ -158,6 +165,8 @@ class Answerer:
             APIError: with the HTTP request's names.
         """
         request = await self._request(translation, request_id)
+        size = await self._picture_size(translation, request)
+        contents = [""] * request.num_choices
         parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
         unfinished = len(parsers)
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
@@ -174,6 +183,7 @@ class Answerer:
                     last = delta.finish_reason is not None
                     reasoning, content, calls = parsers[delta.index].parse(delta.text, last=last)
                     unfinished -= last
+                    contents[delta.index] += content if size else ""
                     if reasoning or content or calls or delta.logprobs or last:
                         yield AnswerDelta(
                             index=delta.index,
@@ -184,6 +194,9 @@ class Answerer:
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
                             usage=_usage(**counts),
+                            boxes=find_boxes(contents[delta.index], size)
+                            if size and last
+                            else None,
                         )
         except GLMError as error:
             raise self._failed(error, translation) from error
@@ -203,6 +216,18 @@ class Answerer:
             )
         except GLMError as error:
             raise self._failed(error, translation) from error
+
+    async def _picture_size(
+        self, translation: Translation, request: GenerationRequest
+    ) -> tuple[int, int] | None:
+        """Width and height of the last picture, where boxes in it are asked for."""
+        if not translation.finds_boxes:
+            return None
+        try:
+            tokens = await self._backend.tokenize(request, timeout=self._timeout)
+        except GLMError as error:
+            raise self._failed(error, translation) from error
+        return tokens.image_sizes[-1]
 
     async def _request(self, translation: Translation, request_id: str) -> GenerationRequest:
         images = await self._fetcher.load_all(translation.pictures)

@@ -116,7 +116,7 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
     asked = _constant("generation", "_PROMPT_OUTPUTS")
-    for_tokenizers = {"text", "token_text"}
+    for_tokenizers = {"text", "token_text", "image_size"}
     assert {*asked, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from e2e.calls import PICTURES
 from e2e.launching import ROOT, Stack
@@ -52,3 +53,19 @@ async def test_the_asynchronous_client(stack: Stack) -> None:
                 GenerationRequest(text_input="x", sampling_parameters={"max_tokens": 0})
             )
         assert caught.value.param == "sampling_parameters.max_tokens"
+
+
+def test_a_prompt_in_tokens(stack: Stack) -> None:
+    picture = (PICTURES / "photo-star.jpg").read_bytes()
+    with Client(stack.grpc_url) as client, Image.open(PICTURES / "photo-star.jpg") as image:
+        request = GenerationRequest(text_input="What is it?", images=[picture])
+        tokens = client.tokenize(request, token_texts=True)
+        generation = client.generate(request)
+        assert len(tokens.token_ids) == generation.num_input_tokens
+        assert tokens.image_sizes == (image.size,)
+        assert tokens.token_texts.count("<|image|>") == generation.num_image_tokens
+        again = client.tokenize(GenerationRequest(prompt_token_ids=[5, 6]))
+        assert again.token_ids == (5, 6) and again.token_texts == ()
+        with pytest.raises(InvalidRequestError) as caught:
+            client.tokenize(GenerationRequest(prompt_token_ids=[-1]))
+        assert caught.value.param == "prompt_token_ids[0]"

@@ -1,13 +1,14 @@
 """A streamed answer in OpenAI's order: role, content, finish reason, usage."""
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 
 from glm_client import FinishReason
 from glm_frontend.answers import AnswerDelta
+from glm_frontend.chat.boxes import Box
 from glm_frontend.chat.logprobs import to_logprobs
 from glm_frontend.chat.tool_calls import ToolCallDelta
 from glm_frontend.schemas import chat as schemas
@@ -18,6 +19,7 @@ from glm_frontend.schemas.chat import (
     ChunkDelta,
     FunctionCallDelta,
     Logprobs,
+    PictureBox,
 )
 from glm_frontend.schemas.common import Usage
 
@@ -62,6 +64,8 @@ class ChunkWriter:
             if delta.content:
                 pieces.append(ChunkDelta(content=delta.content))
             pieces += [ChunkDelta(tool_calls=[_call(call)]) for call in delta.tool_calls]
+            if delta.boxes is not None:
+                pieces.append(ChunkDelta(boxes=to_boxes(delta.boxes)))
             if logprobs and not pieces:  # of tokens without text, as one that ends the answer
                 pieces.append(ChunkDelta(content=""))
             for piece in pieces:
@@ -98,6 +102,11 @@ class ChunkWriter:
         if self.include_usage or usage is not None:
             chunk.usage = usage
         return chunk
+
+
+def to_boxes(boxes: Sequence[Box]) -> list[PictureBox]:
+    """Boxes in the answer's form."""
+    return [PictureBox(box=box.pixels, label=box.label) for box in boxes]
 
 
 @cache

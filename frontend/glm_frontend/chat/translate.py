@@ -30,6 +30,7 @@ class Translation:
         parallel_tool_calls: whether it may call several.
         is_raw: whether the answer is plain text, without a thought or calls.
         continues: whether the answer goes on in the middle of a text.
+        finds_boxes: whether the boxes of the answer are looked for.
     """
 
     prompt: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Translation:
     parallel_tool_calls: bool = True
     is_raw: bool = False
     continues: bool = False
+    finds_boxes: bool = False
 
     def request(self, images: Sequence[bytes], request_id: str) -> GenerationRequest:
         """The model server's request, with the files of ``pictures``."""
@@ -80,6 +82,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         continues=bool(body.continue_final_message),
+        finds_boxes=bool(body.return_boxes),
     )
 
 

@@ -6,7 +6,12 @@ import uuid
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.chat.chunks import ChunkWriter, answer_finish_reason, system_fingerprint
+from glm_frontend.chat.chunks import (
+    ChunkWriter,
+    answer_finish_reason,
+    system_fingerprint,
+    to_boxes,
+)
 from glm_frontend.chat.logprobs import to_logprobs
 from glm_frontend.chat.tool_calls import joined
 from glm_frontend.chat.translate import translate_chat
@@ -80,6 +85,8 @@ async def create_chat_completion(
             message.tool_calls = calls
         if own.reasoning:
             message.reasoning_content = message.reasoning = own.reasoning
+        if own.boxes is not None:
+            message.boxes = to_boxes(own.boxes)
         choice = Choice(
             index=index,
             message=message,

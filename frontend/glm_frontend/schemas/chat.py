@@ -276,6 +276,12 @@ class Message(RequestModel):
         return thought
 
     @property
+    def has_picture(self) -> bool:
+        """Whether there is a picture in it."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return any(isinstance(part, ImagePart) for part in parts)
+
+    @property
     def thought(self) -> str | None:
         """The assistant's thought, under whichever name it came."""
         return self.reasoning if self.reasoning_content is None else self.reasoning_content
@@ -346,6 +352,11 @@ class ChatCompletionRequest(SamplingParameters):
         "Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    return_boxes: bool | None = Field(
+        None,
+        description="true: the message has `boxes`, the places in the last picture that the "
+        "answer names. Default false.",
+    )
     continue_final_message: bool | None = Field(
         None,
         description="true: the answer goes on with the last message, the assistant's, instead of "
@@ -392,6 +403,14 @@ class ChatCompletionRequest(SamplingParameters):
     ) -> StreamOptions | None:
         if value is not None and not info.data.get("stream"):
             raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
+        return value
+
+    @field_validator("return_boxes")
+    @classmethod
+    def _needs_a_picture(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        messages: list[Message] = info.data.get("messages", [])
+        if value and not any(message.has_picture for message in messages):
+            raise PydanticCustomError("no_picture", "needs a picture in the messages")
         return value
 
     @field_validator("add_generation_prompt")
@@ -479,6 +498,16 @@ class MessageToolCall(BaseModel):
     function: FunctionCall
 
 
+class PictureBox(BaseModel):
+    """A place in the last picture of the conversation."""
+
+    box: tuple[int, int, int, int] = Field(
+        description="Left, top, right, bottom, in pixels of the picture as it was sent (upright, "
+        "if it is a photograph with an orientation)."
+    )
+    label: str | None = Field(description="What the model calls it; null where it does not.")
+
+
 class AssistantMessage(BaseModel):
     """The answer."""
 
@@ -491,6 +520,9 @@ class AssistantMessage(BaseModel):
         default=None, description="The model's thought; absent when there is none."
     )
     reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="Absent unless `return_boxes` asks for them."
+    )
 
 
 class AlternativeToken(BaseModel):
@@ -563,6 +595,9 @@ class ChunkDelta(BaseModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="All, in the piece before the finish reason."
+    )
 
 
 class ChunkChoice(BaseModel):

@@ -92,4 +92,5 @@ def _to_tensors(prompt: Prompt) -> list[Any]:
         pb_utils.Tensor("patches", prompt.patches),
         pb_utils.Tensor("image_grid_thw", prompt.image_grid_thw),
         pb_utils.Tensor("image_hash", prompt.image_hash),
+        pb_utils.Tensor("image_size", prompt.image_size),
     ]

@@ -118,11 +118,15 @@ class FakeBackend:
         timeout: float | None = None,
     ) -> Tokenization:
         self.requests.append(request)
-        if isinstance(error := self.script[0], Exception):
+        error = self.script[0]
+        if isinstance(error, Exception):
             raise error
         texts = ("A", " red", " circle")
         return Tokenization(
-            token_ids=(5, 17, 300), text="".join(texts), token_texts=texts if token_texts else ()
+            token_ids=(5, 17, 300),
+            text="".join(texts),
+            image_sizes=((200, 100),) * len(request.images),
+            token_texts=texts if token_texts else (),
         )
 
     async def server_live(self) -> bool:

@@ -72,6 +72,8 @@ class Prompt:
         patches: (patches, 3 * patch_size ** 2) uint8 of all images in order, but for known ones.
         image_grid_thw: (images, 3) int32 grid of each image in patches.
         image_hash: (images, HASH_BYTES) uint8 content hash of each image.
+        image_size: (images, 2) int32 width and height of each image, upright, before it was
+            resized; zeros for known ones.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -80,6 +82,7 @@ class Prompt:
     patches: npt.NDArray[np.uint8]
     image_grid_thw: npt.NDArray[np.int32]
     image_hash: npt.NDArray[np.uint8]
+    image_size: npt.NDArray[np.int32]
 
 
 class Preprocessor:
@@ -119,7 +122,7 @@ class Preprocessor:
             conversation = self._conversation(request)
             parts = conversation.image_parts
             token_ids = self._encode(self._template.render(conversation), field)
-        patches, grids, hashes = self._images(parts, request)
+        patches, grids, hashes, sizes = self._images(parts, request)
         input_ids = self._expand_images(token_ids, grids, field)
         position_ids, rope_delta = mrope_positions(
             input_ids, self._image_token_id, grids, self._patch_config.merge_size
@@ -131,6 +134,7 @@ class Preprocessor:
             patches=patches,
             image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
             image_hash=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
+            image_size=np.array(sizes, np.int32).reshape(-1, 2),
         )
 
     def texts(self, input_ids: Sequence[int]) -> list[str]:
@@ -186,8 +190,10 @@ class Preprocessor:
 
     def _images(
         self, parts: Sequence[ImagePart], request: PromptRequest
-    ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, int, int]], list[bytes]]:
-        """Patches of the images that are not known, and grid and content hash of all."""
+    ) -> tuple[
+        npt.NDArray[np.uint8], list[tuple[int, int, int]], list[bytes], list[tuple[int, int]]
+    ]:
+        """Patches of the images that are not known; grid, content hash and size of all."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
                 "image", f"{len(parts)} given, at most {self._settings.max_images} are taken"
@@ -202,6 +208,7 @@ class Preprocessor:
             raise InvalidInput("image_max_pixels", "needs one entry for each image")
         sent = iter(range(len(request.image)))
         patches, grids, hashes = [np.empty((0, self._patch_config.row), np.uint8)], [], []
+        sizes: list[tuple[int, int]] = []
         for part in parts:
             max_pixels = part.max_pixels
             if part.data_uri is not None:
@@ -221,8 +228,11 @@ class Preprocessor:
                 side = self._settings.max_image_side
                 own, grid = patchify(image, self._patch_config, field, side, max_pixels)
                 patches.append(own)
+                sizes.append(image.size)
+            else:
+                sizes.append((0, 0))
             grids.append(grid)
-        return np.concatenate(patches), grids, hashes
+        return np.concatenate(patches), grids, hashes, sizes
 
     def _expand_images(
         self, token_ids: Sequence[int], grids: Sequence[tuple[int, int, int]], field: str
