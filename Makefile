@@ -19,12 +19,12 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	gpu-check profile clean
+	bench-structured gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables:"
 	@echo "  PYTHON=/path/to/python3.12  the Python to use (3.11 or 3.12; default: the first found)"
@@ -79,6 +79,10 @@ bench-peers: ## The whole server beside vLLM, llama.cpp and transformers serve, 
 	@for peer in vllm llamacpp transformers; do \
 		PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh $$peer; done
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
+	@$(call install,bench)
+	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.structured_output
 
 gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
 	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \

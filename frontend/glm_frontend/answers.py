@@ -32,6 +32,7 @@ class Choice:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
         stop_reason: the stop string or stop token of the request that ended it, if one did.
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         boxes: places in the last picture; None unless they were asked for.
     """
 
@@ -41,6 +42,7 @@ class Choice:
     finish_reason: FinishReason
     stop_reason: str | int | None
     logprobs: Sequence[TokenLogprobs]
+    num_reasoning_tokens: int
     boxes: Sequence[Box] | None = None
 
 
@@ -57,6 +59,7 @@ class AnswerDelta:
     """The next piece of an answer.
 
     Attributes:
+        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
         stop_reason: with it, as in :class:`Choice`.
         usage: so far; in all in the last piece.
@@ -68,6 +71,7 @@ class AnswerDelta:
     content: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
+    num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
@@ -142,6 +146,7 @@ class Answerer:
                     generation.finish_reason,
                     generation.stop_reason,
                     generation.logprobs,
+                    generation.num_reasoning_tokens,
                     boxes=find_boxes(text, size) if size else None,
                 )
             )
@@ -191,6 +196,7 @@ class Answerer:
                             content=content,
                             tool_calls=calls,
                             logprobs=delta.logprobs,
+                            num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
                             usage=_usage(**counts),

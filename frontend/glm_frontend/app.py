@@ -29,6 +29,7 @@ from glm_frontend.routers import (
     messages,
     models,
     multimodal,
+    responses,
     tokens,
 )
 from glm_frontend.services import build_services
@@ -66,7 +67,9 @@ def create_app(
         middleware=_middleware(settings),
     )
     install_error_handlers(app)
-    for module in (chat, messages, completions, multimodal, tokens, models, health, docs):
+    for module in (
+        chat, responses, messages, completions, multimodal, tokens, models, health, docs,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app

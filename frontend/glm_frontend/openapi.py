@@ -14,6 +14,8 @@ from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
 from glm_frontend.schemas.messages import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
+from glm_frontend.schemas.response_events import RESPONSE_EVENTS
+from glm_frontend.schemas.responses import ResponsesRequest
 from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
@@ -109,6 +111,7 @@ class DocumentedAPI(FastAPI):
             _, definitions = models_json_schema(
                 [
                     (ChatCompletionRequest, "validation"),
+                    (ResponsesRequest, "validation"),
                     (CompletionRequest, "validation"),
                     (MultimodalRequest, "validation"),
                     (TokenizeRequest, "validation"),
@@ -118,6 +121,7 @@ class DocumentedAPI(FastAPI):
                     (MessagesRequest, "validation"),
                     (CountTokensRequest, "validation"),
                     *((event, "serialization") for event in MESSAGE_EVENTS),
+                    *((event, "serialization") for event in RESPONSE_EVENTS),
                 ],
                 ref_template=REF,
             )

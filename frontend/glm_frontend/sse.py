@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
 from pydantic import BaseModel
@@ -65,15 +65,40 @@ class EventStream(StreamingResponse):
 
 
 class NamedEventStream(EventStream):
-    """Sends events as Anthropic does: each has its ``type`` as its name, and nothing follows."""
+    """Sends events with their ``type`` as their name, and nothing after the last."""
 
     def _event(self, event: BaseModel) -> str:
         assert isinstance(event, NamedEvent)
         return f"event: {event.type}\n{super()._event(event)}"
 
+    def _end(self) -> str:
+        return ""
+
+
+class MessageStream(NamedEventStream):
+    """Sends events as Anthropic's Messages API does."""
+
     def _error(self, error: APIError, request_id: str) -> str:
         body = json.dumps(error.anthropic_body(request_id), ensure_ascii=False)
         return f"event: error\ndata: {body}\n\n"
 
-    def _end(self) -> str:
-        return ""
+
+class ResponseStream(NamedEventStream):
+    """Sends events as OpenAI's Responses API does.
+
+    Args:
+        failed: the events that tell of an error after the first byte.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[BaseModel],
+        source: AsyncGenerator[object],
+        request_id: str,
+        failed: Callable[[APIError], Iterable[BaseModel]],
+    ) -> None:
+        self._failed = failed
+        super().__init__(events, source, request_id)
+
+    def _error(self, error: APIError, request_id: str) -> str:
+        return "".join(self._event(event) for event in self._failed(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 _MAX_REFERENCES = 32
 
-_CALL, _CALL_END = "<tool_call>", "</tool_call>"
+CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _KEY, _KEY_END = "<arg_key>", "</arg_key>"
 _VALUE, _VALUE_END = "<arg_value>", "</arg_value>"
 # A value may hold any tag; where it really ends, the next argument or the end of the call follows.
@@ -126,11 +126,11 @@ class ToolCallParser:
         return content, calls
 
     def _take_text(self, *, final: bool) -> str:
-        before, tag, after = self._pending.partition(_CALL)
+        before, tag, after = self._pending.partition(CALL)
         if tag:
             self._pending, self._part = after, _Part.NAME
         else:
-            held = 0 if final else _overlap(before, _CALL)
+            held = 0 if final else _overlap(before, CALL)
             before, self._pending = before[: len(before) - held], before[len(before) - held :]
         text = self._space + before
         if self._follows_call:

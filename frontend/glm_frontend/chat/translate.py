@@ -70,7 +70,7 @@ class Translation:
 def translate_chat(body: ChatCompletionRequest) -> Translation:
     """The translation of a chat completion request."""
     messages, pictures, renamed = _conversation(body.messages)
-    renamed |= _renamed_structure(body)
+    renamed |= renamed_structure(body)
     if body.max_completion_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return Translation(
@@ -86,7 +86,8 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
     )
 
 
-def _renamed_structure(body: SamplingParameters) -> dict[str, str]:
+def renamed_structure(body: SamplingParameters) -> dict[str, str]:
+    """Where the request tells what the answer is held to, by the name on the wire."""
     structure = body.structure()
     if structure is None:
         return {}
@@ -161,7 +162,7 @@ def translate_multimodal(body: MultimodalRequest, pictures: Sequence[Picture]) -
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
         # A conversation is what stage 1 makes of the prompt; its faults are the prompt's.
-        renamed={"text_input": "prompt", "messages": "prompt"} | _renamed_structure(body),
+        renamed={"text_input": "prompt", "messages": "prompt"} | renamed_structure(body),
     )
 
 
@@ -176,7 +177,7 @@ def translate_completions(body: CompletionRequest) -> list[Translation]:
                 pictures=(),
                 sampling_parameters=body.sampling_parameters(),
                 template_kwargs={},
-                renamed={name: path} | _renamed_structure(body),
+                renamed={name: path} | renamed_structure(body),
                 is_raw=True,
             )
         )

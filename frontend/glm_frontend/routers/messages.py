@@ -24,7 +24,7 @@ from glm_frontend.services import (
     ServicesDep,
     require_key_or_x_api_key,
 )
-from glm_frontend.sse import NamedEventStream
+from glm_frontend.sse import MessageStream
 from glm_frontend.validation import read_json
 
 router = APIRouter(tags=["Inference"], dependencies=[Depends(require_key_or_x_api_key)])
@@ -53,7 +53,7 @@ async def create_message(
     if body.stream:
         deltas = services.answerer.stream(translation, request_id)
         events = EventWriter(answer_id, body.model).write(await started(request, deltas))
-        return NamedEventStream(events, deltas, request_id)
+        return MessageStream(events, deltas, request_id)
     answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
     return json_response(whole_answer(answer_id, body.model, answer))
 

@@ -16,12 +16,15 @@ from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.common import (
     TAG,
+    ReasoningEffort,
     RequestModel,
     SamplingParameters,
     Structure,
     Usage,
+    check_effort,
     check_only_structure,
     chosen_by,
+    thinking_kwargs,
 )
 
 MAX_CHOICES = 16
@@ -341,7 +344,7 @@ class ChatCompletionRequest(SamplingParameters):
     response_format: ResponseFormat | None = Field(
         None, description="What the answer has to be. Default `text`."
     )
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+    reasoning_effort: ReasoningEffort | None = Field(
         None,
         description="`none`: answer at once, without a thought. The model has one strength of "
         "thinking, which all others stand for; `thinking_token_budget` limits it.",
@@ -425,21 +428,15 @@ class ChatCompletionRequest(SamplingParameters):
 
     @field_validator("reasoning_effort")
     @classmethod
-    def _agrees_with_the_template(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kwargs = info.data.get("chat_template_kwargs")
-        given = None if kwargs is None else kwargs.enable_thinking
-        if value is not None and given is not None and given != (value != "none"):
-            raise PydanticCustomError(
-                "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
-            )
+    def _agrees_with_the_template(
+        cls, value: ReasoningEffort | None, info: ValidationInfo
+    ) -> ReasoningEffort | None:
+        check_effort(value, info.data.get("chat_template_kwargs"))
         return value
 
     def template_kwargs(self) -> dict[str, Any]:
-        """Switches of the chat template, from both places where they may be given."""
-        kwargs = self.chat_template_kwargs
-        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
-        if self.reasoning_effort is not None:
-            given["enable_thinking"] = self.reasoning_effort != "none"
+        """Switches of the chat template."""
+        given = thinking_kwargs(self.reasoning_effort, self.chat_template_kwargs)
         if self.continue_final_message:
             given["continue_final_message"] = True
         return given

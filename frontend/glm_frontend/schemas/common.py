@@ -41,29 +41,63 @@ def chosen_by(field: str, *values: str) -> Discriminator:
     )
 
 
+def text_or_list(items: str) -> Discriminator:
+    """Chooses between a string, with the tag ``~text``, and a list of ``items``, with ``~list``."""
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, str):
+            return f"{TAG}text"
+        return f"{TAG}list" if isinstance(value, list) else None
+
+    return Discriminator(
+        tag,
+        custom_error_type="text_or_list",
+        custom_error_message=f"must be a string or a list of {items}",
+    )
+
+
 UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
+        "access_programs": (),
         "allowed_callers": (["direct"],),
         "annotations": ([],),
+        "async": (False,),
+        "async_": (),
         "audio": (),
+        "background": (False,),
+        "background_options": (),
         "caller": ({"type": "direct"},),
         "citations": ([],),
         "container": (),
-        "context_management": (),
+        "context": ("auto",),
+        "context_management": ([],),
+        "conversation": (),
         "defer_loading": (False,),
         "diagnostics": (),
         "eager_input_streaming": (True,),
+        "encrypted_content": (),
+        "file_id": (),
         "function_call": ("none",),
         "functions": ([],),
+        "generate_summary": (),
         "include_obfuscation": (False,),
         "inference_geo": (),
         "input_examples": ([],),
         "logprobs": (False,),
+        "max_tool_calls": (),
         "mcp_servers": ([],),
         "modalities": (["text"],),
+        "mode": ("standard",),
         "moderation": (),
+        "namespace": (),
+        "output_schema": (),
+        "phase": (),
         "prediction": (),
+        "previous_response_id": (),
+        "prompt": (),
+        "prompt_cache_breakpoint": (),
         "prompt_cache_key": (),
+        "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "refusal": (),
         "response_format": ({"type": "text"},),
@@ -75,8 +109,9 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "toolset_name": (),
         "top_logprobs": (0,),
         "transformations": ({}, {"oversized_image": "downsize"}),
+        "truncation": ("disabled",),
         "user_profile_id": (),
-        "verbosity": (),
+        "verbosity": ("medium",),
         "web_search_options": (),
     }
 )
@@ -131,6 +166,28 @@ class ChatTemplateKwargs(RequestModel):
         description="false: answer at once. By default the model thinks first; the thought comes "
         "as `reasoning_content`.",
     )
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+def check_effort(effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None) -> None:
+    """Refuse an effort that does not agree with what the template is told."""
+    given = None if kwargs is None else kwargs.enable_thinking
+    if effort is not None and given is not None and given != (effort != "none"):
+        raise PydanticCustomError(
+            "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
+        )
+
+
+def thinking_kwargs(
+    effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None
+) -> dict[str, Any]:
+    """Switches of the chat template, from both places where they may be given."""
+    given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+    if effort is not None:
+        given["enable_thinking"] = effort != "none"
+    return given
 
 
 class StructuredOutputs(RequestModel):

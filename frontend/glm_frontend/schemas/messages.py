@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    Discriminator,
     Field,
     StringConstraints,
     Tag,
@@ -20,6 +19,7 @@ from glm_frontend.schemas.common import (
     RequestModel,
     StopString,
     chosen_by,
+    text_or_list,
 )
 
 MAX_TOOLS = 128
@@ -89,21 +89,6 @@ class ImageBlockParam(CacheableBlock):
     ]
 
 
-def _content_tag(content: Any) -> str | None:
-    match content:
-        case str():
-            return f"{TAG}text"
-        case list():
-            return f"{TAG}blocks"
-    return None
-
-
-TextOrBlocks = Discriminator(
-    _content_tag,
-    custom_error_type="content_type",
-    custom_error_message="must be a string or a list of blocks",
-)
-
 SeenBlock = Annotated[
     Annotated[TextBlockParam, Tag(f"{TAG}text")] | Annotated[ImageBlockParam, Tag(f"{TAG}image")],
     chosen_by("type", "text", "image"),
@@ -117,8 +102,8 @@ class ToolResultBlockParam(CacheableBlock):
     tool_use_id: str = Field(description="Which `tool_use` of the turn before it is the result of.")
     content: (
         Annotated[
-            Annotated[str, Tag(f"{TAG}text")] | Annotated[list[SeenBlock], Tag(f"{TAG}blocks")],
-            TextOrBlocks,
+            Annotated[str, Tag(f"{TAG}text")] | Annotated[list[SeenBlock], Tag(f"{TAG}list")],
+            text_or_list("blocks"),
         ]
         | None
     ) = Field(None, description="Text, or a list of text and picture blocks.")
@@ -159,9 +144,9 @@ class UserTurn(RequestModel):
                     chosen_by("type", "text", "image", "tool_result"),
                 ]
             ],
-            Tag(f"{TAG}blocks"),
+            Tag(f"{TAG}list"),
         ],
-        TextOrBlocks,
+        text_or_list("blocks"),
     ] = Field(
         description="Text, or a list of text and picture blocks; `tool_result` blocks come before "
         "them."
@@ -183,15 +168,15 @@ class AssistantTurn(RequestModel):
                     chosen_by("type", "text", "thinking", "tool_use"),
                 ]
             ],
-            Tag(f"{TAG}blocks"),
+            Tag(f"{TAG}list"),
         ],
-        TextOrBlocks,
+        text_or_list("blocks"),
     ] = Field(description="Text, or the blocks of an earlier answer.")
 
 
 SystemContent = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[TextBlockParam], Tag(f"{TAG}blocks")],
-    TextOrBlocks,
+    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[TextBlockParam], Tag(f"{TAG}list")],
+    text_or_list("blocks"),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL
+from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
 
 
 @pytest.fixture
@@ -35,6 +35,8 @@ def test_all_endpoints_are_there(document: Any) -> None:
         (CHAT, "post"),
         (MESSAGES, "post"),
         (COUNT_TOKENS, "post"),
+        (RESPONSES, "post"),
+        (f"{RESPONSES}/{{response_id}}", "get", "delete"),
         (MULTIMODAL, "post"),
         ("/v1/completions", "post"),
         ("/tokenize", "post"),
@@ -59,6 +61,7 @@ def test_fields_are_described_with_default_and_range(document: Any) -> None:
     for name in (
         "ChatCompletionRequest",
         "MessagesRequest",
+        "ResponsesRequest",
         "MultimodalRequest",
         "CompletionRequest",
         "TokenizeRequest",
@@ -80,7 +83,12 @@ def test_both_content_types_are_documented(document: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "shape"), [(CHAT, "ErrorResponse"), (MESSAGES, "MessagesErrorResponse")]
+    ("path", "shape"),
+    [
+        (CHAT, "ErrorResponse"),
+        (RESPONSES, "ErrorResponse"),
+        (MESSAGES, "MessagesErrorResponse"),
+    ],
 )
 def test_errors_are_documented(document: Any, path: str, shape: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
@@ -106,10 +114,24 @@ def test_the_key_is_documented(document: Any) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [CHAT, MESSAGES, COUNT_TOKENS, MULTIMODAL, "/v1/completions", "/tokenize", "/detokenize"],
+    [
+        CHAT,
+        RESPONSES,
+        MESSAGES,
+        COUNT_TOKENS,
+        MULTIMODAL,
+        "/v1/completions",
+        "/tokenize",
+        "/detokenize",
+    ],
 )
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"]
     for example in content["examples"].values():
         assert client.post(path, json=example["value"]).status_code == 200
+
+
+def test_a_response_is_never_there(document: Any) -> None:
+    for operation in document["paths"][f"{RESPONSES}/{{response_id}}"].values():
+        assert set(operation["responses"]) == {"401", "404"}

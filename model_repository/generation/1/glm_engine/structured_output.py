@@ -273,9 +273,9 @@ def allowed_tokens(guides: Sequence[Guide], num_tokens: int, device: torch.devic
     mask = allocate_token_bitmask(len(guides), num_tokens)
     for row, guide in enumerate(guides):
         guide.fill(mask, row)
-    words = torch.from_numpy(mask).to(device)
-    bits = torch.arange(32, dtype=torch.int32, device=device)
-    return (words[:, :, None] >> bits & 1).bool().flatten(1)[:, :num_tokens]
+    octets = torch.from_numpy(mask.view(np.uint8)).to(device)
+    bits = torch.arange(8, dtype=torch.uint8, device=device)
+    return (octets[:, :, None] >> bits & 1).bool().flatten(1)[:, :num_tokens]
 
 
 def _set(words: npt.NDArray[np.int32], token_id: int) -> None:

@@ -1,0 +1,87 @@
+"""``POST /v1/responses``, which stores nothing, and what says so."""
+
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.disconnect import started, until_disconnect
+from glm_frontend.errors import APIError
+from glm_frontend.openapi import (
+    INFERENCE_ERRORS,
+    errors,
+    event_stream,
+    json_body,
+    json_response,
+)
+from glm_frontend.openapi_examples import RESPONSES_EXAMPLES
+from glm_frontend.responses.answer import ResponseWriter
+from glm_frontend.responses.translate import translate_responses
+from glm_frontend.schemas.errors import ErrorResponse
+from glm_frontend.schemas.response_events import RESPONSE_EVENTS
+from glm_frontend.schemas.responses import ResponseObject, ResponsesRequest
+from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.sse import ResponseStream
+from glm_frontend.validation import read_json
+
+router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(require_key)])
+
+
+@router.post(
+    "/responses",
+    summary="The same in the form of OpenAI's Responses API",
+    response_model=ResponseObject,
+    responses={200: event_stream(*RESPONSE_EVENTS), **INFERENCE_ERRORS},
+    openapi_extra={"requestBody": json_body(ResponsesRequest, RESPONSES_EXAMPLES)},
+)
+async def create_response(
+    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+) -> Response:
+    """OpenAI's Responses API without its memory: the conversation is sent whole each time.
+
+    The output is a list of items: `reasoning` with the model's thought, `message` with what it
+    says, and a `function_call` for each call of a tool. Append them to the next request's `input`
+    as they are.
+    """
+    body = await read_json(request, ResponsesRequest)
+    services.check_model(body.model)
+    translation = translate_responses(body)
+    writer = ResponseWriter(body)
+    if body.stream:
+        deltas = services.answerer.stream(translation, request_id)
+        events = writer.write(await started(request, deltas))
+        return ResponseStream(events, deltas, request_id, writer.failed)
+    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+    return json_response(writer.whole(answer))
+
+
+_NEVER_THERE: dict[str, Any] = {
+    "summary": "Always a 404: nothing is stored",
+    "status_code": HTTPStatus.NOT_FOUND,
+    "response_model": ErrorResponse,
+    "response_description": "Nothing is stored.",
+    "responses": errors(HTTPStatus.UNAUTHORIZED),
+}
+
+
+@router.get("/responses/{response_id}", **_NEVER_THERE)
+async def retrieve_response(response_id: str) -> NoReturn:
+    """For clients that look a response up: the error says that none is stored."""
+    raise _not_stored(response_id)
+
+
+@router.delete("/responses/{response_id}", **_NEVER_THERE)
+async def delete_response(response_id: str) -> NoReturn:
+    """For clients that tidy up: the error says that none is stored."""
+    raise _not_stored(response_id)
+
+
+def _not_stored(response_id: str) -> APIError:
+    return APIError(
+        HTTPStatus.NOT_FOUND,
+        f"There is no response {response_id!r}: this server stores none. Send the items of "
+        "earlier answers in the input of the next request instead.",
+        param="response_id",
+        code="not_found",
+    )
