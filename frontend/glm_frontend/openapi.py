@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.completions import CompletionRequest
-from glm_frontend.schemas.errors import ErrorResponse
+from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
+from glm_frontend.schemas.messages import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
 from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponsesRequest
@@ -22,13 +23,14 @@ REF = "#/components/schemas/{model}"
 DESCRIPTION = """\
 Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API.
 
-Any OpenAI client works with `base_url` set to this server's `/v1`. Every error has OpenAI's shape,
-and every response the header `x-request-id`, which the server's log has too; a request may bring
-its own.
+Any OpenAI client works with `base_url` set to this server's `/v1`, any Anthropic client with
+`base_url` set to its root. Every error has OpenAI's shape, those of `/v1/messages` have
+Anthropic's. Every response has the header `x-request-id` (and `request-id`), which the server's
+log has too; a request may bring its own.
 """
 
 _ERROR_DESCRIPTIONS: Mapping[int, str] = {
-    400: "The request is wrong; `param` names the field.",
+    400: "The request is wrong; the error names the field.",
     401: "The API key is missing or unknown.",
     404: "The model is not served here.",
     413: "The body is larger than the server takes.",
@@ -40,15 +42,17 @@ _ERROR_DESCRIPTIONS: Mapping[int, str] = {
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    *statuses: int, model: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The documentation of these error responses."""
     return {
-        status: {"model": ErrorResponse, "description": _ERROR_DESCRIPTIONS[status]}
-        for status in statuses
+        status: {"model": model, "description": _ERROR_DESCRIPTIONS[status]} for status in statuses
     }
 
 
 INFERENCE_ERRORS = errors(*_ERROR_DESCRIPTIONS)
+MESSAGES_ERRORS = errors(*_ERROR_DESCRIPTIONS, model=MessagesErrorResponse)
 
 
 def json_response(model: BaseModel) -> Response:
@@ -114,6 +118,9 @@ class DocumentedAPI(FastAPI):
                     (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
+                    (MessagesRequest, "validation"),
+                    (CountTokensRequest, "validation"),
+                    *((event, "serialization") for event in MESSAGE_EVENTS),
                     *((event, "serialization") for event in RESPONSE_EVENTS),
                 ],
                 ref_template=REF,

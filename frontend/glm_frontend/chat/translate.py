@@ -14,7 +14,7 @@ from glm_frontend.schemas.multimodal import MultimodalRequest
 from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 _WIRE_IMAGE = re.compile(r"image\[(\d+)\]")
-_WIRE_SAMPLING = "sampling_parameters."
+WIRE_SAMPLING = "sampling_parameters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Translation:
         for wire, name in self.renamed.items():
             if wire_param.startswith(wire):
                 return name + wire_param.removeprefix(wire)
-        return wire_param.removeprefix(_WIRE_SAMPLING)
+        return wire_param.removeprefix(WIRE_SAMPLING)
 
 
 def translate_chat(body: ChatCompletionRequest) -> Translation:
@@ -72,7 +72,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
     messages, pictures, renamed = _conversation(body.messages)
     renamed |= renamed_structure(body)
     if body.max_completion_tokens is not None:
-        renamed[f"{_WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
+        renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return Translation(
         prompt={"messages": messages},
         pictures=pictures,
@@ -91,7 +91,7 @@ def renamed_structure(body: SamplingParameters) -> dict[str, str]:
     structure = body.structure()
     if structure is None:
         return {}
-    return {f"{_WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
+    return {f"{WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
 
 
 def _conversation(

@@ -124,7 +124,7 @@ class ImageFetcher:
         scheme = _SCHEME.match(source)
         if scheme is None:
             if picture.plain_base64:
-                return self._from_base64(source, param)
+                return self._from_base64(source, param, hint="")
             raise invalid(
                 param,
                 f"is neither a data URI nor an http(s) URL; for base64 {PREFIX_HINT}",
@@ -156,9 +156,9 @@ class ImageFetcher:
             raise invalid(
                 param, f"is not a picture in base64; {PREFIX_HINT}", code="invalid_base64"
             )
-        return self._from_base64(uri[head.end() :], param)
+        return self._from_base64(uri[head.end() :], param, hint=f"; {PREFIX_HINT}")
 
-    def _from_base64(self, text: str, param: str) -> bytes:
+    def _from_base64(self, text: str, param: str, *, hint: str) -> bytes:
         if "%" in text:
             text = unquote(text)
         text = "".join(text.split())
@@ -170,7 +170,7 @@ class ImageFetcher:
         except ValueError as error:
             reason = str(error).removeprefix("Invalid base64-encoded string: ")
             raise invalid(
-                param, f"the base64 text is broken ({reason}); {PREFIX_HINT}", code="invalid_base64"
+                param, f"the base64 text is broken ({reason}){hint}", code="invalid_base64"
             ) from None
         return self._bounded(data, param)
 

@@ -15,7 +15,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.common import (
-    PART_TYPE_ERROR,
     TAG,
     ReasoningEffort,
     RequestModel,
@@ -24,6 +23,7 @@ from glm_frontend.schemas.common import (
     Usage,
     check_effort,
     check_only_structure,
+    chosen_by,
     thinking_kwargs,
 )
 
@@ -73,18 +73,9 @@ class ImagePart(RequestModel):
     image_url: ImageURL
 
 
-def _part_tag(part: Any) -> str | None:
-    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return f"{TAG}{kind}" if kind in ("text", "image_url") else None
-
-
 ContentPart = Annotated[
     Annotated[TextPart, Tag(f"{TAG}text")] | Annotated[ImagePart, Tag(f"{TAG}image_url")],
-    Discriminator(
-        _part_tag,
-        custom_error_type=PART_TYPE_ERROR,
-        custom_error_message="must be 'text' or 'image_url'",
-    ),
+    chosen_by("type", "text", "image_url"),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from unit.frontend.fakes import CHAT, MULTIMODAL, RESPONSES
+from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
 
 
 @pytest.fixture
@@ -33,6 +33,8 @@ def test_the_front_door_leads_to_the_docs(client: TestClient) -> None:
 def test_all_endpoints_are_there(document: Any) -> None:
     assert {(path, *methods) for path, methods in document["paths"].items()} == {
         (CHAT, "post"),
+        (MESSAGES, "post"),
+        (COUNT_TOKENS, "post"),
         (RESPONSES, "post"),
         (f"{RESPONSES}/{{response_id}}", "get", "delete"),
         (MULTIMODAL, "post"),
@@ -58,6 +60,7 @@ def test_fields_are_described_with_default_and_range(document: Any) -> None:
     assert {"minimum": 0.0, "maximum": 2.0, "type": "number"} in fields["temperature"]["anyOf"]
     for name in (
         "ChatCompletionRequest",
+        "MessagesRequest",
         "ResponsesRequest",
         "MultimodalRequest",
         "CompletionRequest",
@@ -79,8 +82,15 @@ def test_both_content_types_are_documented(document: Any) -> None:
     assert {"prompt", "image", "images", "max_tokens"} <= set(form["properties"])
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES])
-def test_errors_are_documented(document: Any, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        (CHAT, "ErrorResponse"),
+        (RESPONSES, "ErrorResponse"),
+        (MESSAGES, "MessagesErrorResponse"),
+    ],
+)
+def test_errors_are_documented(document: Any, path: str, shape: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {
         *("200", "400", "401", "404", "413", "415", "429", "500", "503", "504")
@@ -88,7 +98,7 @@ def test_errors_are_documented(document: Any, path: str) -> None:
     for status, response in responses.items():
         if status != "200":
             schema = response["content"]["application/json"]["schema"]
-            assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+            assert schema == {"$ref": f"#/components/schemas/{shape}"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     assert "422" not in str(document)
 
@@ -96,11 +106,24 @@ def test_errors_are_documented(document: Any, path: str) -> None:
 def test_the_key_is_documented(document: Any) -> None:
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     assert document["paths"][CHAT]["post"]["security"] == [{"HTTPBearer": []}]
+    either: Any = [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+    assert document["paths"][MESSAGES]["post"]["security"] == either
+    assert document["components"]["securitySchemes"]["APIKeyHeader"]["name"] == "x-api-key"
     assert "security" not in document["paths"]["/v1/health"]["get"]
 
 
 @pytest.mark.parametrize(
-    "path", [CHAT, RESPONSES, MULTIMODAL, "/v1/completions", "/tokenize", "/detokenize"]
+    "path",
+    [
+        CHAT,
+        RESPONSES,
+        MESSAGES,
+        COUNT_TOKENS,
+        MULTIMODAL,
+        "/v1/completions",
+        "/tokenize",
+        "/detokenize",
+    ],
 )
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
