@@ -52,7 +52,7 @@ class APIError(Exception):
 
     Attributes:
         param: path of the field in the client's JSON, such as ``messages[0].role``.
-        code: for programs; OpenAI's where OpenAI has one.
+        code: for programs, of ``error_catalogue.CATALOGUE``; OpenAI's where OpenAI has one.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class APIError(Exception):
         return JSONResponse(body(scope["state"]["request_id"]), self.status, self.headers)
 
 
-def invalid(param: str | None, reason: str, *, code: str | None = None) -> APIError:
+def invalid(param: str | None, reason: str, *, code: str = "invalid_value") -> APIError:
     """A 400 about one field; the message begins with its path."""
     message = f"{param}: {reason}" if param else reason
     return APIError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)

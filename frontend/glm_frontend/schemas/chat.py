@@ -371,6 +371,13 @@ class ChatCompletionRequest(SamplingParameters):
         "be left out.",
     )
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
     metadata: dict[str, str] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
     )

@@ -96,12 +96,10 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "previous_response_id": (),
         "prompt": (),
         "prompt_cache_breakpoint": (),
-        "prompt_cache_key": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "refusal": (),
         "response_format": ({"type": "text"},),
-        "safety_identifier": (),
         "service_tier": ("auto", "default", "standard_only"),
         "speed": ("standard",),
         "store": (False,),
@@ -117,9 +115,8 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 )
 """Fields of OpenAI's and Anthropic's APIs that this server does not have.
 
-Each has the values that ask for nothing.
-
-Those values, and null, are let pass; others are refused by name, never ignored.
+Each has the values that ask for nothing. Those, and null, are let pass; others are refused by name,
+never ignored.
 """
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -155,7 +152,10 @@ class RequestModel(BaseModel):
 
 def _asks_for_nothing(key: str, value: Any) -> bool:
     harmless = UNSUPPORTED_FIELDS.get(key)
-    return harmless is not None and (value is None or value in harmless)
+    if harmless is None:
+        return False
+    # 0 is not False here.
+    return value is None or any(type(value) is type(one) and value == one for one in harmless)
 
 
 class ChatTemplateKwargs(RequestModel):

@@ -309,8 +309,13 @@ class ResponsesRequest(SamplingParameters):
     )
     reasoning: ReasoningOptions | None = Field(None, description="How the model thinks.")
     text: TextOptions | None = Field(None, description="What the answer's text is like.")
-    include: list[Literal["message.output_text.logprobs"]] | None = Field(
-        None, description="What to tell besides: how likely each token of the answer's text was."
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        Field(
+            None,
+            description="What to tell besides: how likely each token of the answer's text was. "
+            "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in "
+            "clear, and go back as they are.",
+        )
     )
     top_logprobs: int | None = Field(
         None,
@@ -326,6 +331,13 @@ class ResponsesRequest(SamplingParameters):
     )
     stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
     metadata: dict[str, str] | None = Field(
         None, description="Comes back in the response; nothing is stored."
     )

@@ -1,11 +1,15 @@
 """The documentation: complete, right, and all from this server."""
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+import glm_frontend
+from glm_frontend.error_catalogue import CATALOGUE
 from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
 
 
@@ -135,3 +139,37 @@ def test_the_examples_work(client: TestClient, document: Any, path: str) -> None
 def test_a_response_is_never_there(document: Any) -> None:
     for operation in document["paths"][f"{RESPONSES}/{{response_id}}"].values():
         assert set(operation["responses"]) == {"401", "404"}
+
+
+def _codes() -> set[str]:
+    """Every error code that the frontend's source writes into an error."""
+    codes = set()
+    for file in Path(glm_frontend.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("APIError", "invalid"):
+                values = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+                constants = [node for value in values for node in ast.walk(value)]
+                codes |= {
+                    node.value
+                    for node in constants
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                }
+    return codes
+
+
+def test_the_catalogue_has_every_error_and_no_other(document: Any) -> None:
+    elsewhere = {  # codes that are not written as an argument: by validation.py and errors.py
+        *("missing_field", "unknown_field", "unsupported_field", "method_not_allowed"),
+        *("bad_request", "unavailable", "cancelled", "timeout"),
+    }
+    assert _codes() | elsewhere == set(CATALOGUE)
+    for code, entry in CATALOGUE.items():
+        assert f"| {entry.status} | `{code}` |" in document["info"]["description"]
+
+
+def test_every_operation_and_tag_is_described(document: Any) -> None:
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation["summary"] and operation["description"]
+            assert set(operation["tags"]) <= tags
