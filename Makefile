@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured gpu-check profile clean
+	bench-structured compare-features gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -79,6 +79,11 @@ bench-peers: ## The whole server beside vLLM, llama.cpp and transformers serve, 
 	@for peer in vllm llamacpp transformers; do \
 		PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh $$peer; done
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+compare-features: ## The same requests to this server and to vLLM, which it installs (GBs)
+	@$(call install,bench)
+	@PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh vllm
+	$(BIN)/python -m benchmarks.features $(ARGS)
 
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)

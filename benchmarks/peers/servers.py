@@ -52,12 +52,13 @@ def _ours(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]
     return command
 
 
-def _vllm(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]:
+def _vllm(dtype: str, *options: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]:
     def command(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
         arguments = [
             str(PEERS / "vllm/bin/vllm"), "serve", str(checkpoint), "--served-model-name", "model",
             "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype, "--max-model-len", "4096",
             "--limit-mm-per-prompt", '{"video": 0}', "--skip-mm-profiling",
+            *options,
         ]  # fmt: skip
         environment = {
             "HF_HUB_OFFLINE": "1",
@@ -116,6 +117,14 @@ _TRANSFORMERS_FIELDS = {
 }
 
 
+# As one would start it for its API rather than for its speed.
+_API = (
+    "--reasoning-parser=glm45",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=glm45",
+    "--enable-prompt-tokens-details",
+)
+VLLM = Peer("vLLM", _vllm("float32", *_API), PEERS / "vllm/.done", {})
 OURS = Peer("ours", _ours("auto"), Path(sys.executable), {})
 ALL = [
     Peer("ours fp32", _ours("float32"), Path(sys.executable), {}),

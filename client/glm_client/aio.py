@@ -190,6 +190,7 @@ def _join(deltas: list[GenerationDelta]) -> Generation:
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
         finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),
+        stop_reason=deltas[-1].stop_reason,
         num_input_tokens=max(delta.num_input_tokens or 0 for delta in deltas),
         num_image_tokens=max(delta.num_image_tokens or 0 for delta in deltas),
         num_cached_tokens=max(delta.num_cached_tokens or 0 for delta in deltas),

@@ -100,6 +100,8 @@ class GenerationDelta:
         token_ids: the tokens of this piece, when the request asked for them.
         logprobs: of the tokens of this piece, when the request asked for them.
         finish_reason: set in the last piece only.
+        stop_reason: in the last piece, the string of ``stop`` or the token of ``stop_token_ids``
+            that ended the answer, if one did.
         num_input_tokens: length of the prompt in tokens; None in pieces that do not repeat it.
         num_image_tokens: those of ``num_input_tokens`` that stand for pictures and videos.
         num_cached_tokens: those of ``num_input_tokens`` that another request had computed.
@@ -112,6 +114,7 @@ class GenerationDelta:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     num_input_tokens: int | None = None
     num_image_tokens: int | None = None
     num_cached_tokens: int | None = None
@@ -130,6 +133,7 @@ class Generation:
     num_output_tokens: int
     num_cached_tokens: int = 0
     num_reasoning_tokens: int = 0
+    stop_reason: str | int | None = None
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
 

@@ -50,6 +50,7 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
     {
         "text_output": "BYTES",
         "finish_reason": "BYTES",
+        "stop_reason": "BYTES",
         "index": "UINT32",
         "logprobs": "BYTES",
         "num_input_tokens": "UINT32",
@@ -181,6 +182,7 @@ def parse_response(result: InferResult) -> GenerationDelta:
         logprobs=_logprobs(_first(result, "logprobs", b"[]")),
         token_ids=() if token_ids is None else tuple(token_ids.ravel().tolist()),
         finish_reason=cast(FinishReason, finish_reason) if finish_reason else None,
+        stop_reason=json.loads(_first(result, "stop_reason", b"null")),
         num_input_tokens=_count(result, "num_input_tokens"),
         num_image_tokens=_count(result, "num_image_tokens"),
         num_cached_tokens=_count(result, "num_cached_tokens"),

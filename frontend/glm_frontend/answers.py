@@ -31,6 +31,7 @@ class Choice:
     Attributes:
         reasoning: empty when there is no thought.
         tool_calls: pieces of all calls.
+        stop_reason: the stop string or stop token of the request that ended it, if one did.
         num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         boxes: places in the last picture; None unless they were asked for.
     """
@@ -39,6 +40,7 @@ class Choice:
     content: str
     tool_calls: Sequence[ToolCallDelta]
     finish_reason: FinishReason
+    stop_reason: str | int | None
     logprobs: Sequence[TokenLogprobs]
     num_reasoning_tokens: int
     boxes: Sequence[Box] | None = None
@@ -59,6 +61,7 @@ class AnswerDelta:
     Attributes:
         num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         finish_reason: in the last piece of each answer.
+        stop_reason: with it, as in :class:`Choice`.
         usage: so far; in all in the last piece.
         boxes: in the last piece of each answer, as in :class:`Choice`.
     """
@@ -70,6 +73,7 @@ class AnswerDelta:
     logprobs: Sequence[TokenLogprobs] = ()
     num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     usage: Usage | None = None
     boxes: Sequence[Box] | None = None
 
@@ -140,6 +144,7 @@ class Answerer:
                     text,
                     calls,
                     generation.finish_reason,
+                    generation.stop_reason,
                     generation.logprobs,
                     generation.num_reasoning_tokens,
                     boxes=find_boxes(text, size) if size else None,
@@ -193,6 +198,7 @@ class Answerer:
                             logprobs=delta.logprobs,
                             num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
+                            stop_reason=delta.stop_reason,
                             usage=_usage(**counts),
                             boxes=find_boxes(contents[delta.index], size)
                             if size and last

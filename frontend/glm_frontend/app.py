@@ -13,6 +13,7 @@ from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
 from glm_frontend.middleware import (
+    ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -25,6 +26,7 @@ from glm_frontend.routers import (
     completions,
     docs,
     health,
+    messages,
     models,
     multimodal,
     responses,
@@ -65,7 +67,9 @@ def create_app(
         middleware=_middleware(settings),
     )
     install_error_handlers(app)
-    for module in (chat, responses, completions, multimodal, tokens, models, health, docs):
+    for module in (
+        chat, responses, messages, completions, multimodal, tokens, models, health, docs,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app
@@ -80,9 +84,14 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
-                # OpenAI's browser SDK sends headers of its own; without cookies all are harmless.
+                # The browser SDKs send headers of their own; without cookies all are harmless.
                 allow_headers=["*"],
-                expose_headers=[REQUEST_ID_HEADER, PROCESSING_HEADER, "retry-after"],
+                expose_headers=[
+                    REQUEST_ID_HEADER,
+                    ANTHROPIC_REQUEST_ID_HEADER,
+                    PROCESSING_HEADER,
+                    "retry-after",
+                ],
             )
         )
     middleware.append(Middleware(UnexpectedErrorMiddleware))

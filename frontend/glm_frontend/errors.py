@@ -1,6 +1,7 @@
-"""Everything that goes wrong leaves as OpenAI's error shape, through this file.
+"""Everything that goes wrong leaves through this file, in the shape of the API that was asked.
 
-{"error": {"message", "type", "param", "code", "request_id"}}
+OpenAI's: {"error": {"message", "type", "param", "code", "request_id"}}
+Anthropic's: {"type": "error", "error": {"type", "message"}, "request_id"}
 """
 
 import logging
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from glm_client import (
     DeadlineExceededError,
@@ -29,6 +31,19 @@ from glm_frontend.logs import LOGGER_NAME
 CLIENT_CLOSED_REQUEST = 499
 RETRY_AFTER_SECONDS = 1
 
+MESSAGES_PATH = "/v1/messages"
+_ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        HTTPStatus.UNAUTHORIZED: "authentication_error",
+        HTTPStatus.NOT_FOUND: "not_found_error",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+        HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+        HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
+        HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",  # the one that says: later
+        HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+    }
+)
+
 logger = logging.getLogger(LOGGER_NAME)
 
 
@@ -37,7 +52,7 @@ class APIError(Exception):
 
     Attributes:
         param: path of the field in the client's JSON, such as ``messages[0].role``.
-        code: for programs; OpenAI's where OpenAI has one.
+        code: for programs, of ``error_catalogue.CATALOGUE``; OpenAI's where OpenAI has one.
     """
 
     def __init__(
@@ -58,7 +73,7 @@ class APIError(Exception):
         self.kind = kind
         self.headers = dict(headers or {})
 
-    def body(self, request_id: str) -> dict[str, Any]:
+    def openai_body(self, request_id: str) -> dict[str, Any]:
         """The error as OpenAI writes it."""
         return {
             "error": {
@@ -70,12 +85,20 @@ class APIError(Exception):
             }
         }
 
-    def response(self, request_id: str) -> JSONResponse:
+    def anthropic_body(self, request_id: str) -> dict[str, Any]:
+        """The error as Anthropic writes it; the field's path is in the message only."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        error = {"type": kind, "message": self.message}
+        return {"type": "error", "error": error, "request_id": request_id}
+
+    def response(self, scope: Scope) -> JSONResponse:
         """The error as the answer to a request."""
-        return JSONResponse(self.body(request_id), self.status, self.headers)
+        asks_anthropic = f"{scope['path']}/".startswith(f"{MESSAGES_PATH}/")
+        body = self.anthropic_body if asks_anthropic else self.openai_body
+        return JSONResponse(body(scope["state"]["request_id"]), self.status, self.headers)
 
 
-def invalid(param: str | None, reason: str, *, code: str | None = None) -> APIError:
+def invalid(param: str | None, reason: str, *, code: str = "invalid_value") -> APIError:
     """A 400 about one field; the message begins with its path."""
     message = f"{param}: {reason}" if param else reason
     return APIError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
@@ -149,7 +172,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, APIError)
-    return error.response(request.state.request_id)
+    return error.response(request.scope)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -164,7 +187,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         case _:
             message, code = str(error.detail), "bad_request"
     api_error = APIError(error.status_code, message, code=code, headers=error.headers)
-    return api_error.response(request.state.request_id)
+    return api_error.response(request.scope)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from glm_frontend.logs import LOGGER_NAME
 
 PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -23,8 +24,8 @@ logger = logging.getLogger(LOGGER_NAME)
 class RequestContextMiddleware:
     """Gives each request an id (the client's own where it is sane) and writes the access log.
 
-    The id is in ``request.state.request_id`` and in the response's ``x-request-id``; its
-    ``openai-processing-ms`` tells the time until the response began.
+    The id is in ``request.state.request_id`` and in the response's ``x-request-id`` and
+    ``request-id``; its ``openai-processing-ms`` tells the time until the response began.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,6 +48,7 @@ class RequestContextMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
+                headers[ANTHROPIC_REQUEST_ID_HEADER] = request_id
                 elapsed = time.perf_counter() - started
                 headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
             await send(message)
@@ -89,7 +91,7 @@ class UnexpectedErrorMiddleware:
             logger.exception("unexpected error request_id=%s", request_id)
             if started:
                 raise  # too late for a status; the server cuts the connection
-            await internal().response(request_id)(scope, receive, send)
+            await internal().response(scope)(scope, receive, send)
 
 
 class BodyLimitMiddleware:
@@ -105,7 +107,7 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            await self._too_large().response(scope["state"]["request_id"])(scope, receive, send)
+            await self._too_large().response(scope)(scope, receive, send)
             return
         received = 0
 

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from glm_frontend.error_catalogue import as_markdown
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.completions import CompletionRequest
-from glm_frontend.schemas.errors import ErrorResponse
+from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse
+from glm_frontend.schemas.messages import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
 from glm_frontend.schemas.multimodal import MultimodalInferenceChunk, MultimodalRequest
 from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponsesRequest
@@ -19,16 +21,70 @@ from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 
-DESCRIPTION = """\
-Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API.
+DESCRIPTION = f"""\
+Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API, and
+Anthropic's. Any OpenAI client works with `base_url` set to this server's `/v1`, any Anthropic
+client with `base_url` set to its root. Each endpoint below has examples that can be tried from this
+page; nothing is loaded from elsewhere, and nothing is stored.
 
-Any OpenAI client works with `base_url` set to this server's `/v1`. Every error has OpenAI's shape,
-and every response the header `x-request-id`, which the server's log has too; a request may bring
-its own.
+## Which endpoint?
+
+| for | use |
+|---|---|
+| conversations, with pictures anywhere in them | `/v1/chat/completions` |
+| the same in the form of OpenAI's newer API | `/v1/responses` |
+| clients made for Anthropic's API | `/v1/messages` |
+| one question about some files, from a shell or a form | `/v1/multi-modal/inference` |
+| text without a chat template | `/v1/completions` |
+| counting before asking | `/tokenize`, `/v1/messages/count_tokens` |
+
+## Pictures
+
+PNG, JPEG, WebP, GIF (first frame) and BMP, best as `data:image/png;base64,...`; http(s) URLs of
+public hosts are fetched, unless the operator forbids it. A picture that comes again is neither
+decoded nor encoded again. `detail: "low"` takes fewer tokens. The usage tells image tokens.
+
+## Thoughts
+
+The model thinks before it answers. The thought comes apart from the answer, as
+`reasoning_content` and `reasoning`; `reasoning_effort: "none"` switches it off, and
+`thinking_token_budget` makes it end in time. (`/v1/messages` thinks only when `thinking` says so.)
+
+## Tools and structure
+
+With `tools` the model may call functions of yours; `tool_choice` makes it. `response_format` holds
+the answer to a JSON schema; `structured_outputs` to a regular expression, a choice or a grammar.
+Both are enforced while the answer is written, so that it cannot be otherwise, but for being cut at
+`max_tokens`. A thought stays free.
+
+## Streams
+
+`stream: true` sends server-sent events as the text is written. An error after the first of them is
+an event as well. Closing the connection cancels the request.
+
+## Fields
+
+A field that is unknown, or that this server does not have, is refused by its name, never ignored.
+What is left open comes from the model's `generation_config.json`.
+
+## Errors
+
+Every error has OpenAI's shape, those of `/v1/messages` have Anthropic's. `param` is the path of the
+field in the request, `code` one of these. Every response has the header `x-request-id` (and
+`request-id`), which the server's log has too; a request may bring its own.
+
+{as_markdown()}
 """
 
+TAGS = [
+    {"name": "Inference", "description": "Ask the model."},
+    {"name": "Tokens", "description": "What the model reads, in tokens."},
+    {"name": "Models", "description": "What is served."},
+    {"name": "Health", "description": "Whether a request could be answered now."},
+]
+
 _ERROR_DESCRIPTIONS: Mapping[int, str] = {
-    400: "The request is wrong; `param` names the field.",
+    400: "The request is wrong; the error names the field.",
     401: "The API key is missing or unknown.",
     404: "The model is not served here.",
     413: "The body is larger than the server takes.",
@@ -40,15 +96,17 @@ _ERROR_DESCRIPTIONS: Mapping[int, str] = {
 }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(
+    *statuses: int, model: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
     """The documentation of these error responses."""
     return {
-        status: {"model": ErrorResponse, "description": _ERROR_DESCRIPTIONS[status]}
-        for status in statuses
+        status: {"model": model, "description": _ERROR_DESCRIPTIONS[status]} for status in statuses
     }
 
 
 INFERENCE_ERRORS = errors(*_ERROR_DESCRIPTIONS)
+MESSAGES_ERRORS = errors(*_ERROR_DESCRIPTIONS, model=MessagesErrorResponse)
 
 
 def json_response(model: BaseModel) -> Response:
@@ -102,6 +160,7 @@ class DocumentedAPI(FastAPI):
                 title=self.title,
                 version=self.version,
                 description=DESCRIPTION,
+                tags=TAGS,
                 routes=self.routes,
             )
             _, definitions = models_json_schema(
@@ -114,6 +173,9 @@ class DocumentedAPI(FastAPI):
                     (DetokenizeRequest, "validation"),
                     (ChatCompletionChunk, "serialization"),
                     (MultimodalInferenceChunk, "serialization"),
+                    (MessagesRequest, "validation"),
+                    (CountTokensRequest, "validation"),
+                    *((event, "serialization") for event in MESSAGE_EVENTS),
                     *((event, "serialization") for event in RESPONSE_EVENTS),
                 ],
                 ref_template=REF,

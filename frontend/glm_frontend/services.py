@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from glm_frontend.answers import Answerer
 from glm_frontend.auth import KeyRing
@@ -77,16 +77,31 @@ _bearer = HTTPBearer(
 )
 
 
-async def require_key(
-    services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-) -> None:
+BearerDep = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+async def require_key(services: ServicesDep, bearer: BearerDep) -> None:
     """Let the request in only with a known key.
 
     Raises:
         APIError: 401.
     """
-    services.keys.check(None if credentials is None else credentials.credentials)
+    services.keys.check(None if bearer is None else bearer.credentials)
+
+
+_x_api_key = APIKeyHeader(
+    name="x-api-key", auto_error=False, description="The same key, as Anthropic's clients send it."
+)
+
+
+async def require_key_or_x_api_key(
+    services: ServicesDep, bearer: BearerDep, x_api_key: Annotated[str | None, Security(_x_api_key)]
+) -> None:
+    """As :func:`require_key`; the key may also be in the header ``x-api-key``."""
+    if x_api_key is None:
+        await require_key(services, bearer)
+    else:
+        services.keys.check(x_api_key)
 
 
 async def get_permit(services: ServicesDep) -> AsyncIterator[Permit]:

@@ -45,7 +45,7 @@ class EventStream(StreamingResponse):
         return f"data: {event.model_dump_json(exclude_unset=True)}\n\n"
 
     def _error(self, error: APIError, request_id: str) -> str:
-        return f"data: {json.dumps(error.body(request_id), ensure_ascii=False)}\n\n"
+        return f"data: {json.dumps(error.openai_body(request_id), ensure_ascii=False)}\n\n"
 
     def _end(self) -> str:
         return "data: [DONE]\n\n"
@@ -73,6 +73,14 @@ class NamedEventStream(EventStream):
 
     def _end(self) -> str:
         return ""
+
+
+class MessageStream(NamedEventStream):
+    """Sends events as Anthropic's Messages API does."""
+
+    def _error(self, error: APIError, request_id: str) -> str:
+        body = json.dumps(error.anthropic_body(request_id), ensure_ascii=False)
+        return f"event: error\ndata: {body}\n\n"
 
 
 class ResponseStream(NamedEventStream):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from glm_frontend.errors import APIError, invalid
-from glm_frontend.schemas.common import PART_TYPE_ERROR, TAG, UNSUPPORTED_FIELDS
+from glm_frontend.schemas.common import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -78,8 +78,11 @@ def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
         reason = "is not supported by this server"
     elif kind == "extra_forbidden":
         reason = "is not a known field"
-    elif kind == PART_TYPE_ERROR:
-        location.append("type")
+    elif kind.startswith(CHOICE_ERROR):
+        field = kind.removeprefix(CHOICE_ERROR)
+        location.append(field)
+        if isinstance(details["input"], dict) and field in details["input"]:
+            reason += _shown(details["input"][field])
     elif reason.startswith("Input should be "):
         reason = "has to be " + reason.removeprefix("Input should be ") + _shown(details["input"])
     else:

@@ -24,7 +24,7 @@ def test_it_shows_every_endpoint_and_asks_no_other_host(stack: Stack, tmp_path: 
          f"{stack.base_url}/docs"],
         capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
-    for path in ("/v1/chat/completions", "/v1/multi-modal/inference", "/v1/health", "/v1/models"):
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/tokenize"):
         assert f'data-path="{path}"' in page
     asked = {
         urlsplit(event["params"]["url"]).netloc

@@ -33,6 +33,7 @@ def test_a_completion(client: openai.OpenAI) -> None:
 def test_a_stream_says_the_same_in_pieces(client: openai.OpenAI) -> None:
     arguments = _arguments("What is in this image?", "plot-three.jpg")
     with client:
+        client.chat.completions.create(**arguments)  # from here on the prompt is in the cache
         whole = client.chat.completions.create(**arguments)
         chunks = list(
             client.chat.completions.create(

@@ -77,6 +77,21 @@ def test_vllm_backends_call_works_as_it_is(client: grpc.InferenceServerClient) -
     assert response["cumulative_logprob"] <= 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_is_told_which_stop_string_ended_the_answer(
+    client: grpc.InferenceServerClient, stream: bool
+) -> None:
+    *_, last = _responses(
+        client,
+        _text("text_input", b"What is in this image?"),
+        _text("image", (PICTURES / "photo-square.jpg").read_bytes()),
+        _text("sampling_parameters", b'{"temperature": 0, "stop": ["circle", " square"]}'),
+        _flag("stream", stream),
+        _flag("return_finish_reason", True),
+    )
+    assert (last["finish_reason"], json.loads(last["stop_reason"])) == (b"stop", " square")
+
+
 def test_the_input_comes_first_unless_excluded(client: grpc.InferenceServerClient) -> None:
     question = _text("text_input", b"Who are you?")
     greedy = _text("sampling_parameters", b'{"temperature": 0}')

@@ -86,6 +86,7 @@ class ToolCallParser:
         self._part = _Part.TEXT
         self._pending = ""
         self._space = ""  # of the text; dropped if a call follows
+        self._follows_call = False  # whether nothing but space came after one
         self._name = self._key = ""
         self._num_arguments = 0
         self._streams_value = False
@@ -132,9 +133,12 @@ class ToolCallParser:
             held = 0 if final else _overlap(before, CALL)
             before, self._pending = before[: len(before) - held], before[len(before) - held :]
         text = self._space + before
+        if self._follows_call:
+            text = text.lstrip()
         stripped = text.rstrip()
         self._space = "" if tag else text[len(stripped) :]
-        return stripped.lstrip() if self.num_calls and stripped else stripped
+        self._follows_call = self._follows_call and not stripped
+        return stripped
 
     def _take_name(self, calls: list[ToolCallDelta], final: bool) -> bool:
         text = self._pending.lstrip()
@@ -158,7 +162,7 @@ class ToolCallParser:
         if found[0] == _KEY:
             self._part = _Part.KEY
         else:
-            self._part = _Part.TEXT
+            self._part, self._follows_call = _Part.TEXT, True
             self._emit(calls, "}" if self._num_arguments else "{}")
         return True
 

@@ -21,7 +21,7 @@ from glm_frontend.schemas.multimodal import MultimodalRequest
 from glm_frontend.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 _WIRE_FILE = re.compile(r"(image|video)\[(\d+)\]")
-_WIRE_SAMPLING = "sampling_parameters."
+WIRE_SAMPLING = "sampling_parameters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Translation:
         for wire, name in self.renamed.items():
             if wire_param.startswith(wire):
                 return name + wire_param.removeprefix(wire)
-        return wire_param.removeprefix(_WIRE_SAMPLING)
+        return wire_param.removeprefix(WIRE_SAMPLING)
 
     def _of_kind(self, kind: str) -> list[Picture]:
         return [picture for picture in self.pictures if picture.kind == kind]
@@ -86,7 +86,7 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
     messages, pictures, renamed = _conversation(body.messages)
     renamed |= renamed_structure(body)
     if body.max_completion_tokens is not None:
-        renamed[f"{_WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
+        renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return Translation(
         prompt={"messages": messages},
         pictures=pictures,
@@ -105,7 +105,7 @@ def renamed_structure(body: SamplingParameters) -> dict[str, str]:
     structure = body.structure()
     if structure is None:
         return {}
-    return {f"{_WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
+    return {f"{WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
 
 
 def _conversation(

@@ -152,7 +152,7 @@ class ImageFetcher:
         scheme = _SCHEME.match(source)
         if scheme is None:
             if picture.plain_base64:
-                return _from_base64(source, param, kind)
+                return _from_base64(source, param, kind, hint="")
             raise invalid(
                 param,
                 "is neither a data URI nor an http(s) URL; for base64 the prefix "
@@ -294,10 +294,11 @@ def _from_data_uri(uri: str, param: str, kind: _Kind) -> bytes:
             f"is not a {kind.noun} in base64; the prefix {kind.prefix} must be complete",
             code="invalid_base64",
         )
-    return _from_base64(uri[head.end() :], param, kind)
+    hint = f"; the prefix {kind.prefix} must be complete"
+    return _from_base64(uri[head.end() :], param, kind, hint=hint)
 
 
-def _from_base64(text: str, param: str, kind: _Kind) -> bytes:
+def _from_base64(text: str, param: str, kind: _Kind, *, hint: str) -> bytes:
     if "%" in text:
         text = unquote(text)
     text = "".join(text.split())
@@ -309,9 +310,7 @@ def _from_base64(text: str, param: str, kind: _Kind) -> bytes:
     except ValueError as error:
         reason = str(error).removeprefix("Invalid base64-encoded string: ")
         raise invalid(
-            param,
-            f"the base64 text is broken ({reason}); the prefix {kind.prefix} must be complete",
-            code="invalid_base64",
+            param, f"the base64 text is broken ({reason}){hint}", code="invalid_base64"
         ) from None
     return _bounded(data, param, kind)
 

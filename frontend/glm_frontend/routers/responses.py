@@ -65,13 +65,13 @@ _NEVER_THERE: dict[str, Any] = {
 }
 
 
-@router.get("/responses/{response_id}", **_NEVER_THERE)
+@router.get("/responses/{response_id}", include_in_schema=False, **_NEVER_THERE)
 async def retrieve_response(response_id: str) -> NoReturn:
     """For clients that look a response up: the error says that none is stored."""
     raise _not_stored(response_id)
 
 
-@router.delete("/responses/{response_id}", **_NEVER_THERE)
+@router.delete("/responses/{response_id}", include_in_schema=False, **_NEVER_THERE)
 async def delete_response(response_id: str) -> NoReturn:
     """For clients that tidy up: the error says that none is stored."""
     raise _not_stored(response_id)

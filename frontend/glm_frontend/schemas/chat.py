@@ -15,7 +15,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.common import (
-    PART_TYPE_ERROR,
     TAG,
     ReasoningEffort,
     RequestModel,
@@ -24,6 +23,7 @@ from glm_frontend.schemas.common import (
     Usage,
     check_effort,
     check_only_structure,
+    chosen_by,
     thinking_kwargs,
 )
 
@@ -91,20 +91,11 @@ class VideoPart(RequestModel):
     video_url: VideoURL
 
 
-def _part_tag(part: Any) -> str | None:
-    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return f"{TAG}{kind}" if kind in ("text", "image_url", "video_url") else None
-
-
 ContentPart = Annotated[
     Annotated[TextPart, Tag(f"{TAG}text")]
     | Annotated[ImagePart, Tag(f"{TAG}image_url")]
     | Annotated[VideoPart, Tag(f"{TAG}video_url")],
-    Discriminator(
-        _part_tag,
-        custom_error_type=PART_TYPE_ERROR,
-        custom_error_message="must be 'text', 'image_url' or 'video_url'",
-    ),
+    chosen_by("type", "text", "image_url", "video_url"),
 ]
 
 
@@ -400,6 +391,13 @@ class ChatCompletionRequest(SamplingParameters):
         "be left out.",
     )
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
     metadata: dict[str, str] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
     )

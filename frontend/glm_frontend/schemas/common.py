@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -21,8 +22,39 @@ MAX_STOP_STRINGS = 16
 
 TAG = "~"
 """Begins the tags of our unions, which pydantic puts into the location of an error."""
-PART_TYPE_ERROR = "part_type"
-"""The error of a union whose ``type`` is missing or unknown."""
+CHOICE_ERROR = "choice_by_"
+"""Begins the error of a union whose choosing field is missing or unknown; its name follows."""
+
+
+def chosen_by(field: str, *values: str) -> Discriminator:
+    """Chooses a model of a union by its ``field``: the one with the tag ``TAG`` and its value."""
+
+    def tag(part: Any) -> str | None:
+        value = part.get(field) if isinstance(part, dict) else getattr(part, field, None)
+        return f"{TAG}{value}" if value in values else None
+
+    quoted = [f"'{value}'" for value in values]
+    return Discriminator(
+        tag,
+        custom_error_type=f"{CHOICE_ERROR}{field}",
+        custom_error_message=f"must be {', '.join(quoted[:-1])} or {quoted[-1]}",
+    )
+
+
+def text_or_list(items: str) -> Discriminator:
+    """Chooses between a string, with the tag ``~text``, and a list of ``items``, with ``~list``."""
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, str):
+            return f"{TAG}text"
+        return f"{TAG}list" if isinstance(value, list) else None
+
+    return Discriminator(
+        tag,
+        custom_error_type="text_or_list",
+        custom_error_message=f"must be a string or a list of {items}",
+    )
+
 
 UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -34,19 +66,26 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "audio": (),
         "background": (False,),
         "background_options": (),
-        "caller": (),
+        "caller": ({"type": "direct"},),
+        "citations": ([],),
+        "container": (),
         "context": ("auto",),
         "context_management": ([],),
         "conversation": (),
         "defer_loading": (False,),
+        "diagnostics": (),
+        "eager_input_streaming": (True,),
         "encrypted_content": (),
         "file_id": (),
         "function_call": ("none",),
         "functions": ([],),
         "generate_summary": (),
         "include_obfuscation": (False,),
+        "inference_geo": (),
+        "input_examples": ([],),
         "logprobs": (False,),
         "max_tool_calls": (),
+        "mcp_servers": ([],),
         "modalities": (["text"],),
         "mode": ("standard",),
         "moderation": (),
@@ -57,24 +96,27 @@ UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "previous_response_id": (),
         "prompt": (),
         "prompt_cache_breakpoint": (),
-        "prompt_cache_key": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         "refusal": (),
         "response_format": ({"type": "text"},),
-        "safety_identifier": (),
-        "service_tier": ("auto", "default"),
+        "service_tier": ("auto", "default", "standard_only"),
+        "speed": ("standard",),
         "store": (False,),
         "strict": (False,),
+        "toolset_name": (),
         "top_logprobs": (0,),
+        "transformations": ({}, {"oversized_image": "downsize"}),
         "truncation": ("disabled",),
+        "user_profile_id": (),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
 )
-"""Fields of OpenAI's API that this server does not have, each with the values that ask for nothing.
+"""Fields of OpenAI's and Anthropic's APIs that this server does not have.
 
-Those values, and null, are let pass; others are refused by name, never ignored.
+Each has the values that ask for nothing. Those, and null, are let pass; others are refused by name,
+never ignored.
 """
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -110,7 +152,10 @@ class RequestModel(BaseModel):
 
 def _asks_for_nothing(key: str, value: Any) -> bool:
     harmless = UNSUPPORTED_FIELDS.get(key)
-    return harmless is not None and (value is None or value in harmless)
+    if harmless is None:
+        return False
+    # 0 is not False here.
+    return value is None or any(type(value) is type(one) and value == one for one in harmless)
 
 
 class ChatTemplateKwargs(RequestModel):

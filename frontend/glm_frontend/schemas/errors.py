@@ -1,5 +1,7 @@
 """The body of every error."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -19,3 +21,21 @@ class ErrorResponse(BaseModel):
     """OpenAI's error shape."""
 
     error: ErrorDetails
+
+
+class MessagesErrorDetails(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(description="Such as `invalid_request_error` or `rate_limit_error`.")
+    message: str = Field(
+        description="For people; begins with the path of the field if there is one, such as "
+        "`messages[0].content[1].source.data`."
+    )
+
+
+class MessagesErrorResponse(BaseModel):
+    """Anthropic's error shape."""
+
+    type: Literal["error"]
+    error: MessagesErrorDetails
+    request_id: str = Field(description="The id of the request in the server's log.")

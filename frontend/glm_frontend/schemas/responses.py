@@ -25,7 +25,7 @@ from glm_frontend.schemas.chat import (
     TokenLogprob,
 )
 from glm_frontend.schemas.common import (
-    PART_TYPE_ERROR,
+    CHOICE_ERROR,
     TAG,
     ReasoningEffort,
     RequestModel,
@@ -33,6 +33,8 @@ from glm_frontend.schemas.common import (
     Structure,
     check_effort,
     check_only_structure,
+    chosen_by,
+    text_or_list,
     thinking_kwargs,
 )
 
@@ -86,42 +88,17 @@ class OutputTextBack(RequestModel):
     logprobs: list[dict[str, Any]] | None = Field(None, description=_FROM_AN_ANSWER)
 
 
-_PARTS = ("input_text", "input_image", "output_text")
-
-
-def _part_tag(part: Any) -> str | None:
-    kind = _kind(part)
-    return f"{TAG}{kind}" if kind in _PARTS else None
-
-
 InputPart = Annotated[
     Annotated[InputText, Tag(f"{TAG}input_text")]
     | Annotated[InputImage, Tag(f"{TAG}input_image")]
     | Annotated[OutputTextBack, Tag(f"{TAG}output_text")],
-    Discriminator(
-        _part_tag,
-        custom_error_type=PART_TYPE_ERROR,
-        custom_error_message="must be 'input_text', 'input_image' or 'output_text'",
-    ),
+    chosen_by("type", "input_text", "input_image", "output_text"),
 ]
-
-
-def _text_or_list_tag(value: Any) -> str | None:
-    match value:
-        case str():
-            return f"{TAG}text"
-        case list():
-            return f"{TAG}list"
-    return None
 
 
 InputContent = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[InputPart], Tag(f"{TAG}list")],
-    Discriminator(
-        _text_or_list_tag,
-        custom_error_type="content_type",
-        custom_error_message="must be a string or a list of parts",
-    ),
+    text_or_list("parts"),
 ]
 
 
@@ -204,7 +181,7 @@ InputItem = Annotated[
     | Annotated[ReasoningBack, Tag(f"{TAG}reasoning")],
     Discriminator(
         _item_tag,
-        custom_error_type=PART_TYPE_ERROR,
+        custom_error_type=f"{CHOICE_ERROR}type",
         custom_error_message="must be 'message', 'function_call', 'function_call_output' or "
         "'reasoning'",
     ),
@@ -212,11 +189,7 @@ InputItem = Annotated[
 
 Input = Annotated[
     Annotated[str, Tag(f"{TAG}text")] | Annotated[list[InputItem], Tag(f"{TAG}list")],
-    Discriminator(
-        _text_or_list_tag,
-        custom_error_type="input_type",
-        custom_error_message="must be a string or a list of items",
-    ),
+    text_or_list("items"),
 ]
 
 
@@ -279,23 +252,11 @@ class JSONSchema(JSONSchemaFormat):
     schema_: dict[str, Any] = Field(alias="schema", description="The JSON schema.")
 
 
-_FORMATS = ("text", "json_object", "json_schema")
-
-
-def _format_tag(value: Any) -> str | None:
-    kind = _kind(value)
-    return f"{TAG}{kind}" if kind in _FORMATS else None
-
-
 TextFormat = Annotated[
     Annotated[PlainText, Tag(f"{TAG}text")]
     | Annotated[JSONObject, Tag(f"{TAG}json_object")]
     | Annotated[JSONSchema, Tag(f"{TAG}json_schema")],
-    Discriminator(
-        _format_tag,
-        custom_error_type=PART_TYPE_ERROR,
-        custom_error_message="must be 'text', 'json_object' or 'json_schema'",
-    ),
+    chosen_by("type", "text", "json_object", "json_schema"),
 ]
 
 
@@ -348,8 +309,13 @@ class ResponsesRequest(SamplingParameters):
     )
     reasoning: ReasoningOptions | None = Field(None, description="How the model thinks.")
     text: TextOptions | None = Field(None, description="What the answer's text is like.")
-    include: list[Literal["message.output_text.logprobs"]] | None = Field(
-        None, description="What to tell besides: how likely each token of the answer's text was."
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        Field(
+            None,
+            description="What to tell besides: how likely each token of the answer's text was. "
+            "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in "
+            "clear, and go back as they are.",
+        )
     )
     top_logprobs: int | None = Field(
         None,
@@ -365,6 +331,13 @@ class ResponsesRequest(SamplingParameters):
     )
     stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
     user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
     metadata: dict[str, str] | None = Field(
         None, description="Comes back in the response; nothing is stored."
     )

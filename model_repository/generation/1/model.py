@@ -448,6 +448,8 @@ class TritonPythonModel:
             tensors.append(_count_tensor("index", choice.index))
         if "return_finish_reason" in flags:
             tensors.append(_string_tensor("finish_reason", last.finish_reason or ""))
+            if last.stop_reason is not None:
+                tensors.append(_string_tensor("stop_reason", json.dumps(last.stop_reason)))
         if "return_cumulative_logprob" in flags:
             value = np.array([last.cumulative_logprob], np.float32)
             tensors.append(pb_utils.Tensor("cumulative_logprob", value))

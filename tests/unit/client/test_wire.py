@@ -121,5 +121,11 @@ def test_a_response_without_outputs_is_empty() -> None:
     assert parse_response(result()) == GenerationDelta(text="")
 
 
+@pytest.mark.parametrize("reason", ["###", 7])
+def test_what_of_the_request_ended_the_answer(reason: str | int) -> None:
+    response = result(finish_reason="stop", stop_reason=json.dumps(reason))
+    assert parse_response(response).stop_reason == reason
+
+
 def test_an_empty_finish_reason_is_none() -> None:
     assert parse_response(result(text_output="a", finish_reason="")).finish_reason is None

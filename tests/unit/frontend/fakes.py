@@ -8,10 +8,18 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-from glm_client import Generation, GenerationDelta, GenerationRequest, Tokenization
+from glm_client import (
+    FinishReason,
+    Generation,
+    GenerationDelta,
+    GenerationRequest,
+    Tokenization,
+)
 
 MODEL = "glm-4.6v-flash"
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
 RESPONSES = "/v1/responses"
 MULTIMODAL = "/v1/multi-modal/inference"
 PIXEL = (
@@ -36,6 +44,13 @@ ANSWER = (
     delta("ink>\nA red"),
     delta(" circle.", finish_reason="stop"),
 )
+
+
+def script(text: str, size: int, reason: FinishReason = "stop") -> list[GenerationDelta]:
+    """``text`` in pieces of ``size`` characters."""
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    last = delta(pieces.pop(), finish_reason=reason)
+    return [*map(delta, pieces), last]
 
 
 class FakeBackend:
@@ -85,6 +100,7 @@ class FakeBackend:
             Generation(
                 text="".join(item.text for item in own),
                 finish_reason=own[-1].finish_reason or "stop",
+                stop_reason=own[-1].stop_reason,
                 num_input_tokens=own[0].num_input_tokens or 0,
                 num_image_tokens=own[0].num_image_tokens or 0,
                 num_output_tokens=len(own),

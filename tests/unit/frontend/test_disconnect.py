@@ -11,7 +11,16 @@ from glm_client import GenerationDelta
 from glm_frontend.app import create_app
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.settings import Settings
-from unit.frontend.fakes import ANSWER, CHAT, MULTIMODAL, FakeBackend, Visitor, chat, picture
+from unit.frontend.fakes import (
+    ANSWER,
+    CHAT,
+    MESSAGES,
+    MULTIMODAL,
+    FakeBackend,
+    Visitor,
+    chat,
+    picture,
+)
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
@@ -25,6 +34,8 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     [
         (CHAT, chat()),
         (CHAT, chat(stream=True)),
+        (MESSAGES, chat(max_tokens=9)),
+        (MESSAGES, chat(max_tokens=9, stream=True)),
         (MULTIMODAL, {"prompt": "hi"}),
         (MULTIMODAL, {"prompt": "hi", "stream": True}),
     ],

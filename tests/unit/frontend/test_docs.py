@@ -1,12 +1,16 @@
 """The documentation: complete, right, and all from this server."""
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from unit.frontend.fakes import CHAT, MULTIMODAL, RESPONSES
+import glm_frontend
+from glm_frontend.error_catalogue import CATALOGUE
+from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
 
 
 @pytest.fixture
@@ -33,6 +37,8 @@ def test_the_front_door_leads_to_the_docs(client: TestClient) -> None:
 def test_all_endpoints_are_there(document: Any) -> None:
     assert {(path, *methods) for path, methods in document["paths"].items()} == {
         (CHAT, "post"),
+        (MESSAGES, "post"),
+        (COUNT_TOKENS, "post"),
         (RESPONSES, "post"),
         (f"{RESPONSES}/{{response_id}}", "get", "delete"),
         (MULTIMODAL, "post"),
@@ -58,6 +64,7 @@ def test_fields_are_described_with_default_and_range(document: Any) -> None:
     assert {"minimum": 0.0, "maximum": 2.0, "type": "number"} in fields["temperature"]["anyOf"]
     for name in (
         "ChatCompletionRequest",
+        "MessagesRequest",
         "ResponsesRequest",
         "MultimodalRequest",
         "CompletionRequest",
@@ -79,8 +86,15 @@ def test_both_content_types_are_documented(document: Any) -> None:
     assert {"prompt", "image", "images", "max_tokens"} <= set(form["properties"])
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES])
-def test_errors_are_documented(document: Any, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        (CHAT, "ErrorResponse"),
+        (RESPONSES, "ErrorResponse"),
+        (MESSAGES, "MessagesErrorResponse"),
+    ],
+)
+def test_errors_are_documented(document: Any, path: str, shape: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {
         *("200", "400", "401", "404", "413", "415", "429", "500", "503", "504")
@@ -88,7 +102,7 @@ def test_errors_are_documented(document: Any, path: str) -> None:
     for status, response in responses.items():
         if status != "200":
             schema = response["content"]["application/json"]["schema"]
-            assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+            assert schema == {"$ref": f"#/components/schemas/{shape}"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     assert "422" not in str(document)
 
@@ -96,11 +110,24 @@ def test_errors_are_documented(document: Any, path: str) -> None:
 def test_the_key_is_documented(document: Any) -> None:
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     assert document["paths"][CHAT]["post"]["security"] == [{"HTTPBearer": []}]
+    either: Any = [{"HTTPBearer": []}, {"APIKeyHeader": []}]
+    assert document["paths"][MESSAGES]["post"]["security"] == either
+    assert document["components"]["securitySchemes"]["APIKeyHeader"]["name"] == "x-api-key"
     assert "security" not in document["paths"]["/v1/health"]["get"]
 
 
 @pytest.mark.parametrize(
-    "path", [CHAT, RESPONSES, MULTIMODAL, "/v1/completions", "/tokenize", "/detokenize"]
+    "path",
+    [
+        CHAT,
+        RESPONSES,
+        MESSAGES,
+        COUNT_TOKENS,
+        MULTIMODAL,
+        "/v1/completions",
+        "/tokenize",
+        "/detokenize",
+    ],
 )
 def test_the_examples_work(client: TestClient, document: Any, path: str) -> None:
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
@@ -112,3 +139,46 @@ def test_the_examples_work(client: TestClient, document: Any, path: str) -> None
 def test_a_response_is_never_there(document: Any) -> None:
     for operation in document["paths"][f"{RESPONSES}/{{response_id}}"].values():
         assert set(operation["responses"]) == {"401", "404"}
+
+
+def _codes() -> set[str]:
+    """Every error code that the frontend's source writes into an error."""
+    codes = set()
+    for file in Path(glm_frontend.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("APIError", "invalid"):
+                for keyword in call.keywords:
+                    if keyword.arg == "code":
+                        codes |= _texts(keyword.value)
+    return codes
+
+
+def _texts(node: ast.AST) -> set[str]:
+    """The strings in an expression; f-strings are filled with the kinds of files."""
+    match node:
+        case ast.JoinedStr(values):
+            return {
+                "".join(str(v.value) if isinstance(v, ast.Constant) else kind for v in values)
+                for kind in ("image", "video")
+            }
+        case ast.Constant(str(text)):
+            return {text}
+    return set().union(*map(_texts, ast.iter_child_nodes(node)))
+
+
+def test_the_catalogue_has_every_error_and_no_other(document: Any) -> None:
+    elsewhere = {  # codes that are not written as an argument: by validation.py and errors.py
+        *("missing_field", "unknown_field", "unsupported_field", "method_not_allowed"),
+        *("bad_request", "unavailable", "cancelled", "timeout"),
+    }
+    assert _codes() | elsewhere == set(CATALOGUE)
+    for code, entry in CATALOGUE.items():
+        assert f"| {entry.status} | `{code}` |" in document["info"]["description"]
+
+
+def test_every_operation_and_tag_is_described(document: Any) -> None:
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation["summary"] and operation["description"]
+            assert set(operation["tags"]) <= tags

@@ -20,6 +20,7 @@ LIMIT = 1000
 def test_every_response_has_an_id(client: TestClient) -> None:
     responses = [client.post(CHAT, json=chat()), client.get("/nowhere"), client.get("/docs")]
     ids = [response.headers["x-request-id"] for response in responses]
+    assert [response.headers["request-id"] for response in responses] == ids
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"req-[0-9a-f]{32}", request_id) for request_id in ids)
 

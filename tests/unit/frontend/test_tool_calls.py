@@ -62,6 +62,7 @@ SAMPLES: dict[str, tuple[str, str, list[tuple[str, dict[str, Any]]]]] = {
     "text before": (
         "I look.\n" + call("f", count="3") + "\n", "I look.", [("f", {"count": 3})]
     ),
+    "text after": ("I look.\n" + call("g") + "\n And here. \n", "I look.And here.", [("g", {})]),
     "no arguments": (call("g"), "", [("g", {})]),
     "no arguments, no line break": ("<tool_call>g</tool_call>", "", [("g", {})]),
     "no line break after the name": (

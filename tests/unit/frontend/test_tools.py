@@ -7,8 +7,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from glm_client import GenerationDelta
-from unit.frontend.fakes import CHAT, PIXEL, FakeBackend, chat, delta, events
+from unit.frontend.fakes import CHAT, PIXEL, FakeBackend, chat, events, script
 
 WEATHER = {
     "type": "function",
@@ -27,12 +26,6 @@ TEXT = (
     "</tool_call>\n<tool_call>weather\n</tool_call>"
 )
 CALLS = [("weather", {"city": "Paris", "days": 2}), ("weather", {})]
-
-
-def script(text: str, size: int, reason: str = "stop") -> list[GenerationDelta]:
-    pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    last = delta(pieces.pop(), finish_reason=reason)
-    return [*map(delta, pieces), last]
 
 
 @pytest.fixture(params=[1, 3, 7, 1000])

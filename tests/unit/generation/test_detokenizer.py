@@ -48,10 +48,11 @@ def test_a_stop_string_ends_the_text_wherever_the_tokens_split_it(
     # The earliest stop string of the first moment at which any is complete ends the text.
     ends = [text.find(string) + len(string) for string in stop if string in text]
     if not found:
-        assert shown == text and not detokenizer.stopped
+        assert shown == text and detokenizer.stop_string is None
     else:
-        assert detokenizer.stopped
-        assert text.startswith(shown) and len(shown) < min(ends)
+        assert text.startswith(shown + str(detokenizer.stop_string))
+        assert detokenizer.stop_string in stop
+        assert len(shown) < min(ends)
         assert not any(string in shown for string in stop)
 
 

@@ -70,15 +70,16 @@ def test_the_text_ends_before_a_stop_string(harness: Harness, make_prompt: MakeP
     stop = whole[3:6]
     request = harness.add(prompt, stop=(stop,))
     assert harness.text(request) == whole[: whole.index(stop)]
-    assert harness.wait(request)[-1].finish_reason == "stop"
+    last = harness.wait(request)[-1]
+    assert (last.finish_reason, last.stop_reason) == ("stop", stop)
 
 
 def test_stop_token_ids_end_the_answer(harness: Harness, make_prompt: MakePrompt) -> None:
     prompt = make_prompt("What is in this image?", [1], thinking=False)
     first = harness.add(prompt)
-    harness.wait(first)
+    assert harness.wait(first)[-1].stop_reason is None  # by the model itself
     request = harness.add(prompt, stop_token_ids=frozenset({first.token_ids[2]}))
-    harness.wait(request)
+    assert harness.wait(request)[-1].stop_reason == first.token_ids[2]
     assert request.token_ids == first.token_ids[:3]
 
 

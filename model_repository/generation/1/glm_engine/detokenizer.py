@@ -73,8 +73,8 @@ class Detokenizer:
         self._skip_special_tokens = skip_special_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
-        self.stopped = False
-        """Whether a stop string was found; nothing comes out any more."""
+        self.stop_string: str | None = None
+        """The stop string that was found; nothing comes out any more."""
 
     def push(self, token_id: int) -> str:
         """Take one more token and return the text that can be shown now.
@@ -92,14 +92,14 @@ class Detokenizer:
         return text
 
     def _release(self, new_text: str) -> str:
-        if self.stopped:
+        if self.stop_string is not None:
             return ""
         text = self._held + new_text
-        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        found = [stop for stop in self._stop if stop in text]
         if found:
-            self.stopped = True
+            self.stop_string = min(found, key=text.find)
             self._held = ""
-            return text[: min(found)]
+            return text[: text.find(self.stop_string)]
         held = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -22,7 +22,14 @@ from glm_engine.errors import (
     RequestCancelled,
 )
 from glm_engine.model_runner import ModelRunner
-from glm_engine.request import DEFAULT_MAX_TOKENS, FinishReason, Output, Request, ThinkingTokens
+from glm_engine.request import (
+    DEFAULT_MAX_TOKENS,
+    FinishReason,
+    Output,
+    Request,
+    StopReason,
+    ThinkingTokens,
+)
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.structured_output import Grammars
@@ -326,12 +333,14 @@ class Engine:
         if sampled.logprobs is not None:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
         detokenizer = self._detokenizer(request)
-        finish_reason = self._stop_by_token(request, token_id)
+        finish_reason, stop_reason = self._stop_by_token(request, token_id)
         if request.guide is not None and finish_reason is None:
             request.guide.accept(token_id)
         # The token that ends an answer is not part of its text.
         text = "" if finish_reason == "stop" else detokenizer.push(token_id)
-        if detokenizer.stopped or (request.guide is not None and request.guide.is_complete):
+        if detokenizer.stop_string is not None:
+            finish_reason, stop_reason = "stop", detokenizer.stop_string
+        elif request.guide is not None and request.guide.is_complete:
             finish_reason = "stop"
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
             finish_reason = "length"
@@ -344,6 +353,7 @@ class Engine:
             () if sampled.logprobs is None else (sampled.logprobs,),
             request.cumulative_logprob,
             finish_reason,
+            stop_reason,
         )
         if output.is_final:
             self._end(output)
@@ -360,9 +370,12 @@ class Engine:
             )
         return found
 
-    def _stop_by_token(self, request: Request, token_id: int) -> FinishReason | None:
-        is_eos = token_id in self.defaults.eos_token_ids and not request.params.ignore_eos
-        return "stop" if is_eos or token_id in request.params.stop_token_ids else None
+    def _stop_by_token(
+        self, request: Request, token_id: int
+    ) -> tuple[FinishReason | None, StopReason | None]:
+        if token_id in self.defaults.eos_token_ids and not request.params.ignore_eos:
+            return "stop", None
+        return ("stop", token_id) if token_id in request.params.stop_token_ids else (None, None)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._end(Output(request, error=error))

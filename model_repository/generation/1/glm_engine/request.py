@@ -20,6 +20,8 @@ MAX_STRUCTURE_CHARACTERS = 128 * 1024
 MAX_STRUCTURE_CHOICES = 1000
 
 FinishReason = Literal["stop", "length"]
+# What the request named that ended the answer: one of its `stop`, or one of its `stop_token_ids`.
+StopReason = str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,6 +520,7 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] = ()
     cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
+    stop_reason: StopReason | None = None
     error: Exception | None = None
 
     @property

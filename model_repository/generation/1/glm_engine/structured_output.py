@@ -6,6 +6,7 @@ step, while the device computes the logits, and tells which token was chosen.
 """
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -196,8 +197,7 @@ class Grammars:
         if not matcher.is_error():  # many a grammar fails in its first step
             guide.fill(allocate_token_bitmask(1, self._num_tokens), 0)
         if matcher.is_error():
-            reason = str(matcher.get_error()).partition("\n<")[0].partition("\n(non")[0]
-            raise InvalidRequest(field, f"cannot be enforced: {reason}")
+            raise InvalidRequest(field, f"cannot be enforced: {_reason(matcher.get_error())}")
         return guide
 
     def _grammar(
@@ -276,6 +276,14 @@ def allowed_tokens(guides: Sequence[Guide], num_tokens: int, device: torch.devic
     octets = torch.from_numpy(mask.view(np.uint8)).to(device)
     bits = torch.arange(8, dtype=torch.uint8, device=device)
     return (octets[:, :, None] >> bits & 1).bool().flatten(1)[:, :num_tokens]
+
+
+def _reason(error: str) -> str:
+    """The line of llguidance's error that a client can do something with."""
+    regex_error = re.search(r"^error: (.+)$", error, re.MULTILINE)
+    if regex_error:
+        return regex_error[1]
+    return error.partition("\n")[0].rpartition("failed to compile JSON schema: ")[2]
 
 
 def _set(words: npt.NDArray[np.int32], token_id: int) -> None:

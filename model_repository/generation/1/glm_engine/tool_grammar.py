@@ -26,10 +26,11 @@ TAGS = (
 
 _MAX_REFERENCES = 32
 _DEFINITIONS = ("$defs", "definitions")
-_WHITE_SPACE = r"\n {0,32}| "
-"""Between the parts of a JSON document: one line break with an indentation, or one space.
+_WHITE_SPACE = " "
+"""Between the parts of a JSON document there may be one space and nothing else.
 
-Any amount of it would let a model write nothing else until its tokens run out.
+Any amount of white space would let a model write nothing else until its tokens run out, and line
+breaks with indentation are tokens that nobody reads.
 """
 
 

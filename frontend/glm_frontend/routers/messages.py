@@ -1,0 +1,76 @@
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
+
+import uuid
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.disconnect import started, until_disconnect
+from glm_frontend.errors import MESSAGES_PATH
+from glm_frontend.messages.answer import EventWriter, whole_answer
+from glm_frontend.messages.translate import translate_messages, translate_prompt
+from glm_frontend.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
+from glm_frontend.openapi_examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
+from glm_frontend.schemas.messages import (
+    MESSAGE_EVENTS,
+    AssistantAnswer,
+    CountTokensRequest,
+    MessagesRequest,
+    TokenCount,
+)
+from glm_frontend.services import (
+    PermitDep,
+    RequestIdDep,
+    ServicesDep,
+    require_key_or_x_api_key,
+)
+from glm_frontend.sse import MessageStream
+from glm_frontend.validation import read_json
+
+router = APIRouter(tags=["Inference"], dependencies=[Depends(require_key_or_x_api_key)])
+
+
+@router.post(
+    MESSAGES_PATH,
+    summary="The same in Anthropic's form",
+    response_model=AssistantAnswer,
+    responses={200: event_stream(*MESSAGE_EVENTS), **MESSAGES_ERRORS},
+    openapi_extra={"requestBody": json_body(MessagesRequest, MESSAGES_EXAMPLES)},
+)
+async def create_message(
+    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+) -> Response:
+    """Anthropic's messages, with pictures anywhere in the conversation.
+
+    Any Anthropic client works with `base_url` set to this server's root; the key may be in the
+    header `x-api-key`, too. The model thinks only with
+    `thinking: {"type": "enabled", "budget_tokens": ...}` or `{"type": "adaptive"}`.
+    """
+    body = await read_json(request, MessagesRequest)
+    services.check_model(body.model)
+    translation = translate_messages(body)
+    answer_id = f"msg_{uuid.uuid4().hex}"
+    if body.stream:
+        deltas = services.answerer.stream(translation, request_id)
+        events = EventWriter(answer_id, body.model).write(await started(request, deltas))
+        return MessageStream(events, deltas, request_id)
+    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+    return json_response(whole_answer(answer_id, body.model, answer))
+
+
+@router.post(
+    f"{MESSAGES_PATH}/count_tokens",
+    summary="Count the tokens of a conversation in Anthropic's form",
+    response_model=TokenCount,
+    responses=MESSAGES_ERRORS,
+    openapi_extra={"requestBody": json_body(CountTokensRequest, COUNT_TOKENS_EXAMPLES)},
+)
+async def count_tokens(
+    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+) -> Response:
+    """How many tokens the model would read; nothing is written."""
+    body = await read_json(request, CountTokensRequest)
+    services.check_model(body.model)
+    counting = services.answerer.tokenize(translate_prompt(body), request_id)
+    prompt = await until_disconnect(request, counting)
+    return json_response(TokenCount(input_tokens=len(prompt.token_ids)))
