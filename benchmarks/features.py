@@ -183,11 +183,6 @@ FEATURES = [
         chat(),
     ),
     Feature(
-        "usage: cached tokens",
-        lambda a: a.body["usage"]["prompt_tokens_details"]["cached_tokens"] > 0,
-        chat(),
-    ),
-    Feature(
         "usage: reasoning tokens",
         lambda a: a.body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0,
         chat(),
