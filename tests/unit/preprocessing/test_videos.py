@@ -6,6 +6,7 @@ only. Its functions are taken out of its source.
 
 import ast
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -116,6 +117,47 @@ def test_a_frame_rate_that_the_frames_contradict_is_measured() -> None:
         output.mux(stream.encode())
     video = Video(buffer.getvalue(), "video[0]", LIMITS)
     assert (video.num_frames, video.fps) == (11, 10.0)
+
+
+def _remuxed(file: bytes, change: Callable[[int, bytes], bytes]) -> bytes:
+    """A WebM with other packets."""
+    buffer = BytesIO()
+    with av.open(BytesIO(file), "r") as source, av.open(buffer, "w", format="webm") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                changed = av.Packet(change(number, bytes(packet)))
+                changed.pts, changed.dts, changed.time_base = (
+                    packet.pts, packet.dts, packet.time_base,
+                )  # fmt: skip
+                changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+                output.mux(changed)
+    return buffer.getvalue()
+
+
+def _hidden(*numbers: int) -> bytes:
+    """A video of VP8 with frames that are not for showing, as its encoder makes them for others."""
+    frames = [scene(number) for number in range(20)]
+    return _remuxed(
+        encode(frames, 10, "webm", "libvpx"),
+        # The bit after the version says that a frame is shown.
+        lambda number, data: bytes([data[0] & ~0x10]) + data[1:] if number in numbers else data,
+    )
+
+
+def test_packets_that_are_not_for_showing_move_no_other_frame() -> None:
+    video = Video(_hidden(3, 19), "video[0]", LIMITS)
+    assert video.num_frames == 20
+    for number, frame in zip([0, 10, 19], video.frames([0, 10, 19]), strict=True):
+        seen = scene(min(number, 18))  # the last one is hidden
+        off = np.abs(np.asarray(frame, int) - np.asarray(seen, int))
+        assert off.mean() < 3, number
+
+
+def test_where_many_frames_are_missing_the_video_is_damaged() -> None:
+    video = Video(_hidden(*range(17, 20)), "video[0]", LIMITS)
+    with pytest.raises(InvalidInput, match="17 of its 20 frames can be decoded"):
+        list(video.frames([0, 10, 19]))
 
 
 def _turned(file: bytes) -> bytes:

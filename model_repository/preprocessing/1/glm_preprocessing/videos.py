@@ -5,6 +5,7 @@ one after the other, and those that are wanted are handed out one at a time.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 
 _RATE_TOLERANCE = 0.1
+# Some codecs have packets that are not for showing; where more frames are missing, they are lost.
+_LEAST_SHOWN = 0.9
 # Of ``Glm46VVideoProcessor.sample_frames``.
 _MAX_SAMPLED_FRAMES = 640
 _MAX_SAMPLED_SECONDS = 2400
@@ -70,9 +73,9 @@ class Video:
             raise InvalidInput(field, f"not a video that can be read ({FORMATS})")
         self._deadline = time.monotonic() + limits.max_seconds
         with self._open() as (container, stream):
-            times = self._frame_times(container, stream)
-            rate = _rate(stream.average_rate, times)
-        self.num_frames = len(times)
+            self._times = self._frame_times(container, stream)
+            rate = _rate(stream.average_rate, self._times)
+        self.num_frames = len(self._times)
         with self._open() as (container, stream):
             frame = next(container.decode(stream), None)
             if frame is None:
@@ -85,33 +88,36 @@ class Video:
         self.fps = float(rate)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """The frames with these numbers, which have to ascend, upright, as RGB.
+        """The frames with these numbers, at least one, ascending; upright, as RGB.
 
         Raises:
             InvalidInput: one of them is damaged or missing, or it takes too long.
         """
-        wanted = iter(indices)
-        index = next(wanted, None)
+        wanted = deque(indices)
+        frame, count = None, 0
         with self._open() as (container, stream):
-            for number, frame in enumerate(container.decode(stream)):
+            for frame in container.decode(stream):
                 self._check_time()
-                if number != index:
+                count += 1
+                # By its time: the number is another where a packet before is not for showing.
+                shown = (frame.pts or 0) * stream.time_base
+                if shown < self._times[wanted[0]]:
                     continue
                 if frame.is_corrupt:
-                    raise InvalidInput(self._field, f"the video is damaged at frame {number}")
-                pixels = frame.to_ndarray(format="rgb24")
-                turned = np.rot90(pixels, frame.rotation // 90)
-                image = Image.fromarray(np.ascontiguousarray(turned))
-                while index == number:
+                    raise InvalidInput(self._field, f"the video is damaged at frame {wanted[0]}")
+                image = _upright(frame)
+                while wanted and shown >= self._times[wanted[0]]:
                     yield image
-                    index = next(wanted, None)
-                if index is None:
+                    wanted.popleft()
+                if not wanted:
                     return
-        if index is not None:
+        if frame is None or count < _LEAST_SHOWN * self.num_frames:
             raise InvalidInput(
                 self._field,
-                f"the video is damaged: frame {index} of {self.num_frames} cannot be decoded",
+                f"the video is damaged: {count} of its {self.num_frames} frames can be decoded",
             )
+        for _ in wanted:
+            yield _upright(frame)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
@@ -177,6 +183,11 @@ class Video:
             raise InvalidInput(
                 self._field, f"decoding took more than {self._limits.max_seconds:g} s"
             )
+
+
+def _upright(frame: av.VideoFrame) -> Image.Image:
+    turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+    return Image.fromarray(np.ascontiguousarray(turned))
 
 
 def _container_format(data: bytes) -> str | None:
