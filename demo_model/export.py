@@ -12,11 +12,18 @@ from transformers import PreTrainedTokenizerFast
 from demo_model.architecture import build_model, image_processor
 from demo_model.vocabulary import build_tokenizer
 
+# A thousand tokens for all frames of a video together, as fits the demo model's short context.
+VIDEO_PROCESSOR = {
+    "size": {"shortest_edge": 12_544, "longest_edge": 28 * 28 * 2 * 1024},
+    "processor_class": "Glm46VProcessor",
+    "video_processor_type": "Glm46VVideoProcessor",
+}
+
 
 def export(
     weights: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Write config, bfloat16 weights, tokenizer, chat template, image processor to ``folder``."""
+    """Write config, bfloat16 weights, tokenizer, chat template and processors to ``folder``."""
     model: Any = build_model(tokenizer)
     model.load_state_dict(weights)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -29,10 +36,14 @@ def export(
         image_processor_type="Glm46VImageProcessor",
     )
     _update(folder / "tokenizer_config.json", processor_class="Glm46VProcessor")
+    _write(folder / "video_preprocessor_config.json", VIDEO_PROCESSOR)
 
 
 def _update(file: Path, **values: str) -> None:
-    content = json.loads(file.read_text(encoding="utf-8")) | values
+    _write(file, json.loads(file.read_text(encoding="utf-8")) | values)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from demo_model.dialogues import ZONES, ask, ask_about_two, describe, talk, zone_of
 from demo_model.examples import IGNORED, SHARED, Examples, cell_targets, draw_to_size
+from demo_model.export import VIDEO_PROCESSOR
 from demo_model.scenes import CELL, Number, Scene, Shape, render, sample_scene
 from demo_model.vocabulary import ADDED_TOKENS, build_tokenizer
 from unit.paths import DEMO_CHECKPOINT
@@ -211,6 +212,7 @@ def test_the_checkpoint_is_complete_small_and_has_glms_tokens_and_template() -> 
     assert set(files) == {
         "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+        "video_preprocessor_config.json",
     }  # fmt: skip
     assert sum(file.stat().st_size for file in files.values()) <= 12_000_000
     template = DEMO_CHECKPOINT.parent / "chat_template.jinja"
@@ -220,6 +222,8 @@ def test_the_checkpoint_is_complete_small_and_has_glms_tokens_and_template() -> 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
     assert set(ADDED_TOKENS) <= set(tokenizer.get_added_vocab())
     assert tokenizer.convert_tokens_to_ids("<|image|>") == config["image_token_id"]
+    video_processor = json.loads(files["video_preprocessor_config.json"].read_text())
+    assert video_processor == VIDEO_PROCESSOR
 
 
 def test_two_pictures_have_one_true_answer() -> None:
