@@ -1,7 +1,7 @@
 """``POST /v1/responses``, which stores nothing, and what says so."""
 
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -10,7 +10,6 @@ from glm_frontend.disconnect import started, until_disconnect
 from glm_frontend.errors import APIError
 from glm_frontend.openapi import (
     INFERENCE_ERRORS,
-    errors,
     event_stream,
     json_body,
     json_response,
@@ -18,7 +17,6 @@ from glm_frontend.openapi import (
 from glm_frontend.openapi_examples import RESPONSES_EXAMPLES
 from glm_frontend.responses.answer import ResponseWriter
 from glm_frontend.responses.translate import translate_responses
-from glm_frontend.schemas.errors import ErrorResponse
 from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponseObject, ResponsesRequest
 from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
@@ -56,22 +54,13 @@ async def create_response(
     return json_response(writer.whole(answer))
 
 
-_NEVER_THERE: dict[str, Any] = {
-    "summary": "Always a 404: nothing is stored",
-    "status_code": HTTPStatus.NOT_FOUND,
-    "response_model": ErrorResponse,
-    "response_description": "Nothing is stored.",
-    "responses": errors(HTTPStatus.UNAUTHORIZED),
-}
-
-
-@router.get("/responses/{response_id}", include_in_schema=False, **_NEVER_THERE)
+@router.get("/responses/{response_id}", include_in_schema=False, response_model=None)
 async def retrieve_response(response_id: str) -> NoReturn:
     """For clients that look a response up: the error says that none is stored."""
     raise _not_stored(response_id)
 
 
-@router.delete("/responses/{response_id}", include_in_schema=False, **_NEVER_THERE)
+@router.delete("/responses/{response_id}", include_in_schema=False, response_model=None)
 async def delete_response(response_id: str) -> NoReturn:
     """For clients that tidy up: the error says that none is stored."""
     raise _not_stored(response_id)

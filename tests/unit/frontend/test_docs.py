@@ -40,7 +40,6 @@ def test_all_endpoints_are_there(document: Any) -> None:
         (MESSAGES, "post"),
         (COUNT_TOKENS, "post"),
         (RESPONSES, "post"),
-        (f"{RESPONSES}/{{response_id}}", "get", "delete"),
         (MULTIMODAL, "post"),
         ("/v1/completions", "post"),
         ("/tokenize", "post"),
@@ -134,11 +133,6 @@ def test_the_examples_work(client: TestClient, document: Any, path: str) -> None
     assert content["examples"]
     for example in content["examples"].values():
         assert client.post(path, json=example["value"]).status_code == 200
-
-
-def test_a_response_is_never_there(document: Any) -> None:
-    for operation in document["paths"][f"{RESPONSES}/{{response_id}}"].values():
-        assert set(operation["responses"]) == {"401", "404"}
 
 
 def _codes() -> set[str]:
