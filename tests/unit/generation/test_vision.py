@@ -58,6 +58,23 @@ def test_videos_beside_pictures_are_those_of_the_model(
         assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@torch.inference_mode()
+def test_the_two_frames_have_kernels_of_their_own(make_prompt: Callable[..., Prompt]) -> None:
+    """The demo checkpoint's are alike: it was trained on pictures."""
+    own = Reference()
+    visual = own.model.model.visual
+    kernel = visual.patch_embed.proj.weight
+    kernel += torch.randn(kernel.shape, generator=torch.Generator().manual_seed(0)) * kernel.std()
+    (image, *_) = make_prompt("Which?", [], False, [clip(2, 2)]).images
+    grid = torch.tensor([image.grid])
+    expected = visual(own.pixel_values(image.patches), grid_thw=grid).pooler_output
+    make_operations = partial(CPUOperations, torch.float32)
+    encoder = VisionEncoder(visual, own.image_processor, make_operations)
+    assert image.patches is not None
+    (embeddings,) = encoder([image.patches], [image.grid])
+    assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 def _image(tokens: int) -> KnownImage:
     return KnownImage((1, 2, 2 * tokens), torch.zeros(tokens, 8))
 

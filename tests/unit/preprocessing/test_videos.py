@@ -284,5 +284,15 @@ def test_what_is_beyond_the_limits_is_refused(
         Video(clip(12, container=container), "video[0]", limits)
 
 
+def test_frames_larger_than_the_file_says_are_refused_by_the_decoder() -> None:
+    file = encode([scene(number) for number in range(4)], 4, "webm", "libvpx")
+    # The elements PixelWidth and PixelHeight.
+    small = file.replace(b"\xb0\x81\x70", b"\xb0\x81\x10").replace(b"\xba\x81\x70", b"\xba\x81\x10")
+    assert small != file
+    with pytest.raises(InvalidInput, match=r"^video\[0\]: "):
+        Video(small, "video[0]", _limits(max_pixels=112 * 112 - 1))
+    assert Video(small, "video[0]", LIMITS).width == 112
+
+
 def test_a_temporal_patch_begins_with_its_first_frame() -> None:
     assert timestamps([0, 3, 6, 9], fps=6.0) == [0.0, 1.0]
