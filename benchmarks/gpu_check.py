@@ -41,8 +41,10 @@ from glm_engine.request import (
     PromptImage,
     Request,
     SamplingParams,
+    StructuredOutputs,
 )
 from glm_engine.scheduler import Scheduled, Scheduler
+from glm_engine.structured_output import Grammars, allowed_tokens
 
 DEMO = ROOT / "demo_model" / "checkpoint"
 
@@ -363,6 +365,22 @@ def check_load(flash: Flash, count: int, tiny: bool) -> dict[str, Any]:
             "tokens_per_second": tokens / took}  # fmt: skip
 
 
+def check_masks(device: str, vocab: int) -> dict[int, float]:
+    """Seconds that the token masks of so many answers held to a grammar take in a step."""
+    checkpoint = Checkpoint.load(str(DEMO))
+    eos = checkpoint.defaults.eos_token_ids
+    grammars = Grammars(checkpoint.tokenizer, vocab, eos, None)
+    params = SamplingParams(structured_outputs=StructuredOutputs("json", {"type": "object"}))
+    prompt = Prompt("messages", np.zeros(1, np.int32), np.zeros((3, 1), np.int32), 0)
+    guides = [guide for _ in range(64) if (guide := grammars.compile(params, [], prompt))]
+    return {
+        rows: seconds(
+            partial(allowed_tokens, guides[:rows], vocab, torch.device(device)), 9, device
+        )
+        for rows in (1, 64)
+    }
+
+
 def check_stack(seconds_each: float) -> Any:
     """The demo checkpoint through HTTP and Triton on this device, where all of it is installed."""
     needed = ("pytriton", "fastapi", "uvicorn", "httpx2", "tritonclient")
@@ -411,6 +429,7 @@ def main() -> int:
     note("prefill", check_prefill(flash, peak, device, 512 if tiny else 8192))
     note("pictures", [check_picture(flash, device, side) for side in ((6,) if tiny else (36, 74))])
     note("load", check_load(flash, 12 if tiny else 256, tiny))
+    note("masks", check_masks(device, flash.vocab))
     if device == "cuda":
         note("peak_memory_bytes", torch.cuda.max_memory_allocated())
         del flash

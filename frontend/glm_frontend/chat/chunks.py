@@ -73,7 +73,10 @@ class ChunkWriter:
                 logprobs = None
             if delta.finish_reason:
                 reason = answer_finish_reason(delta.finish_reason, delta.index in calling)
-                yield self._chunk(delta.index, ChunkDelta(), reason, usage=usage)
+                end = self._chunk(delta.index, ChunkDelta(), reason, usage=usage)
+                if delta.stop_reason is not None:
+                    end.choices[0].stop_reason = delta.stop_reason
+                yield end
         if self.include_usage:
             yield self._with_choices([], usage)
 

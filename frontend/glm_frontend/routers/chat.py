@@ -92,6 +92,8 @@ async def create_chat_completion(
             message=message,
             finish_reason=answer_finish_reason(own.finish_reason, bool(calls)),
         )
+        if own.stop_reason is not None:
+            choice.stop_reason = own.stop_reason
         if body.logprobs:
             choice.logprobs = to_logprobs(own.logprobs, body.top_logprobs or 0)
         choices.append(choice)

@@ -581,6 +581,11 @@ class Choice(BaseModel):
         description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`. "
         "`tool_calls`: it is complete and asks for calls."
     )
+    stop_reason: str | int | None = Field(
+        default=None,
+        description="The text of `stop`, or the token of `stop_token_ids`, that ended it; absent "
+        "unless one did.",
+    )
 
 
 class ChatCompletion(BaseModel):
@@ -631,6 +636,7 @@ class ChunkChoice(BaseModel):
     delta: ChunkDelta
     logprobs: Logprobs | None = None
     finish_reason: AnswerFinishReason | None
+    stop_reason: str | int | None = Field(default=None, description="With the finish reason.")
 
 
 class ChatCompletionChunk(BaseModel):

@@ -354,3 +354,14 @@ def test_every_chunk_may_have_the_usage_so_far(client: TestClient) -> None:
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks[1:]]
     assert counts == sorted(counts) and counts[0] >= 1 and counts[-1] == 4
     assert all(chunk["choices"] for chunk in chunks)
+
+
+@pytest.mark.parametrize("reason", ["END", 7])
+def test_what_ended_the_answer_is_told(
+    client: TestClient, backend: FakeBackend, reason: str | int
+) -> None:
+    backend.script = [delta("a", num_input_tokens=1, finish_reason="stop", stop_reason=reason)]
+    assert post(client, chat())["choices"][0]["stop_reason"] == reason
+    chunks = events(client.post(CHAT, json=chat(stream=True)).text)
+    assert chunks[-1]["choices"][0]["stop_reason"] == reason
+    assert all("stop_reason" not in chunk["choices"][0] for chunk in chunks[:-1])
