@@ -150,6 +150,9 @@ def test_errors_name_the_field(
     [
         ({}, "GLM_MODEL is not set"),
         ({"GLM_MODEL": "x", "GLM_MAX_IMAGE_SIDE": "big"}, "GLM_MAX_IMAGE_SIDE='big'"),
+        ({"GLM_MODEL": "x", "GLM_MAX_VIDEO_FRAMES": "0"}, "GLM_MAX_VIDEO_FRAMES='0'"),
+        ({"GLM_MODEL": "x", "GLM_VIDEO_DECODE_TIMEOUT": "no"}, "GLM_VIDEO_DECODE_TIMEOUT='no'"),
+        ({"GLM_MODEL": "x", "GLM_MAX_VIDEOS": "-1"}, "GLM_MAX_VIDEOS='-1'"),
         ({"GLM_MODEL": "x", "GLM_MAX_IMAGE_PIXELS": "0"}, "GLM_MAX_IMAGE_PIXELS='0'"),
     ],
 )
