@@ -1,8 +1,13 @@
 """Marks every test by its folder: what lies in tests/unit is a unit test, and so on."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# The GPU's kernels are interpreted in the unit tests. Their compiler looks when it is imported,
+# which transformers does as well, and later; servers that tests start do without.
+os.environ["TRITON_INTERPRET"] = "1"
 
 TESTS = Path(__file__).parent
 

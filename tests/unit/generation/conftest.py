@@ -1,7 +1,6 @@
 """Prompts as stage 1 makes them, and an engine on the demo checkpoint."""
 
 import json
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,6 @@ from glm_engine.request import Output, Prompt, Request, SamplingParams, place_im
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from unit.paths import DEMO_CHECKPOINT
-
-# The GPU's kernels are interpreted here; their compiler looks when it is imported, and later.
-os.environ["TRITON_INTERPRET"] = "1"
 
 
 def picture(seed: int) -> bytes:
