@@ -10,7 +10,7 @@ from tritonclient.grpc import InferenceServerException
 from tritonclient.grpc.aio import InferenceServerClient
 
 from glm_client import wire
-from glm_client.errors import InternalError, error_from_status
+from glm_client.errors import GLMError, InternalError, error_from_status, error_from_text
 from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tokenization
 
 DEFAULT_URL = "127.0.0.1:8001"
@@ -160,15 +160,19 @@ class AsyncClient:
         call = self._triton.stream_infer(
             _one(wire.build_call(request, stream=stream)),
             stream_timeout=self._timeout if timeout is None else timeout,
-            headers=dict(wire.STREAM_HEADERS),
         )
         unfinished = request.num_choices
+        failure: GLMError | None = None
         try:
             # Read to the end of the stream, not to the finish reason: cancelling a call whose last
             # response is out would count as a cancelled request on the server.
+            # The same after an error: a Triton (24.10) may crash over a call that failed and is
+            # cancelled in the same moment.
             async for result, error in call:
                 if error is not None:
-                    raise error_from_status(grpc.StatusCode.UNKNOWN, error.message())
+                    failure = error_from_text(error.message())
+                if failure is not None:
+                    continue
                 delta = wire.parse_response(result)
                 unfinished -= delta.finish_reason is not None
                 yield delta
@@ -176,6 +180,8 @@ class AsyncClient:
             raise error_from_status(error.code(), error.details() or "") from None
         finally:
             call.cancel()
+        if failure is not None:
+            raise failure
         if unfinished > 0:
             raise InternalError("the server ended the stream before the answer was complete")
 

@@ -85,12 +85,33 @@ ERROR_BY_STATUS: Mapping[grpc.StatusCode, type[GLMError]] = MappingProxyType(
     }
 )
 
+STATUS_BY_CODE: Mapping[str, grpc.StatusCode] = MappingProxyType(
+    {
+        "INVALID_ARG": grpc.StatusCode.INVALID_ARGUMENT,
+        "UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+        "CANCELLED": grpc.StatusCode.CANCELLED,
+        "INTERNAL": grpc.StatusCode.INTERNAL,
+    }
+)
+"""The code at the end of an error in a stream, which has no status of its own."""
+
+_CODE = re.compile(rf" \[(?P<code>{'|'.join(STATUS_BY_CODE)})\]$")
+_NOT_LOADED = re.compile(r"unknown model|is not ready|no available versions")
 _FIELD = re.compile(
     rf"(?<![\w.])(?P<field>(?:{'|'.join(INPUT_DATATYPES)})(?:\.[^\s.:\[\]]+|\[\d+\])*)"
     r": (?P<reason>.+)",
     re.DOTALL,
 )
 _DEAD_STAGE = re.compile(r"Stub process '.*' is not healthy")
+
+
+def error_from_text(text: str) -> GLMError:
+    """The error for what came in a stream: ours end in a code, Triton's own do not."""
+    if match := _CODE.search(text):
+        return error_from_status(STATUS_BY_CODE[match["code"]], text[: match.start()])
+    not_loaded = _NOT_LOADED.search(text)
+    status = grpc.StatusCode.NOT_FOUND if not_loaded else grpc.StatusCode.UNKNOWN
+    return error_from_status(status, text)
 
 
 def error_from_status(status: grpc.StatusCode, message: str) -> GLMError:

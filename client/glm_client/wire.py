@@ -62,9 +62,6 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Without it an error in a stream carries no status code, only text.
-STREAM_HEADERS: Mapping[str, str] = MappingProxyType({"triton_grpc_error": "true"})
-
 
 def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
     """The call of tritonclient's ``stream_infer`` for ``request``.

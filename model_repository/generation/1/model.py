@@ -93,6 +93,13 @@ _PROMPT_OUTPUTS = (
 _HASH_BYTES = 16
 # What preprocessing answers after a fault of its own (see its model.py).
 _PREPROCESSING_FAULT = "preprocessing failed"
+# Triton's codes of errors, by the class of ours.
+_ERROR_CODES = {
+    "InvalidRequest": "INVALID_ARG",
+    "EngineUnavailable": "UNAVAILABLE",
+    "RequestCancelled": "CANCELLED",
+    "EngineFailure": "INTERNAL",
+}
 _FLAGS = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -716,14 +723,14 @@ def _from_bls_error(message: str) -> GenerationError:
 
 
 def _send_error(sender: Any, error: Exception) -> None:
-    """The last response of a request, whatever it takes."""
-    codes = {
-        InvalidRequest: pb_utils.TritonError.INVALID_ARG,
-        EngineUnavailable: pb_utils.TritonError.UNAVAILABLE,
-        RequestCancelled: pb_utils.TritonError.CANCELLED,
-    }
-    code = codes.get(type(error), pb_utils.TritonError.INTERNAL)
-    message = str(error).encode(errors="replace").decode()
+    """The last response of a request, whatever it takes.
+
+    A gRPC stream carries no code with an error but where its client sends `triton_grpc_error`, and
+    that crashes Triton 24.10 now and then; so the code stands at the end of the text as well.
+    """
+    name = _ERROR_CODES.get(type(error).__name__, "INTERNAL")
+    code = getattr(pb_utils.TritonError, name)
+    message = f"{error} [{name}]".encode(errors="replace").decode()
     final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     try:
         response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

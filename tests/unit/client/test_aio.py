@@ -12,6 +12,7 @@ from glm_client import (
     DeadlineExceededError,
     Generation,
     GenerationRequest,
+    GLMError,
     InternalError,
     InvalidRequestError,
     OverloadedError,
@@ -27,7 +28,6 @@ async def test_stream(triton: FakeTriton) -> None:
     assert [delta.text for delta in deltas] == ["<think>hm", "</think>\nA red", " circle."]
     assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
     assert triton.options[0]["stream_timeout"] == 7
-    assert triton.options[0]["headers"] == {"triton_grpc_error": "true"}
     assert triton.closed
 
 
@@ -62,6 +62,26 @@ async def test_errors(
     assert texts == ["<think>hm"]
     with pytest.raises(kind):
         await AsyncClient().generate(REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("image[0]: damaged [INVALID_ARG]", InvalidRequestError),
+        ("queue full: 8 [UNAVAILABLE]", OverloadedError),
+    ],
+)
+async def test_an_error_in_the_stream_is_raised_at_its_end(
+    triton: FakeTriton, text: str, kind: type[GLMError]
+) -> None:
+    triton.script = [ANSWER[0], InferenceServerException(text), ANSWER[1]]
+    texts = []
+    with pytest.raises(kind) as caught:
+        async for delta in AsyncClient().stream(REQUEST):
+            texts.append(delta.text)
+    assert texts == ["<think>hm"]
+    assert "[" not in caught.value.message
+    assert list(triton.streams[0]._script) == []  # read to its end
 
 
 async def test_an_error_without_a_status_is_internal(triton: FakeTriton) -> None:

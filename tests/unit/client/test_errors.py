@@ -12,7 +12,7 @@ from glm_client import (
     RequestCancelledError,
     UnavailableError,
 )
-from glm_client.errors import ERROR_BY_STATUS, error_from_status
+from glm_client.errors import ERROR_BY_STATUS, error_from_status, error_from_text
 
 Status = grpc.StatusCode
 
@@ -43,6 +43,24 @@ def test_kinds(status: grpc.StatusCode, message: str, kind: type[GLMError]) -> N
     error = error_from_status(status, message)
     assert type(error) is kind
     assert error.message in message
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("image[0]: damaged [INVALID_ARG]", InvalidRequestError, "damaged"),
+        ("queue full: 64 [UNAVAILABLE]", OverloadedError, "queue full: 64"),
+        ("the engine is stopping [UNAVAILABLE]", UnavailableError, "the engine is stopping"),
+        ("the request was cancelled [CANCELLED]", RequestCancelledError, "the request was"),
+        ("out of memory [INTERNAL]", InternalError, "out of memory"),
+        ("Request for unknown model: 'generation'", UnavailableError, "Request for unknown"),
+        ("Stub process 'generation_0_0' is not healthy.", UnavailableError, "Stub process"),
+        ("messages: [A] is not [B]", InternalError, "messages: [A] is not [B]"),
+    ],
+)
+def test_errors_in_a_stream(text: str, kind: type[GLMError], message: str) -> None:
+    error = error_from_text(text)
+    assert type(error) is kind and error.message.startswith(message)
 
 
 @pytest.mark.parametrize(
