@@ -1,8 +1,8 @@
 """Train the demo checkpoint from scratch: ``python -m demo_model.train``.
 
 First the vision encoder alone with dense auxiliary heads, then everything jointly on questions and
-answers, at last the same with many numbers. Seeds are fixed; since each phase ends by the clock, a
-faster machine takes more steps.
+answers, then the same with many numbers, at last JSON, boxes and tools as well. Seeds are fixed;
+since each phase ends by the clock, a faster machine takes more steps.
 """
 
 import argparse
@@ -29,10 +29,12 @@ from demo_model.architecture import (
 )
 from demo_model.examples import IGNORED, SHARED, Batch, Examples
 from demo_model.export import export
-from demo_model.scenes import MANY_NUMBERS
+from demo_model.scenes import EVERYTHING, MANY_NUMBERS
 from demo_model.vocabulary import build_tokenizer
 
 SAVE_SECONDS = 180
+# The fourth phase's conversations in a step, and at most as many questions in each.
+SKILL_ROWS, SKILL_QUESTIONS = 28, 8
 
 
 @dataclass
@@ -131,13 +133,19 @@ def train_vision(
 
 
 def train_jointly(
-    trainee: Trainee, examples: Examples, minutes: float, rate: float, name: str
+    trainee: Trainee,
+    examples: Examples,
+    minutes: float,
+    rate: float,
+    name: str,
+    cells_weight: float = 0.4,
 ) -> None:
     """Everything, on dialogues, with the auxiliary heads kept at a falling weight."""
     optimizers = Optimizers(trainee, trainee.parameters(), rate)
     batches = _batches(examples)
     began = saved = time.monotonic()
-    average, waited = 0.0, 0.0
+    averages: dict[str, float] = {}
+    waited = 0.0
     for step in range(1, 10**9):
         done = (time.monotonic() - began) / (minutes * 60)
         if done >= 1:
@@ -146,15 +154,16 @@ def train_jointly(
         batch = next(batches)
         waited += time.monotonic() - before
         language, cells, right = _losses(trainee, batch)
-        loss = language + 0.4 * (1 - 0.7 * done) * cells
+        loss = language + cells_weight * (1 - 0.7 * done) * cells
         cosine = 0.5 + 0.5 * math.cos(math.pi * done)
-        optimizers.step(loss, rate * min(1, step / 200) * max(0.01, cosine))
+        optimizers.step(loss, rate * min(1, step / 100) * max(0.01, cosine))
         value = language.item()
-        average = value if step == 1 else 0.98 * average + 0.02 * value
+        averages[batch.kind] = 0.98 * averages.get(batch.kind, value) + 0.02 * value
         if step % 50 == 0:
             shares = " ".join(f"{share:.2f}" for share in right)
+            losses = " ".join(f"{kind} {average:.4f}" for kind, average in averages.items())
             print(
-                f"{name} {step:5d} {time.monotonic() - began:5.0f}s language {average:.4f}"
+                f"{name} {step:5d} {time.monotonic() - began:5.0f}s {losses}"
                 f" cells {cells.item():.3f} ({shares}) waited {waited:.0f}s",
                 flush=True,
             )
@@ -202,6 +211,7 @@ def main() -> None:
     parser.add_argument("--vision-minutes", type=float, default=10, help="first phase (default 10)")
     parser.add_argument("--minutes", type=float, default=60, help="second phase (default 60)")
     parser.add_argument("--number-minutes", type=float, default=80, help="third phase (default 80)")
+    parser.add_argument("--skill-minutes", type=float, default=65, help="fourth phase (default 65)")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--rows", type=int, default=64, help="conversations in a step")
     parser.add_argument("--questions", type=int, default=5, help="questions a conversation")
@@ -235,6 +245,11 @@ def main() -> None:
         examples = Examples(tokenizer, arguments.seed + 11, *size, kinds=MANY_NUMBERS)
         rate = 0.6 * arguments.rate
         train_jointly(trainee, examples, arguments.number_minutes, rate, "numbers")
+    if arguments.skill_minutes > 0:
+        size = (SKILL_ROWS, SKILL_QUESTIONS)
+        examples = Examples(tokenizer, arguments.seed + 17, *size, kinds=EVERYTHING, skills=True)
+        rate = 0.5 * arguments.rate
+        train_jointly(trainee, examples, arguments.skill_minutes, rate, "skills", 0.15)
     export(model.state_dict(), tokenizer, arguments.output)
     print(f"written to {arguments.output}", flush=True)
 
