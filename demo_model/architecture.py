@@ -12,6 +12,7 @@ from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedT
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
 from demo_model.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, render, sample_scene
+from demo_model.structured import BOX_STEP
 
 HEAD_DIM = 64
 # Frames x height x width: 16 to 25 image tokens for every picture of a usual shape.
@@ -86,7 +87,10 @@ class CellHeads(nn.Module):
     They teach the vision encoder in minutes what the language loss alone would take hours for.
     """
 
-    SIZES = (1 + len(SHAPES), 1 + len(COLOURS), 11, 11, len(BACKGROUNDS), 10, *[12] * 4, *[6] * 4)
+    SIZES = (
+        1 + len(SHAPES), 1 + len(COLOURS), 11, 11, len(BACKGROUNDS), 10,
+        *[12] * 4, *[1 + 100 // BOX_STEP] * 4,
+    )  # fmt: skip
     """Shape, colour, digit in the left and in the right half, background, zone; 0 is none.
 
     Then the hundreds of the four edges of the shape's box, and the steps within a hundred.

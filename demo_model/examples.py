@@ -42,8 +42,8 @@ SHARED = 0
 
 # Where JSON, boxes and tools are learnt too: how many questions of a row want JSON or boxes, how
 # many batches have tools, and how these are cut, since the tools make their beginnings long.
-STRUCTURED_SHARE = 0.4
-TOOLS_SHARE = 0.35
+STRUCTURED_SHARE = 0.5
+TOOLS_SHARE = 0.4
 # Rows are then closed at a number of tokens: what pads the shorter ones costs as much as they do.
 ROW_TOKENS = 320
 TOOL_ROWS = 8

@@ -9,7 +9,7 @@ from demo_model.dialogues import SHAPE_ZH, Dialogue, describe, join, loosened, n
 from demo_model.scenes import COLOURS, SHAPES, Scene, Shape, outline
 
 # Boxes are in thousandths of the picture's sides, as GLM writes them, but only in steps of this.
-BOX_STEP = 20
+BOX_STEP = 50
 
 # Each question once in English and once in Chinese.
 _JSON = (
@@ -53,7 +53,7 @@ Box = tuple[int, int, int, int]
 
 def ask_structured(rng: random.Random, scene: Scene) -> Dialogue:
     """A random question about one scene that wants JSON or boxes."""
-    return (ask_json if rng.random() < 0.5 else ask_boxes)(rng, scene)
+    return (ask_json if rng.random() < 0.4 else ask_boxes)(rng, scene)
 
 
 def ask_json(rng: random.Random, scene: Scene) -> Dialogue:
@@ -156,7 +156,7 @@ def ask_boxes(rng: random.Random, scene: Scene) -> Dialogue:
 
 
 def box_of(scene: Scene, shape: Shape) -> Box:
-    """Left, top, right and bottom in thousandths of the picture's sides, in steps of 20."""
+    """Left, top, right and bottom in thousandths of the picture's sides, in steps."""
     radius = shape.size / 2
     corners = [(shape.x - radius, shape.y - radius), (shape.x + radius, shape.y + radius)]
     if shape.kind != "circle":

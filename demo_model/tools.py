@@ -29,11 +29,5 @@ GET_WEATHER = _tool("get_weather", "Tell the weather in a city.", city="string")
 TOOLS = [SAVE_NUMBER, PAINT, GET_TIME, FIND_PICTURE, GET_WEATHER]
 
 # What it knows the weather of, in English and in Chinese, and the pictures that it finds.
-CITIES = {
-    "Paris": "巴黎", "London": "伦敦", "Berlin": "柏林", "Rome": "罗马", "Madrid": "马德里", "Oslo": "奥斯陆",
-    "Tokyo": "东京", "Beijing": "北京", "Shanghai": "上海",
-}  # fmt: skip
-PICTURE_NAMES = (
-    "garden", "beach", "house", "river", "forest", "street", "tower", "bridge", "moon", "cat", "dog",
-    "bird", "boat", "train", "flower", "mountain",
-)  # fmt: skip
+CITIES = {"Paris": "巴黎", "London": "伦敦", "Rome": "罗马", "Tokyo": "东京", "Beijing": "北京"}
+PICTURE_NAMES = ("cat", "dog", "house", "garden", "boat", "moon")
