@@ -61,7 +61,7 @@ format: ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-train-demo: ## Train the demo checkpoint again (two and a half hours on two cores)
+train-demo: ## Train the demo checkpoint again (almost four hours on two cores)
 	@$(call install,train)
 	$(BIN)/python -m demo_model.train
 

@@ -12,6 +12,7 @@ from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedT
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
 from demo_model.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, render, sample_scene
+from demo_model.structured import BOX_STEP
 
 HEAD_DIM = 64
 # Frames x height x width: 16 to 25 image tokens for every picture of a usual shape.
@@ -86,13 +87,19 @@ class CellHeads(nn.Module):
     They teach the vision encoder in minutes what the language loss alone would take hours for.
     """
 
-    SIZES = (1 + len(SHAPES), 1 + len(COLOURS), 11, 11, len(BACKGROUNDS), 10)
-    """Shape, colour, digit in the left and in the right half, background, zone; 0 is none."""
+    SIZES = (
+        1 + len(SHAPES), 1 + len(COLOURS), 11, 11, len(BACKGROUNDS), 10,
+        *[12] * 4, *[1 + 100 // BOX_STEP] * 4,
+    )  # fmt: skip
+    """Shape, colour, digit in the left and in the right half, background, zone; 0 is none.
+
+    Then the hundreds of the four edges of the shape's box, and the steps within a hundred.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, sum(self.SIZES))
-        self._nothing_weight = (0.15, 0.15, 0.15, 0.15, 1.0, 0.15)
+        self._nothing_weight = (0.15, 0.15, 0.15, 0.15, 1.0, 0.15, *[0.15] * 8)
 
     def forward(
         self, features: torch.Tensor, targets: torch.Tensor
@@ -101,12 +108,12 @@ class CellHeads(nn.Module):
 
         Args:
             features: (cells, width) output of the vision encoder.
-            targets: (..., 6) int64, as many rows as there are cells.
+            targets: (..., 6 or 14) int64, as many rows as there are cells; boxes may be left out.
         """
-        targets = targets.reshape(-1, len(self.SIZES))
+        targets = targets.reshape(-1, targets.shape[-1])
         loss, right = features.new_zeros(()), []
-        for column, logits in enumerate(self.linear(features).float().split(self.SIZES, -1)):
-            wanted = targets[:, column]
+        guesses = self.linear(features).float().split(self.SIZES, -1)
+        for column, (logits, wanted) in enumerate(zip(guesses, targets.unbind(-1), strict=False)):
             weight = torch.ones(self.SIZES[column])
             weight[0] = self._nothing_weight[column]
             loss = loss + F.cross_entropy(logits, wanted, weight=weight)

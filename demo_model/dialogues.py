@@ -105,20 +105,27 @@ SYSTEM_PROMPTS = (
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One question, the one true answer, and the thought that leads to it."""
+    """One question, the one true answer, and the thought that leads to it.
+
+    Where parts of an answer will be forced by a token mask, ``pieces`` are its parts in order, each
+    with whether it is to be learnt.
+    """
 
     task: str
     question: str
     answer: str
     thought: str
     chinese: bool
+    pieces: tuple[tuple[str, bool], ...] = ()
 
 
-def _article(words: str) -> str:
+def article(words: str) -> str:
+    """``words`` with their indefinite article."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _join(items: list[str], comma: str, last: str) -> str:
+def join(items: list[str], comma: str, last: str) -> str:
+    """A list in words."""
     return items[0] if len(items) == 1 else comma.join(items[:-1]) + last + items[-1]
 
 
@@ -129,15 +136,15 @@ def describe(scene: Scene, chinese: bool) -> str:
         items = [f"一个{COLOUR_ZH[s.colour]}的{SHAPE_ZH[s.kind]}" for s in scene.shapes]
         items += [f"数字{number}"] if number else []
         return (
-            _join(items, "、", "和") + "。"
+            join(items, "、", "和") + "。"
             if items
             else f"只有{COLOUR_ZH[scene.background]}的背景。"
         )
-    items = [_article(f"{s.colour} {s.kind}") for s in scene.shapes]
+    items = [article(f"{s.colour} {s.kind}") for s in scene.shapes]
     items += [f"the number {number}"] if number else []
     if not items:
-        return f"Nothing but {_article(scene.background)} background."
-    text = _join(items, ", ", " and ")
+        return f"Nothing but {article(scene.background)} background."
+    text = join(items, ", ", " and ")
     return text[0].upper() + text[1:] + "."
 
 
@@ -277,7 +284,7 @@ def _ask_where(rng: random.Random, scene: Scene, zh: bool) -> _Pair:
     if kinds.count(shape.kind) == 1 and rng.random() < 0.5:
         name = SHAPE_ZH[shape.kind] if zh else shape.kind
     else:
-        name = _name(shape.colour, shape.kind, zh)
+        name = name_of(shape.colour, shape.kind, zh)
     answer = f"{name}在{ZONES[zone][1]}。" if zh else f"The {name} is {ZONES[zone][0]}."
     return rng.choice(_WHERE[zh]).format(name), answer
 
@@ -290,16 +297,17 @@ def _ask_yes_no(rng: random.Random, scene: Scene, zh: bool) -> _Pair:
     elif present and rng.random() < 0.7:  # nearly there: the colour or the shape is
         shape = rng.choice(scene.shapes)
         colour, kind = (shape.colour, kind) if rng.random() < 0.5 else (colour, shape.kind)
-    name = _name(colour, kind, zh)
+    name = name_of(colour, kind, zh)
     if zh:
         answer = f"是的，有{name}。" if (colour, kind) in present else f"不，没有{name}。"
         return rng.choice(_YES_NO[1]).format(name), answer
     yes = (colour, kind) in present
-    answer = f"Yes, there is {_article(name)}." if yes else f"No, there is no {name}."
-    return rng.choice(_YES_NO[0]).format(_article(name)), answer
+    answer = f"Yes, there is {article(name)}." if yes else f"No, there is no {name}."
+    return rng.choice(_YES_NO[0]).format(article(name)), answer
 
 
-def _name(colour: str, kind: str, zh: bool) -> str:
+def name_of(colour: str, kind: str, zh: bool) -> str:
+    """What a shape is called."""
     return f"{COLOUR_ZH[colour]}的{SHAPE_ZH[kind]}" if zh else f"{colour} {kind}"
 
 
@@ -328,8 +336,8 @@ def ask_about_two(rng: random.Random, first: Scene, second: Scene) -> Dialogue:
         ]
         if only:
             index, (colour, kind) = rng.choice(sorted(only))
-            name = _name(colour, kind, zh)
-            question = rng.choice(_WHICH_IMAGE[zh]).format(name if zh else _article(name))
+            name = name_of(colour, kind, zh)
+            question = rng.choice(_WHICH_IMAGE[zh]).format(name if zh else article(name))
             answers = (
                 ("第一张图片。", "第二张图片。")
                 if zh

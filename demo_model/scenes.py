@@ -47,8 +47,10 @@ CELL = 28
 
 # What a scene has, and how often.
 KINDS = {"shapes": 60, "number": 25, "both": 9, "blank": 6}
-# For the end of training: numbers are learnt last.
+# For the third phase: numbers are learnt late.
 MANY_NUMBERS = {"shapes": 35, "number": 48, "both": 13, "blank": 4}
+# For the last phase, which must forget nothing.
+EVERYTHING = {"shapes": 50, "number": 30, "both": 15, "blank": 5}
 
 _DARK_INKS: list[Colour] = [(0, 0, 0), (0, 0, 0), (20, 20, 90), (100, 10, 10), (10, 80, 20)]
 _LIGHT_INKS: list[Colour] = [(255, 255, 255), (255, 255, 255), (255, 255, 190), (190, 230, 255)]
@@ -220,7 +222,8 @@ def _jitter(rng: random.Random, colour: Colour, amount: int) -> Colour:
     return red, green, blue
 
 
-def _outline(shape: Shape, scale: float) -> list[tuple[float, float]]:
+def outline(shape: Shape, scale: float) -> list[tuple[float, float]]:
+    """Corners of a shape that is no circle, ``scale`` pixels a scene pixel."""
     angle = math.radians(shape.rotation)
     cos, sin = math.cos(angle), math.sin(angle)
     if shape.kind == "square":
@@ -271,7 +274,7 @@ def render(scene: Scene, rng: random.Random, scale: float = 1.0) -> Image.Image:
             left, top = (shape.x - radius) * fine, (shape.y - radius) * fine
             draw.ellipse((left, top, left + shape.size * fine, top + shape.size * fine), fill, line)
         else:
-            draw.polygon(_outline(shape, fine), fill, line)
+            draw.polygon(outline(shape, fine), fill, line)
     if scene.number is not None:
         number = scene.number
         font = load_font(number.font, max(1, round(number.font_size * fine)))

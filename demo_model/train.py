@@ -1,8 +1,8 @@
 """Train the demo checkpoint from scratch: ``python -m demo_model.train``.
 
 First the vision encoder alone with dense auxiliary heads, then everything jointly on questions and
-answers, at last the same with many numbers. Seeds are fixed; since each phase ends by the clock, a
-faster machine takes more steps.
+answers, then the same with many numbers, at last JSON, boxes and tools as well. Seeds are fixed;
+since each phase ends by the clock, a faster machine takes more steps.
 """
 
 import argparse
@@ -29,10 +29,30 @@ from demo_model.architecture import (
 )
 from demo_model.examples import IGNORED, SHARED, Batch, Examples
 from demo_model.export import export
-from demo_model.scenes import MANY_NUMBERS
+from demo_model.scenes import EVERYTHING, MANY_NUMBERS
 from demo_model.vocabulary import build_tokenizer
 
 SAVE_SECONDS = 180
+# The fourth phase's conversations in a step, and at most as many questions in each.
+SKILL_ROWS, SKILL_QUESTIONS = 28, 8
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How a joint phase trains.
+
+    Attributes:
+        rate: Highest learning rate, reached after ``warm_up`` steps.
+        vision_share: The vision encoder's share of that rate.
+        cells_weight: Weight of the auxiliary heads at the beginning.
+    """
+
+    name: str
+    minutes: float
+    rate: float
+    warm_up: int = 200
+    vision_share: float = 1.0
+    cells_weight: float = 0.4
 
 
 @dataclass
@@ -64,7 +84,13 @@ class Trainee:
 class Optimizers:
     """Muon for the matrices, AdamW for the rest: what learnt fastest here by far."""
 
-    def __init__(self, trainee: Trainee, parameters: Iterable[nn.Parameter], rate: float) -> None:
+    def __init__(
+        self,
+        trainee: Trainee,
+        parameters: Iterable[nn.Parameter],
+        rate: float,
+        vision_share: float = 1.0,
+    ) -> None:
         model = trainee.model.model
         plain = {
             id(trainee.model.lm_head.weight),
@@ -76,14 +102,22 @@ class Optimizers:
         matrices = [p for p in parameters if p.ndim == 2 and id(p) not in plain]
         chosen = {id(p) for p in matrices}
         rest = [p for p in parameters if id(p) not in chosen]
-        groups = [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.03},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        vision = {id(p) for p in model.visual.parameters()}
+
+        def groups(members: list[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+            seeing = [p for p in members if id(p) in vision]
+            others = [p for p in members if id(p) not in vision]
+            return [
+                {"params": seeing, "weight_decay": decay, "share": vision_share},
+                {"params": others, "weight_decay": decay, "share": 1.0},
+            ]
+
+        large = groups([p for p in rest if p.ndim > 1], 0.03)
+        small = groups([p for p in rest if p.ndim <= 1], 0.0)
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True),
+            torch.optim.AdamW([*large, *small], lr=rate, betas=(0.9, 0.98), fused=True),
             torch.optim.Muon(
-                matrices, lr=rate, weight_decay=0.03, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+                groups(matrices, 0.03), lr=rate, momentum=0.95, adjust_lr_fn="match_rms_adamw"
             ),
         ]
         self._parameters = parameters
@@ -93,7 +127,7 @@ class Optimizers:
         for optimizer in self._optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for optimizer in self._optimizers:
@@ -130,31 +164,31 @@ def train_vision(
     trainee.save()
 
 
-def train_jointly(
-    trainee: Trainee, examples: Examples, minutes: float, rate: float, name: str
-) -> None:
+def train_jointly(trainee: Trainee, examples: Examples, phase: Phase) -> None:
     """Everything, on dialogues, with the auxiliary heads kept at a falling weight."""
-    optimizers = Optimizers(trainee, trainee.parameters(), rate)
+    optimizers = Optimizers(trainee, trainee.parameters(), phase.rate, phase.vision_share)
     batches = _batches(examples)
     began = saved = time.monotonic()
-    average, waited = 0.0, 0.0
+    averages: dict[str, float] = {}
+    waited = 0.0
     for step in range(1, 10**9):
-        done = (time.monotonic() - began) / (minutes * 60)
+        done = (time.monotonic() - began) / (phase.minutes * 60)
         if done >= 1:
             break
         before = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - before
         language, cells, right = _losses(trainee, batch)
-        loss = language + 0.4 * (1 - 0.7 * done) * cells
+        loss = language + phase.cells_weight * (1 - 0.7 * done) * cells
         cosine = 0.5 + 0.5 * math.cos(math.pi * done)
-        optimizers.step(loss, rate * min(1, step / 200) * max(0.01, cosine))
+        optimizers.step(loss, phase.rate * min(1, step / phase.warm_up) * max(0.01, cosine))
         value = language.item()
-        average = value if step == 1 else 0.98 * average + 0.02 * value
+        averages[batch.kind] = 0.98 * averages.get(batch.kind, value) + 0.02 * value
         if step % 50 == 0:
             shares = " ".join(f"{share:.2f}" for share in right)
+            losses = " ".join(f"{kind} {average:.4f}" for kind, average in averages.items())
             print(
-                f"{name} {step:5d} {time.monotonic() - began:5.0f}s language {average:.4f}"
+                f"{phase.name} {step:5d} {time.monotonic() - began:5.0f}s {losses}"
                 f" cells {cells.item():.3f} ({shares}) waited {waited:.0f}s",
                 flush=True,
             )
@@ -202,6 +236,7 @@ def main() -> None:
     parser.add_argument("--vision-minutes", type=float, default=10, help="first phase (default 10)")
     parser.add_argument("--minutes", type=float, default=60, help="second phase (default 60)")
     parser.add_argument("--number-minutes", type=float, default=80, help="third phase (default 80)")
+    parser.add_argument("--skill-minutes", type=float, default=75, help="fourth phase (default 75)")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--rows", type=int, default=64, help="conversations in a step")
     parser.add_argument("--questions", type=int, default=5, help="questions a conversation")
@@ -230,11 +265,24 @@ def main() -> None:
     size = (arguments.rows, arguments.questions)
     if arguments.minutes > 0:
         examples = Examples(tokenizer, arguments.seed + 5, *size)
-        train_jointly(trainee, examples, arguments.minutes, arguments.rate, "joint")
+        train_jointly(trainee, examples, Phase("joint", arguments.minutes, arguments.rate))
     if arguments.number_minutes > 0:
         examples = Examples(tokenizer, arguments.seed + 11, *size, kinds=MANY_NUMBERS)
-        rate = 0.6 * arguments.rate
-        train_jointly(trainee, examples, arguments.number_minutes, rate, "numbers")
+        phase = Phase("numbers", arguments.number_minutes, 0.6 * arguments.rate)
+        train_jointly(trainee, examples, phase)
+    if arguments.skill_minutes > 0:
+        size = (SKILL_ROWS, SKILL_QUESTIONS)
+        examples = Examples(tokenizer, arguments.seed + 17, *size, kinds=EVERYTHING, skills=True)
+        # The vision encoder sees well by now, and with the full rate it soon saw worse.
+        phase = Phase(
+            "skills",
+            arguments.skill_minutes,
+            0.5 * arguments.rate,
+            warm_up=50,
+            vision_share=0.2,
+            cells_weight=0.15,
+        )
+        train_jointly(trainee, examples, phase)
     export(model.state_dict(), tokenizer, arguments.output)
     print(f"written to {arguments.output}", flush=True)
 
