@@ -116,11 +116,11 @@ FEATURES = [
         chat(thinking_token_budget=1),
     ),
     Feature(
-        "`json_schema` within 60 tokens, by a model that likes white space",
+        "`json_schema`",
         _is_json,
         chat(**FORMAT, **NO_THOUGHT),
     ),
-    Feature("the same after a thought", _is_json, chat(**FORMAT)),
+    Feature("`json_schema` after a thought", _is_json, chat(**FORMAT)),
     Feature(
         "`structured_outputs`: choice",
         lambda a: a.message["content"].strip() in ("tea", "coffee"),

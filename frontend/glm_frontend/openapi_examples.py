@@ -125,6 +125,70 @@ CHAT_EXAMPLES: dict[str, Any] = {
             ],
         },
     },
+    "schema": {
+        "summary": "Held to a JSON schema",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What is in this image?", _RED_DISC),
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "shape",
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "colour": {"type": "string"},
+                            "shape": {"enum": ["circle", "square", "triangle", "star"]},
+                        },
+                        "required": ["colour", "shape"],
+                        "additionalProperties": False,
+                    },
+                    "strict": True,
+                },
+            },
+        },
+    },
+    "choice": {
+        "summary": "One of three texts",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("What colour is the disc?", _RED_DISC),
+            "structured_outputs": {"choice": ["red", "green", "blue"]},
+        },
+    },
+    "required": {
+        "summary": "A tool that has to be called",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("Paint what you see.", _RED_DISC),
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "paint",
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "colour": {"type": "string"},
+                                "shape": {"type": "string"},
+                            },
+                            "required": ["colour", "shape"],
+                        },
+                        "strict": True,
+                    },
+                }
+            ],
+            "tool_choice": "required",
+        },
+    },
+    "boxes": {
+        "summary": "Where it is, in pixels",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "messages": _question("Give the boxes of all shapes.", _RED_DISC),
+            "return_boxes": True,
+        },
+    },
 }
 
 RESPONSES_EXAMPLES: dict[str, Any] = {
