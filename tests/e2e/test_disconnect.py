@@ -8,7 +8,8 @@ import requests
 from e2e.calls import chat, metrics, wait_for
 from e2e.launching import Stack
 
-LONG = {"ignore_eos": True, "max_tokens": 4000}
+# With log probabilities, which take time: the small model alone would be done in a second.
+LONG = {"ignore_eos": True, "max_tokens": 4000, "logprobs": True, "top_logprobs": 20}
 CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 
 
