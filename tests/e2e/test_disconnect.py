@@ -13,6 +13,12 @@ LONG = {"ignore_eos": True, "max_tokens": 4000, "logprobs": True, "top_logprobs"
 CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 
 
+def _settled(stack: Stack) -> dict[str, float]:
+    """The metrics, once those of the tests before are in them."""
+    threading.Event().wait(0.6)
+    return metrics(stack)
+
+
 def _freed_late(values: dict[str, float]) -> float:
     """Cancelled requests that were still there after two steps."""
     return values["glm_cancellation_steps_count"] - values['glm_cancellation_steps_bucket{le="2"}']
@@ -31,7 +37,7 @@ def _wait_until_freed(stack: Stack, before: dict[str, float], count: int = 1) ->
 
 
 def test_a_stream_that_is_closed(stack: Stack) -> None:
-    before = metrics(stack)
+    before = _settled(stack)
     body = chat("hello", stream=True, **LONG)
     with requests.post(
         f"{stack.base_url}/v1/chat/completions", json=body, stream=True, timeout=30
@@ -42,7 +48,7 @@ def test_a_stream_that_is_closed(stack: Stack) -> None:
 
 
 def test_a_call_without_a_stream_that_is_closed(stack: Stack) -> None:
-    before = metrics(stack)
+    before = _settled(stack)
     request = requests.Request(
         "POST", f"{stack.base_url}/v1/chat/completions", json=chat("hello", **LONG)
     ).prepare()
@@ -56,7 +62,7 @@ def test_a_call_without_a_stream_that_is_closed(stack: Stack) -> None:
 
 
 def test_many_that_leave_at_once(stack: Stack) -> None:
-    before = metrics(stack)
+    before = _settled(stack)
     responses = [
         requests.post(
             f"{stack.base_url}/v1/chat/completions",
