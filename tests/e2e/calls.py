@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from e2e.launching import Stack
+from benchmarks.stack import Stack
 
 MODEL = "glm-4.6v-flash"
 PICTURES = Path(__file__).parent / "pictures"

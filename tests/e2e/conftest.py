@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.launching import Stack
+from benchmarks.stack import Stack
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from benchmarks.stack import Stack
 from e2e.calls import chat, content, metrics, post, wait_for
-from e2e.launching import Stack
 
 HISTOGRAMS = (
     "queue_seconds",

@@ -6,8 +6,8 @@ import sys
 import pytest
 from PIL import Image
 
+from benchmarks.stack import ROOT, Stack
 from e2e.calls import PICTURES
-from e2e.launching import ROOT, Stack
 from glm_client import AsyncClient, Client, GenerationRequest, InvalidRequestError
 
 REQUEST = GenerationRequest(

@@ -6,8 +6,8 @@ from typing import Any
 import openai
 import pytest
 
+from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
-from e2e.launching import Stack
 
 PROMPT = "[gMASK]<sop><|user|>\nWho are you?/nothink<|assistant|>\n<think></think>\n"
 

@@ -5,8 +5,8 @@ import threading
 
 import requests
 
+from benchmarks.stack import Stack
 from e2e.calls import chat, metrics, wait_for
-from e2e.launching import Stack
 
 # With log probabilities, which take time: the small model alone would be done in a second.
 LONG = {"ignore_eos": True, "max_tokens": 4000, "logprobs": True, "top_logprobs": 20}

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from e2e.launching import Stack
+from benchmarks.stack import Stack
 
 CHROMIUM = shutil.which("chromium")
 

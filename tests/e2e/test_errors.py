@@ -9,8 +9,8 @@ import pytest
 import requests
 from PIL import Image
 
+from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
-from e2e.launching import Stack
 
 URL_PATH = "messages[0].content[0].image_url.url"
 

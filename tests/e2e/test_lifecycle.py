@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from e2e.launching import STOP_TIMEOUT, Stack, wait_until
+from benchmarks.stack import STOP_TIMEOUT, Stack, wait_until
 
 StartStack = Callable[..., Stack]
 

@@ -5,8 +5,8 @@ from typing import Any
 import openai
 import pytest
 
+from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat
-from e2e.launching import Stack
 
 
 def _arguments(*args: Any, **fields: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import requests
 from openai.lib import pydantic_function_tool
 from pydantic import BaseModel, Field
 
+from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
-from e2e.launching import Stack
 
 
 class Thing(BaseModel):

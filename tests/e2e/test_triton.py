@@ -12,8 +12,8 @@ import requests
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.stack import Stack
 from e2e.calls import PICTURES, metrics, wait_for
-from e2e.launching import Stack
 
 
 def _text(name: str, *values: bytes) -> grpc.InferInput:

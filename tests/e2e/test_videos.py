@@ -10,9 +10,9 @@ import openai
 import pytest
 from PIL import Image
 
+from benchmarks.stack import Stack
 from clips import ENCODERS, clip, encode, scene
 from e2e.calls import MODEL, content, data_uri, metrics, post
-from e2e.launching import Stack
 from glm_client import Client, GenerationRequest
 
 PATH = "messages[0].content[0].video_url.url"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT = 180.0
 STOP_TIMEOUT = 90.0
 REGION = re.compile(r"/dev/shm/(triton_python_backend_shm_region_\S+)")
