@@ -1,20 +1,32 @@
 """The asyncio client. One gRPC stream for each request, all on one channel."""
 
+import asyncio
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from tritonclient.grpc import InferenceServerException
+from tritonclient.grpc import InferenceServerException, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 
 from glm_client import wire
-from glm_client.errors import GLMError, InternalError, error_from_status, error_from_text
+from glm_client.errors import (
+    DeadlineExceededError,
+    InternalError,
+    RequestCancelledError,
+    error_from_status,
+    error_from_text,
+)
 from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tokenization
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 600.0
+
+# What the server has to end a request that was given up, before the stream is cut.
+_GIVE_UP_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
 
 _CHANNEL_OPTIONS = [
     # gRPC's default of 4 MB is less than one photo; the server sets the limit.
@@ -40,6 +52,7 @@ class AsyncClient:
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._triton = InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._timeout = timeout
+        self._calls: set[_Call] = set()
 
     async def stream(
         self, request: GenerationRequest, *, timeout: float | None = None
@@ -135,6 +148,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the channel; requests under way are cancelled."""
+        for call in list(self._calls):
+            call.give_up()
+        if self._calls:
+            await asyncio.wait([call.reading for call in self._calls], timeout=_CLOSE_SECONDS)
         await self._triton.close()
 
     async def __aenter__(self) -> Self:
@@ -157,37 +174,98 @@ class AsyncClient:
     async def _deltas(
         self, request: GenerationRequest, *, stream: bool, timeout: float | None
     ) -> AsyncGenerator[GenerationDelta]:
-        call = self._triton.stream_infer(
-            _one(wire.build_call(request, stream=stream)),
-            stream_timeout=self._timeout if timeout is None else timeout,
-        )
+        seconds = self._timeout if timeout is None else timeout
+        call = _Call(self._triton, request, stream=stream, timeout=seconds)
+        self._calls.add(call)
+        call.reading.add_done_callback(lambda _: self._calls.discard(call))
         unfinished = request.num_choices
-        failure: GLMError | None = None
         try:
-            # Read to the end of the stream, not to the finish reason: cancelling a call whose last
-            # response is out would count as a cancelled request on the server.
-            # The same after an error: a Triton (24.10) may crash over a call that failed and is
-            # cancelled in the same moment.
-            async for result, error in call:
-                if error is not None:
-                    failure = error_from_text(error.message())
-                if failure is not None:
-                    continue
-                delta = wire.parse_response(result)
+            while (item := await call.items.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                delta = wire.parse_response(item)
                 unfinished -= delta.finish_reason is not None
                 yield delta
-        except grpc.RpcError as error:
-            raise error_from_status(error.code(), error.details() or "") from None
         finally:
-            call.cancel()
-        if failure is not None:
-            raise failure
+            call.give_up()
         if unfinished > 0:
             raise InternalError("the server ended the stream before the answer was complete")
 
 
-async def _one(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    yield call
+class _Call:
+    """One gRPC stream, which is read to its end, also when nobody waits for its items any more.
+
+    Cancelling a gRPC stream crashes Triton 24.10 once in some thousand times, and cancelling a task
+    that reads from one cancels the stream. So a task of its own reads, and a request is given up
+    by a second one on the same stream, which makes the server end the first.
+
+    Attributes:
+        items: responses, or the error that the request ended in; None is the last.
+        reading: ends when the stream has.
+    """
+
+    def __init__(
+        self,
+        triton: InferenceServerClient,
+        request: GenerationRequest,
+        *,
+        stream: bool,
+        timeout: float,
+    ) -> None:
+        self.items: asyncio.Queue[InferResult | Exception | None] = asyncio.Queue()
+        self._cancel_key = secrets.token_bytes(16)
+        self._answered = False
+        self._last_word = asyncio.Event()  # nothing more is said after it but perhaps a cancel
+        self._stream = triton.stream_infer(
+            self._requests(wire.build_call(request, stream=stream, cancel_key=self._cancel_key)),
+            # The server's backstop; our own deadline ends the request by a message, too.
+            stream_timeout=timeout + _GIVE_UP_SECONDS,
+        )
+        late = DeadlineExceededError(f"the answer took more than {timeout:g} s")
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(timeout, self.items.put_nowait, late)
+        self.reading = asyncio.create_task(self._read())
+
+    def give_up(self) -> None:
+        """Tell the server that the rest is not wanted; nothing where there is no rest."""
+        self._deadline.cancel()
+        if not self.reading.done() and not self._last_word.is_set():
+            self._last_word.set()
+            asyncio.get_running_loop().call_later(_GIVE_UP_SECONDS, self.cut)
+
+    def cut(self) -> None:
+        """End the stream as it is, if it has not ended."""
+        if not self.reading.done():
+            self._stream.cancel()
+
+    async def _requests(self, call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        yield call
+        await self._last_word.wait()
+        if not self._answered:
+            yield wire.build_cancel_call(self._cancel_key)
+
+    async def _read(self) -> None:
+        try:
+            async for result, error in self._stream:
+                if error is not None:
+                    self.items.put_nowait(error_from_text(error.message()))
+                else:
+                    self.items.put_nowait(result)
+                if error is not None or wire.is_final(result):
+                    self._end()
+        except grpc.RpcError as error:
+            self.items.put_nowait(error_from_status(error.code(), error.details() or ""))
+        except asyncio.CancelledError:  # by `cut`, or by the channel's closing
+            self.items.put_nowait(RequestCancelledError("the request was cancelled"))
+        except Exception as error:  # a fault of ours; it belongs to who waits
+            self.items.put_nowait(error)
+        finally:
+            self._end()
+            self.items.put_nowait(None)
+
+    def _end(self) -> None:
+        self._answered = True
+        self._last_word.set()
 
 
 def _join(deltas: list[GenerationDelta]) -> Generation:

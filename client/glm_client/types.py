@@ -56,6 +56,8 @@ class GenerationRequest:
             alternatives, from 0) the pieces have theirs; with ``n`` there are so many answers.
         request_id: shows up in the server's log.
         return_token_ids: ask for ``GenerationDelta.token_ids``.
+        tenant: on whose behalf. Requests that wait are started so that each tenant gets an equal
+            share of the engine.
 
     Raises:
         ValueError: none or several of ``messages``, ``text_input``, ``prompt`` and
@@ -74,6 +76,7 @@ class GenerationRequest:
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
     request_id: str = ""
     return_token_ids: bool = False
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         prompts = (self.messages, self.text_input, self.prompt, self.prompt_token_ids)

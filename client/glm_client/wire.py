@@ -44,6 +44,9 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "return_num_input_tokens": "BOOL",
         "return_num_output_tokens": "BOOL",
         "return_token_ids": "BOOL",
+        "cancel_key": "BYTES",
+        "cancel": "BYTES",
+        "tenant": "BYTES",
     }
 )
 OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
@@ -63,18 +66,29 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def build_call(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
+def build_call(request: GenerationRequest, *, stream: bool, cancel_key: bytes) -> dict[str, Any]:
     """The call of tritonclient's ``stream_infer`` for ``request``.
 
     Args:
         stream: true for one response per piece of text, false for one with the whole text.
+        cancel_key: a secret for :func:`build_cancel_call`.
     """
     return {
         "model_name": MODEL_NAME,
-        "inputs": _inputs(request, stream),
+        "inputs": [*_inputs(request, stream), _bytes("cancel_key", cancel_key)],
         "outputs": [InferRequestedOutput(name) for name in _outputs(request)],
         "request_id": request.request_id,
     }
+
+
+def build_cancel_call(cancel_key: bytes) -> dict[str, Any]:
+    """The call that gives the request with this key up. It is not answered; that request is."""
+    return {"model_name": MODEL_NAME, "inputs": [_bytes("cancel", cancel_key)]}
+
+
+def is_final(result: InferResult) -> bool:
+    """Whether this is the last response to its request."""
+    return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> dict[str, Any]:
@@ -122,6 +136,7 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
+        *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
         *_prompt_inputs(request),
     ]
 

@@ -123,6 +123,8 @@ class Job:
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
         received: when, in seconds of ``time.monotonic()``.
+        tenant: on whose behalf.
+        cancel_key: the client's secret, by which it can give the job up.
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
         num_open: choices that are not answered to their end.
     """
@@ -136,6 +138,8 @@ class Job:
     flags: frozenset[str]
     prefix: str
     received: float
+    tenant: str = ""
+    cancel_key: bytes | None = None
     cancelled: bool = False
     choices: list["Choice"] = field(default_factory=list)
     num_open: int = 0
@@ -219,6 +223,7 @@ class TritonPythonModel:
         self._places = threading.BoundedSemaphore(self._limit)
         self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
         self._jobs: set[Job] = set()
+        self._by_cancel_key: dict[bytes, Job] = {}
         self._to_poll: list[Job] = []
         self._preprocessing_seconds: deque[float] = deque(maxlen=10_000)
         self._metrics = _Metrics()
@@ -239,6 +244,12 @@ class TritonPythonModel:
         """Take requests over. Nothing here waits."""
         for triton_request in requests:
             sender = triton_request.get_response_sender()
+            cancel_key = _value(triton_request, "cancel")
+            if cancel_key is not None:
+                if job := self._by_cancel_key.get(cancel_key):
+                    self._cancel(job)
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
             try:
                 job = self._open(triton_request, sender)
             except GenerationError as error:
@@ -287,9 +298,15 @@ class TritonPythonModel:
             flags=flags,
             prefix=_prefix(triton_request, stream),
             received=time.monotonic(),
+            tenant=_text(triton_request, "tenant") or "",
+            cancel_key=_value(triton_request, "cancel_key"),
         )
+        if job.cancel_key in self._by_cancel_key:
+            raise InvalidRequest("cancel_key", "is that of another request")
         if not self._places.acquire(blocking=False):
             raise EngineUnavailable(f"queue full: {self._limit} requests run or wait already")
+        if job.cancel_key is not None:
+            self._by_cancel_key[job.cancel_key] = job
         return job
 
     # ---- BLS threads ----
@@ -312,7 +329,7 @@ class TritonPythonModel:
                 self._engine.grammars.compile(job.params, tools, prompt)
                 for _ in range(job.params.n)
             ]
-            job.prompt_inputs.clear()  # the image files; what the engine needs is in the prompt
+            job.prompt_inputs = {}  # the image files; what the engine needs is in the prompt
             job.choices = _choices(job, prompt, guides)
             job.num_open = len(job.choices)
             self._preprocessing_seconds.append(time.monotonic() - job.received)
@@ -502,8 +519,15 @@ class TritonPythonModel:
                 return
             job = self._to_poll.pop()
             if job in self._jobs and not job.cancelled and _is_cancelled(job.sender):
-                job.cancelled = True
-                self._abort(job)
+                self._cancel(job)
+
+    def _cancel(self, job: Job) -> None:
+        """Give a job up for its client; any thread may."""
+        job.cancelled = True
+        if job.choices:
+            self._abort(job)  # the engine answers
+        else:
+            self._outbox.put(_Failed(job, RequestCancelled("the request was cancelled")))
 
     def _abort(self, job: Job) -> None:
         for choice in job.choices:
@@ -518,6 +542,9 @@ class TritonPythonModel:
 
     def _retire(self, job: Job, finish_reason: str) -> None:
         self._jobs.discard(job)
+        job.prompt_inputs = {}  # one that was cancelled early may wait for a BLS thread yet
+        if job.cancel_key is not None:
+            self._by_cancel_key.pop(job.cancel_key, None)
         self._places.release()
         self._metrics.count_finished(finish_reason)
 

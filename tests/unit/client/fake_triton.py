@@ -43,11 +43,17 @@ ANSWER = (
 
 
 class FakeCall:
-    """One stream. After the last item of the script it ends; None stands for waiting for ever."""
+    """One stream. After the last item of the script it ends; None stands for waiting for a cancel.
+
+    Attributes:
+        given_up: a request of the same stream has cancelled the first.
+        cut: the whole stream was cancelled, which is the last resort.
+    """
 
     def __init__(self, script: Sequence[Any]) -> None:
         self._script = iter(script)
-        self.cancelled = False
+        self.given_up = asyncio.Event()
+        self.cut = False
 
     def __aiter__(self) -> Self:
         return self
@@ -56,7 +62,8 @@ class FakeCall:
         await asyncio.sleep(0)
         for item in self._script:
             if item is None:
-                await asyncio.Event().wait()
+                await self.given_up.wait()
+                return None, InferenceServerException("the request was cancelled [CANCELLED]")
             if isinstance(item, InferenceServerException):
                 return None, item
             if isinstance(item, Exception):
@@ -65,7 +72,8 @@ class FakeCall:
         raise StopAsyncIteration
 
     def cancel(self) -> bool:
-        self.cancelled = True
+        self.cut = True
+        self.given_up.set()
         return True
 
 
@@ -82,15 +90,21 @@ class FakeTriton:
         self._reading: set[asyncio.Task[None]] = set()
 
     def stream_infer(self, inputs_iterator: Any, **options: Any) -> FakeCall:
+        stream = FakeCall(self.script)
+
         async def read() -> None:
-            self.calls.extend([call async for call in inputs_iterator])
+            async for call in inputs_iterator:
+                if [tensor.name() for tensor in call["inputs"]] == ["cancel"]:
+                    stream.given_up.set()
+                else:
+                    self.calls.append(call)
 
         task = asyncio.get_running_loop().create_task(read())
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
         self.options.append(options)
-        self.streams.append(FakeCall(self.script))
-        return self.streams[-1]
+        self.streams.append(stream)
+        return stream
 
     async def is_server_live(self) -> bool:
         return self._answer()

@@ -16,6 +16,7 @@ from glm_client import (
     InternalError,
     InvalidRequestError,
     OverloadedError,
+    RequestCancelledError,
 )
 from unit.client.fake_triton import ANSWER, FakeTriton, rpc_error
 
@@ -27,7 +28,7 @@ async def test_stream(triton: FakeTriton) -> None:
         deltas = [delta async for delta in client.stream(REQUEST)]
     assert [delta.text for delta in deltas] == ["<think>hm", "</think>\nA red", " circle."]
     assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
-    assert triton.options[0]["stream_timeout"] == 7
+    assert not triton.streams[0].given_up.is_set()
     assert triton.closed
 
 
@@ -40,7 +41,7 @@ async def test_generate_joins_and_sums(triton: FakeTriton) -> None:
         num_image_tokens=0,
         num_output_tokens=7,
     )
-    assert triton.options[0]["stream_timeout"] == 3
+    assert triton.options[0]["stream_timeout"] > 3
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ async def test_errors(
         ("queue full: 8 [UNAVAILABLE]", OverloadedError),
     ],
 )
-async def test_an_error_in_the_stream_is_raised_at_its_end(
+async def test_an_error_ends_the_answer_and_the_stream_is_read_to_its_end(
     triton: FakeTriton, text: str, kind: type[GLMError]
 ) -> None:
     triton.script = [ANSWER[0], InferenceServerException(text), ANSWER[1]]
@@ -81,7 +82,9 @@ async def test_an_error_in_the_stream_is_raised_at_its_end(
             texts.append(delta.text)
     assert texts == ["<think>hm"]
     assert "[" not in caught.value.message
+    await asyncio.sleep(0.01)
     assert list(triton.streams[0]._script) == []  # read to its end
+    assert not triton.streams[0].given_up.is_set()
 
 
 async def test_an_error_without_a_status_is_internal(triton: FakeTriton) -> None:
@@ -96,16 +99,24 @@ async def test_a_stream_that_ends_early_is_an_error(triton: FakeTriton) -> None:
         await AsyncClient().generate(REQUEST)
 
 
-async def test_closing_the_iterator_cancels(triton: FakeTriton) -> None:
+async def _ended(triton: FakeTriton) -> None:
+    """The request has been given up by a message, and the stream read to its end."""
+    await asyncio.wait_for(triton.streams[0].given_up.wait(), 1)
+    await asyncio.sleep(0.01)
+    assert list(triton.streams[0]._script) == []
+    assert not triton.streams[0].cut
+
+
+async def test_closing_the_iterator_gives_up(triton: FakeTriton) -> None:
     triton.script = [ANSWER[0], None]
     async with aclosing(AsyncClient().stream(REQUEST)) as deltas:
         await anext(deltas)
-        assert not triton.streams[0].cancelled
-    assert triton.streams[0].cancelled
+        assert not triton.streams[0].given_up.is_set()
+    await _ended(triton)
 
 
 @pytest.mark.parametrize("method", ["stream", "generate"])
-async def test_cancelling_the_task_cancels(triton: FakeTriton, method: str) -> None:
+async def test_cancelling_the_task_gives_up(triton: FakeTriton, method: str) -> None:
     triton.script = [ANSWER[0], None]
 
     async def work() -> None:
@@ -121,7 +132,45 @@ async def test_cancelling_the_task_cancels(triton: FakeTriton, method: str) -> N
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert triton.streams[0].cancelled
+    await _ended(triton)
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], None]
+    with pytest.raises(DeadlineExceededError, match=r"0\.05 s"):
+        await AsyncClient().generate(REQUEST, timeout=0.05)
+    await _ended(triton)
+
+
+async def test_closing_the_client_gives_up(triton: FakeTriton) -> None:
+    triton.script = [ANSWER[0], None]
+    client = AsyncClient()
+    deltas = client.stream(REQUEST)
+    await anext(deltas)
+    await client.aclose()
+    await _ended(triton)
+    with pytest.raises(RequestCancelledError):
+        await anext(deltas)
+
+
+async def test_a_server_that_does_not_react_is_cut_off(
+    triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glm_client.aio._GIVE_UP_SECONDS", 0.02)
+
+    class Deaf(asyncio.Event):
+        def set(self) -> None:
+            if stream.cut:
+                super().set()
+
+    triton.script = [ANSWER[0], None]
+    deltas = AsyncClient().stream(REQUEST)
+    await anext(deltas)
+    stream = triton.streams[0]
+    stream.given_up = Deaf()
+    await deltas.aclose()
+    await asyncio.wait_for(stream.given_up.wait(), 1)
+    assert stream.cut
 
 
 async def test_readiness(triton: FakeTriton) -> None:

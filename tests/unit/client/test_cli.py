@@ -41,7 +41,7 @@ def test_options(triton: FakeTriton, capsys: pytest.CaptureFixture[str]) -> None
     sampling = {"max_tokens": 5, "temperature": 0, "top_p": 0.5}
     assert json.loads(values["sampling_parameters"][0]) == sampling
     assert json.loads(values["chat_template_kwargs"][0]) == {"enable_thinking": False}
-    assert triton.options[0]["stream_timeout"] == 9
+    assert triton.options[0]["stream_timeout"] > 9
 
 
 def test_the_thought_goes_to_stderr_on_demand(
@@ -89,4 +89,4 @@ def test_ctrl_c_cancels_the_request(triton: FakeTriton) -> None:
 
     threading.Thread(target=press).start()
     assert main(["Why?"]) == 130
-    assert triton.streams[0].cancelled
+    assert triton.streams[0].given_up.is_set()

@@ -65,7 +65,7 @@ def test_cancel_from_another_thread(triton: FakeTriton) -> None:
         threading.Timer(0.01, deltas.cancel).start()
         with pytest.raises(RequestCancelledError):
             next(deltas)
-        wait_until(lambda: triton.streams[0].cancelled)
+        wait_until(lambda: triton.streams[0].given_up.is_set())
 
 
 def test_leaving_with_cancels(triton: FakeTriton) -> None:
@@ -73,7 +73,7 @@ def test_leaving_with_cancels(triton: FakeTriton) -> None:
     with Client() as client:
         with client.stream(REQUEST) as deltas:
             next(deltas)
-        wait_until(lambda: triton.streams[0].cancelled)
+        wait_until(lambda: triton.streams[0].given_up.is_set())
 
 
 def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
@@ -93,7 +93,7 @@ def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
     client.close()
     waiting.join(5)
     assert len(errors) == 1
-    assert triton.streams[0].cancelled
+    assert triton.streams[0].given_up.is_set()
     client.close()  # twice is fine
 
 

@@ -35,8 +35,9 @@ def test_a_conversation() -> None:
         chat_template_kwargs={"enable_thinking": False},
         sampling_parameters={"max_tokens": 5},
         request_id="r-1",
+        tenant="alice",
     )
-    call = build_call(request, stream=True)
+    call = build_call(request, stream=True, cancel_key=b"key")
     values = inputs(call)
     assert json.loads(values["messages"][0]) == messages
     assert "是?".encode() in values["messages"][0]
@@ -46,14 +47,18 @@ def test_a_conversation() -> None:
     assert json.loads(values["chat_template_kwargs"][0]) == {"enable_thinking": False}
     assert json.loads(values["sampling_parameters"][0]) == {"max_tokens": 5}
     assert values["stream"].tolist() == [True]
+    assert values["cancel_key"].tolist() == [b"key"]
+    assert values["tenant"].tolist() == [b"alice"]
     assert (call["model_name"], call["request_id"]) == ("generation", "r-1")
 
 
 def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
-    values = inputs(build_call(GenerationRequest(text_input="hi"), stream=False))
+    values = inputs(build_call(GenerationRequest(text_input="hi"), stream=False, cancel_key=b"key"))
     assert values["text_input"].tolist() == [b"hi"]
     assert values["stream"].tolist() == [False]
-    assert not {"messages", "image", "video", "tools", "chat_template_kwargs"} & set(values)
+    assert not {"messages", "image", "video", "tools", "chat_template_kwargs", "tenant"} & set(
+        values
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
     ],
 )
 def test_what_costs_is_asked_for_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
-    call = build_call(GenerationRequest(text_input="hi", **given), stream=True)
+    call = build_call(GenerationRequest(text_input="hi", **given), stream=True, cancel_key=b"key")
     outputs = {output.name() for output in call["outputs"]}
     assert outputs == set(OUTPUT_DATATYPES) - {"token_ids", "logprobs", "index"} | wanted
     for name in ("token_ids", "logprobs"):
@@ -82,7 +87,7 @@ def test_one_prompt_has_to_be_given(given: dict[str, Any]) -> None:
 def test_a_number_that_json_lacks_is_refused() -> None:
     request = GenerationRequest(text_input="x", sampling_parameters={"temperature": float("nan")})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        build_call(request, stream=True)
+        build_call(request, stream=True, cancel_key=b"key")
 
 
 def test_a_full_response() -> None:
