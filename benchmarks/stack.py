@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,9 +18,15 @@ REGION = re.compile(r"/dev/shm/(triton_python_backend_shm_region_\S+)")
 
 class Stack:
     """One launcher with its server. GLM_MODEL is taken over; all other settings are the defaults,
-    free ports, or those given."""
+    free ports, or those given.
 
-    def __init__(self, log: Path, **settings: str) -> None:
+    Args:
+        log: where the launcher's output goes; its temporary files go beside it.
+        prefix: what runs the launcher's command line; by default nothing does.
+        settings: the launcher's environment.
+    """
+
+    def __init__(self, log: Path, prefix: Sequence[str] = (), **settings: str) -> None:
         self.port, self.grpc_port, self.metrics_port, self.http_port = free_ports(4)
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.grpc_url = f"127.0.0.1:{self.grpc_port}"
@@ -43,7 +49,7 @@ class Stack:
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "launcher"],
+                [*prefix, sys.executable, "-m", "launcher"],
                 cwd=ROOT,
                 env=environment | settings,
                 stdin=subprocess.DEVNULL,

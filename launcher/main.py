@@ -1,7 +1,9 @@
 """The order of things: ports, Triton, its models, the frontend, a first picture; and back."""
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -9,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +19,19 @@ import httpx2
 
 from launcher import first_picture
 from launcher.errors import LaunchError
-from launcher.processes import Child
+from launcher.processes import Child, ReadLine, information, is_alive
 from launcher.settings import PORTS, Settings, variable
 from launcher.shm import RegionWatch
-from launcher.triton import LoadProgress, Triton, find_triton, line_level, models_in
+from launcher.status import PARTS, Status
+from launcher.triton import (
+    ADMIN_HEADER,
+    LoadProgress,
+    Triton,
+    find_triton,
+    line_level,
+    models_in,
+)
+from launcher.watch import Backoff, Fault, StageWatch, unresponsive
 
 T = TypeVar("T")
 
@@ -30,11 +41,14 @@ REGION_SECONDS = 2.0
 # Each part bounds its own stop; this long after that bound it is killed.
 EXIT_GRACE = 10.0
 
+# Starts in a row that may fail, once there was one that did not.
+MAX_FAILED_STARTS = 5
+
 FAILED, FORCED = 1, 130
 
 
 async def serve(settings: Settings, log: logging.Logger) -> int:
-    """Runs the server until Ctrl-C or SIGTERM, or until one of its processes ends.
+    """Runs the server until Ctrl-C or SIGTERM. What dies or hangs is started again.
 
     Returns the exit code: 0 after a stop, 1 when something failed (the log says what), 130 after a
     stop that a second signal forced. In every case no process and no shared memory of it is left.
@@ -42,7 +56,8 @@ async def serve(settings: Settings, log: logging.Logger) -> int:
     try:
         check_ports(settings)
         with tempfile.TemporaryDirectory(prefix="glm-launcher-") as folder:
-            return await _Server(settings, log).run(find_triton(Path(folder)))
+            run = Path(folder)
+            return await _Server(settings, log, find_triton(run), run).run()
     except LaunchError as error:
         log_error(log, str(error))
         return FAILED
@@ -73,49 +88,72 @@ def check_ports(settings: Settings) -> None:
         raise LaunchError("\n".join(problems))
 
 
-class _Stop(Exception):
-    """The operator asked for an end."""
-
-
 class _Server:
-    def __init__(self, settings: Settings, log: logging.Logger) -> None:
+    """Triton and the frontend, each started again when it dies or hangs."""
+
+    def __init__(self, settings: Settings, log: logging.Logger, triton: Triton, run: Path) -> None:
         self._settings = settings
         self._log = log
-        self._children: list[Child] = []
+        self._triton = triton
+        self._children: dict[str, Child] = {}
+        self._starting: asyncio.Task[Child] | None = None
         self._regions = RegionWatch()
         self._admin_key = secrets.token_hex(16)
+        self._status = Status(run / "status.json")
+        self._heartbeats = run / "heartbeats"
+        self._heartbeats.mkdir()
+        self._stages = StageWatch(
+            self._heartbeats,
+            {
+                "generation": settings.step_timeout,
+                "preprocessing": settings.preprocessing_timeout,
+            },
+        )
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
+        self._signal = signal.SIGTERM
 
-    async def run(self, triton: Triton) -> int:
-        exit_code = 0
+    async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, self._on_signal)
-        watching_regions = asyncio.create_task(self._watch_regions())
+                loop.add_signal_handler(number, self._on_signal, number)
+        work = asyncio.create_task(self._serve())
+        stopped = asyncio.create_task(self._stop.wait())
+        exit_code = 0
         try:
-            await self._start(triton)
-            await self._unless_stopped(asyncio.Event().wait())
-        except _Stop:
-            self._log.info("stopping (Ctrl-C again kills)")
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                self._log.info("stopping (Ctrl-C again kills)")
         except LaunchError as error:
             exit_code = FAILED
             log_error(self._log, str(error))
         finally:
-            watching_regions.cancel()
+            await _cancelled(work, stopped)
             await self._shut_down()
         return FORCED if self._force.is_set() else exit_code
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._signal = number
         (self._force if self._stop.is_set() else self._stop).set()
 
-    async def _start(self, triton: Triton) -> None:
+    async def _serve(self) -> None:
+        watching_regions = asyncio.create_task(self._watch_regions())
+        try:
+            await self._start()
+            await _first(self._keep_triton(), self._keep_frontend())
+        finally:
+            watching_regions.cancel()
+
+    async def _start(self) -> None:
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
-                await self._start_triton(triton)
+                await self._start_triton()
                 await self._start_frontend()
+                await self._show_first_picture()
         except TimeoutError:
             raise LaunchError(
                 f"not ready in {self._settings.start_timeout:g} s ({variable('start_timeout')})"
@@ -124,7 +162,10 @@ class _Server:
         self._show_urls()
         self._log.info("ready after %.1f s; Ctrl-C stops", seconds)
 
-    async def _start_triton(self, triton: Triton) -> None:
+    # ---- Triton ----
+
+    async def _start_triton(self) -> None:
+        """Returns when all models are loaded."""
         settings = self._settings
         progress = LoadProgress(models_in(settings.model_repository))
 
@@ -132,23 +173,25 @@ class _Server:
             progress.read(line)
             return line_level(line)
 
-        self._log.info("starting %s, model %s", triton.origin, settings.model)
-        environment = {**os.environ, **triton.environment, variable("model"): settings.model}
+        self._log.info("starting %s, model %s", self._triton.origin, settings.model)
+        environment = {
+            **os.environ,
+            **self._triton.environment,
+            variable("model"): settings.model,
+            variable("heartbeats"): str(self._heartbeats),
+        }
         environment.pop(variable("api_keys"), None)  # the frontend's secret only
-        command = triton.command(settings, self._admin_key)
-        self._children.append(
-            await Child.start(
-                "triton",
-                command,
-                environment,
-                settings.triton_exit_timeout + EXIT_GRACE,
-                read_line,
-            )
+        triton = await self._spawn(
+            "triton",
+            self._triton.command(settings, self._admin_key),
+            environment,
+            settings.triton_exit_timeout,
+            read_line,
         )
         try:
-            async with httpx2.AsyncClient(trust_env=False) as client:
-                url = f"{settings.triton_http_url}/v2/health/ready"
-                await self._unless_stopped(self._answers(client, url, lambda: str(progress)))
+            await self._answers(
+                triton, f"{settings.triton_http_url}/v2/health/ready", lambda: str(progress)
+            )
         except LaunchError:
             if not progress.failures:
                 raise
@@ -159,26 +202,105 @@ class _Server:
                 )
             ) from None
 
+    async def _keep_triton(self) -> None:
+        """For as long as the server runs."""
+        settings = self._settings
+        backoff = Backoff()
+        while True:
+            fault = await _first(
+                _end_of(self._children["triton"]),
+                self._stages.fault(),
+                unresponsive(
+                    "triton", f"{settings.triton_http_url}/v2/health/live", settings.probe_timeout
+                ),
+            )
+            await self._recover(fault, backoff)
+
+    async def _recover(self, fault: Fault, backoff: Backoff) -> None:
+        began = asyncio.get_running_loop().time()
+        # Stage 1 can be loaded again, and its requests wait for it. The process of stage 2 takes
+        # its streams with it, whose clients Triton would leave waiting for ever.
+        loaded_again = fault.part == "preprocessing" and await self._load_again(fault, backoff)
+        if not loaded_again:
+            log_error(self._log, f"{fault}; starting Triton again")
+            self._status.tell(PARTS, str(fault))
+            await self._clear_triton()
+            await self._start_again(backoff, self._start_triton, self._clear_triton)
+        self._status.clear()
+        seconds = asyncio.get_running_loop().time() - began
+        self._log.info("%s is back after %.1f s", fault.part, seconds)
+
+    async def _load_again(self, fault: Fault, backoff: Backoff) -> bool:
+        """Unload and load a model of the running Triton; returns whether that worked."""
+        if not is_alive(self._children["triton"].pid):
+            return False
+        log_error(self._log, f"{fault}; loading it again")
+        self._status.tell([fault.part], str(fault))
+        url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
+        headers = {ADMIN_HEADER: self._admin_key}
+        timeout = self._settings.start_timeout
+        await asyncio.sleep(backoff.next())
+        async with httpx2.AsyncClient(trust_env=False, headers=headers, timeout=timeout) as client:
+            for verb in ("unload", "load"):
+                try:
+                    response = await client.post(f"{url}/{verb}")
+                except httpx2.TransportError as error:
+                    log_error(self._log, f"{fault.part}: Triton did not {verb} it: {error!r}")
+                    return False
+                if response.status_code != 200:
+                    log_error(self._log, f"{fault.part}: Triton did not {verb} it: {response.text}")
+                    return False
+                if verb == "unload":
+                    self._stages.forget(fault.part)
+        backoff.started()
+        return True
+
+    async def _clear_triton(self) -> None:
+        """Kill Triton and all its processes, and remove what they leave."""
+        self._sample_regions()
+        await self._children["triton"].kill()
+        self._regions.remove_leftovers()
+        self._stages.forget()
+
+    # ---- the frontend ----
+
     async def _start_frontend(self) -> None:
+        """Returns when it answers."""
         settings = self._settings
         self._log.info("starting the frontend")
-        environment = {**os.environ, variable("triton_url"): settings.triton_grpc_url}
+        environment = {
+            **os.environ,
+            variable("triton_url"): settings.triton_grpc_url,
+            variable("status_file"): str(self._status.path),
+        }
         command = [sys.executable, "-m", "glm_frontend"]
-        self._children.append(
-            await Child.start(
-                "frontend", command, environment, settings.graceful_timeout + EXIT_GRACE
+        frontend = await self._spawn("frontend", command, environment, settings.graceful_timeout)
+        await self._answers(frontend, f"{settings.base_url}/v1/health/live", lambda: "frontend")
+
+    async def _keep_frontend(self) -> None:
+        """For as long as the server runs."""
+        settings = self._settings
+        backoff = Backoff()
+        while True:
+            fault = await _first(
+                _end_of(self._children["frontend"]),
+                unresponsive(
+                    "frontend", f"{settings.base_url}/v1/health/live", settings.probe_timeout
+                ),
             )
-        )
+            log_error(self._log, f"{fault}; starting it again")
+            await self._children["frontend"].kill()
+            await self._start_again(backoff, self._start_frontend, self._children["frontend"].kill)
+
+    async def _show_first_picture(self) -> None:
+        settings = self._settings
         headers = {}
         if settings.api_keys:
             headers["Authorization"] = f"Bearer {settings.api_keys[0].get_secret_value()}"
         async with httpx2.AsyncClient(
             base_url=settings.base_url, headers=headers, timeout=None, trust_env=False
         ) as client:
-            await self._unless_stopped(self._answers(client, "/v1/health", lambda: "frontend"))
-            answer = await self._unless_stopped(
-                first_picture.ask(client, settings.served_model_name)
-            )
+            answer = await first_picture.ask(client, settings.served_model_name)
         self._log.info("a first picture: %s -> %s", first_picture.QUESTION, answer)
 
     def _show_urls(self) -> None:
@@ -194,43 +316,61 @@ class _Server:
             ),
         )
 
-    async def _answers(
-        self, client: httpx2.AsyncClient, url: str, progress: Callable[[], str]
+    # ---- both ----
+
+    async def _start_again(
+        self,
+        backoff: Backoff,
+        start: Callable[[], Awaitable[None]],
+        clear: Callable[[], Awaitable[None]],
     ) -> None:
-        """Returns when `url` answers 200; says every few seconds what it waits for."""
+        """Start a part until it runs. Raises LaunchError after some attempts."""
+        for attempt in itertools.count(1):
+            await asyncio.sleep(backoff.next())
+            try:
+                async with asyncio.timeout(self._settings.start_timeout):
+                    await start()
+                backoff.started()
+                return
+            except (LaunchError, TimeoutError) as error:
+                log_error(self._log, str(error) or "it did not start in time")
+                if attempt == MAX_FAILED_STARTS:
+                    raise LaunchError(f"gave up after {attempt} attempts") from error
+                await clear()
+
+    async def _spawn(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stop_timeout: float,
+        read_line: ReadLine = information,
+    ) -> Child:
+        # A task of its own, for one that is cut off in the middle would leave an unknown process.
+        self._starting = asyncio.create_task(
+            Child.start(name, command, environment, stop_timeout + EXIT_GRACE, read_line)
+        )
+        self._starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
+        return await asyncio.shield(self._starting)
+
+    async def _answers(self, child: Child, url: str, progress: Callable[[], str]) -> None:
+        """Returns when `url` answers 200; says every few seconds what it waits for.
+
+        Raises LaunchError when the child ends.
+        """
         loop = asyncio.get_running_loop()
         start = told = loop.time()
-        while True:
-            try:
-                if (await client.get(url, timeout=5)).status_code == 200:
-                    return
-            except httpx2.TransportError:
-                pass  # it does not listen yet
-            if loop.time() - told >= PROGRESS_SECONDS:
-                told = loop.time()
-                self._log.info("waiting for: %s (%.0f s)", progress(), told - start)
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T:
-        """The step's result; raises _Stop on a signal and LaunchError when a process ends."""
-        task, stopped = asyncio.create_task(step), asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait(
-                {task, stopped, *(child.ended for child in self._children)},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if stopped.done():
-                raise _Stop
-            for child in self._children:
-                if child.ended.done():
-                    tail = "".join(f"\n  {line}" for line in child.tail)
-                    raise LaunchError(
-                        f"{child.name} has ended ({child.exit_words}); its last lines:{tail}"
-                    )
-            return task.result()
-        finally:
-            stopped.cancel()
-            task.cancel()
+        async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
+            while not child.ended.done():
+                with contextlib.suppress(httpx2.TransportError):  # it does not listen yet
+                    if (await client.get(url)).status_code == 200:
+                        return
+                if loop.time() - told >= PROGRESS_SECONDS:
+                    told = loop.time()
+                    self._log.info("waiting for: %s (%.0f s)", progress(), told - start)
+                await asyncio.wait({child.ended}, timeout=POLL_SECONDS)
+        tail = "".join(f"\n  {line}" for line in child.tail)
+        raise LaunchError(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
 
     async def _watch_regions(self) -> None:
         while True:
@@ -239,16 +379,41 @@ class _Server:
 
     def _sample_regions(self) -> None:
         # A generator: /proc is only read when there is an unknown region.
-        self._regions.sample(pid for child in self._children for pid in child.session_pids())
+        self._regions.sample(
+            pid for child in self._children.values() for pid in child.session_pids()
+        )
 
     async def _shut_down(self) -> None:
         """Ends all processes, the last started first, and clears what they left in /dev/shm."""
         self._stop.set()  # from here on, a signal forces
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
         self._sample_regions()
-        for child in reversed(self._children):
+        for child in reversed(self._children.values()):
             if not child.ended.done():
                 self._log.info("stopping %s", child.name)
             await child.stop(self._force)
         for name in self._regions.remove_leftovers():
             self._log.info("removed shared memory that Triton left: %s", name)
         self._log.info("stopped")
+
+
+async def _end_of(child: Child) -> Fault:
+    await asyncio.wait({child.ended})
+    return Fault(child.name, f"its process has ended ({child.exit_words})")
+
+
+async def _first(*coroutines: Coroutine[Any, Any, T]) -> T:
+    """The result of the one that ends first; the others are cancelled."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task in done).result()
+    finally:
+        await _cancelled(*tasks)
+
+
+async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

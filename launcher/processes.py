@@ -20,7 +20,8 @@ SESSION_GRACE = 2.0
 ReadLine = Callable[[str], int]
 
 
-def _information(line: str) -> int:
+def information(line: str) -> int:
+    """Every line is for the operator."""
     return logging.INFO
 
 
@@ -55,7 +56,7 @@ class Child:
         command: Sequence[str],
         environment: Mapping[str, str],
         stop_timeout: float,
-        read_line: ReadLine = _information,
+        read_line: ReadLine = information,
     ) -> Self:
         """Starts `command` in a session of its own, so that a Ctrl-C in the terminal reaches only
         the launcher. `stop_timeout`: seconds that it gets to end after a SIGTERM.
@@ -87,6 +88,11 @@ class Child:
         assert code is not None
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
+    @property
+    def pid(self) -> int:
+        """Of the program itself."""
+        return self._process.pid
+
     def session_pids(self) -> list[int]:
         """The program and all that it has started, also after it ended itself."""
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
@@ -99,7 +105,8 @@ class Child:
         """
         forced = asyncio.create_task(force.wait())
         if not self.ended.done():
-            self._process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                self._process.terminate()
             await asyncio.wait(
                 {self.ended, forced},
                 timeout=self._stop_timeout,
@@ -112,6 +119,10 @@ class Child:
         if self.session_pids():
             await asyncio.wait({forced}, timeout=SESSION_GRACE)
         forced.cancel()
+        await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL to the whole session. Returns when no process of it is left."""
         while self.session_pids():
             self._kill_session()
             await asyncio.sleep(0.05)
@@ -145,6 +156,11 @@ class Child:
         if level > logging.DEBUG:
             self.tail.append(text)
         logging.getLogger(self.name).log(level, "%s", text)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not reaped does not."""
+    return _live_session(pid) is not None
 
 
 def _live_session(pid: int) -> int | None:

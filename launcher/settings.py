@@ -47,6 +47,12 @@ class Settings(glm_frontend.settings.Settings):
     """Seconds that requests under way have to finish when Triton is stopped."""
     start_timeout: float = Field(default=1800, gt=0)
     """Seconds until the first picture must be answered."""
+    step_timeout: float = Field(default=120, gt=0)
+    """Seconds that one step of the engine may take before Triton is started again."""
+    preprocessing_timeout: float = Field(default=60, gt=0)
+    """Seconds that stage 1 may spend on one request before its process is killed."""
+    probe_timeout: float = Field(default=20, gt=0)
+    """Seconds without a sign of life after which Triton, or the frontend, is started again."""
     model: str = str(ROOT / "demo_model" / "checkpoint")
     """Checkpoint: a folder, or the id of one on the hub."""
     model_repository: DirectoryPath = ROOT / "model_repository"

@@ -6,6 +6,7 @@ GLMError
  +-- UnavailableError        the server, or a stage of it, is not there now
  +-- RequestCancelledError   the request was cancelled
  +-- DeadlineExceededError   the answer did not come in time
+ +-- OutOfMemoryError        the server had not the memory for this request
  +-- InternalError           a fault of the server
 """
 
@@ -59,6 +60,10 @@ class DeadlineExceededError(GLMError):
     """The answer was not complete within the request's time limit."""
 
 
+class OutOfMemoryError(GLMError):
+    """The server had not the memory for this request; ``message`` says what would need less."""
+
+
 class InternalError(GLMError):
     """The server failed."""
 
@@ -97,6 +102,7 @@ STATUS_BY_CODE: Mapping[str, grpc.StatusCode] = MappingProxyType(
 
 _CODE = re.compile(rf" \[(?P<code>{'|'.join(STATUS_BY_CODE)})\]$")
 _NOT_LOADED = re.compile(r"unknown model|is not ready|no available versions")
+_NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
 _FIELD = re.compile(
     rf"(?<![\w.])(?P<field>(?:{'|'.join(INPUT_DATATYPES)})(?:\.[^\s.:\[\]]+|\[\d+\])*)"
     r": (?P<reason>.+)",
@@ -109,6 +115,8 @@ def error_from_text(text: str) -> GLMError:
     """The error for what came in a stream: ours end in a code, Triton's own do not."""
     if match := _CODE.search(text):
         return error_from_status(STATUS_BY_CODE[match["code"]], text[: match.start()])
+    if _NO_SHARED_MEMORY.search(text):
+        return OutOfMemoryError("out of shared memory: use smaller images")
     not_loaded = _NOT_LOADED.search(text)
     status = grpc.StatusCode.NOT_FOUND if not_loaded else grpc.StatusCode.UNKNOWN
     return error_from_status(status, text)
@@ -119,6 +127,8 @@ def error_from_status(status: grpc.StatusCode, message: str) -> GLMError:
     kind = ERROR_BY_STATUS[status]
     if kind is UnavailableError and message.startswith("queue full"):
         return OverloadedError(message)
+    if kind is UnavailableError and message.startswith("out of memory"):
+        return OutOfMemoryError(message)
     if kind is InternalError and _DEAD_STAGE.search(message):
         return UnavailableError(message)
     if kind is InvalidRequestError and (match := _FIELD.search(message)):

@@ -115,6 +115,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "The model is loading, stopping or gone.",
             "`GET /v1/health` tells which; try again later.",
         ),
+        "out_of_memory": Entry(
+            503,
+            "There is not the memory to run this request now.",
+            "Use smaller or fewer pictures (`detail: low`), shorter prompts and answers; the "
+            "operator can lower `GLM_MAX_IMAGE_SIDE` or `GLM_MAX_NUM_SEQS`.",
+        ),
         "cancelled": Entry(503, "The model server gave the request up.", "Try again."),
         "timeout": Entry(
             504,

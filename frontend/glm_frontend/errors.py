@@ -22,6 +22,7 @@ from glm_client import (
     GLMError,
     InternalError,
     InvalidRequestError,
+    OutOfMemoryError,
     OverloadedError,
     RequestCancelledError,
     UnavailableError,
@@ -115,6 +116,17 @@ def overloaded(message: str) -> APIError:
     )
 
 
+def unavailable(message: str, *, code: str = "unavailable") -> APIError:
+    """A 503: not now."""
+    return APIError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        message,
+        code=code,
+        kind="server_error",
+        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+    )
+
+
 def internal() -> APIError:
     """A 500; what happened is for the log only."""
     return APIError(
@@ -159,7 +171,11 @@ def from_client_error(error: GLMError) -> APIError:
         return overloaded("The model server's queue is full; try again later.")
     if isinstance(error, InternalError):
         return internal()
+    if isinstance(error, OutOfMemoryError):
+        return unavailable(f"The server is {error.message}.", code="out_of_memory")
     status, code, message = _SERVER_ERRORS[type(error)]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return unavailable(message, code=code)
     return APIError(status, message, code=code, kind="server_error")
 
 

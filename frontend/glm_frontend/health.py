@@ -5,8 +5,10 @@ a real request a moment ago, or else of a tiny one made for this.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from glm_client import (
     DeadlineExceededError,
@@ -25,10 +27,20 @@ TRITON = "triton"
 
 
 class HealthProbe:
-    """Checks the backend, at most once in ``FRESH_SECONDS`` and once at a time."""
+    """Checks the backend, at most once in ``FRESH_SECONDS`` and once at a time.
 
-    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        status_file: the launcher's; while it is there, parts are being started again.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        status_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._backend = backend
+        self._status_file = status_file
         self._clock = clock
         self._last_success = float("-inf")
         self._last_failure = float("-inf")
@@ -53,6 +65,8 @@ class HealthProbe:
 
     async def check(self) -> Health:
         """The state now, or as of a moment ago."""
+        if (told := self._told()) is not None:
+            return told
         if self._is_fresh(self._last_failure):
             return self._failure
         if self._is_fresh(self._last_success):
@@ -63,6 +77,17 @@ class HealthProbe:
             self._running = asyncio.create_task(self._run())
         # Shielded: the caller's leaving must not end the check of the others.
         return await asyncio.shield(self._running)
+
+    def _told(self) -> Health | None:
+        if self._status_file is None:
+            return None
+        try:
+            status = json.loads(self._status_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        # What failed meanwhile says nothing about what will have been started again.
+        self._last_failure = self._reported = float("-inf")
+        return _unhealthy(status["checks"], status["message"])
 
     def _is_fresh(self, moment: float) -> bool:
         return self._clock() - moment < FRESH_SECONDS

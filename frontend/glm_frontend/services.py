@@ -52,7 +52,7 @@ class Services:
 
 def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) -> Services:
     """The services over ``backend``; the caller closes that and ``fetcher``."""
-    health = HealthProbe(backend)
+    health = HealthProbe(backend, settings.status_file)
     return Services(
         settings=settings,
         answerer=Answerer(backend, fetcher, health, settings.request_timeout),

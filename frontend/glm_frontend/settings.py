@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -93,6 +94,8 @@ class Settings(BaseSettings):
     """Hosts that they may be fetched from, separated by commas; empty: any public host."""
     image_fetch_timeout: Seconds = 10
     """Seconds for one of them, redirects included."""
+    status_file: Path | None = None
+    """Where the launcher says what it is starting again."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
     )

@@ -183,3 +183,10 @@ def test_the_repository_holds_models_only() -> None:
     """Triton takes every folder here for a model and does not start if one is none."""
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
     assert folders == set(MODELS)
+
+
+def test_both_stages_show_their_signs_of_life_in_the_same_way() -> None:
+    # Each model folder has to work alone, so each has the file.
+    packages = ("generation/1/glm_engine", "preprocessing/1/glm_preprocessing")
+    first, second = ((REPOSITORY / package / "heartbeat.py").read_text() for package in packages)
+    assert first == second

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks.stack import STOP_TIMEOUT, Stack, wait_until
+from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack, wait_until
+from e2e.calls import chat, content, post
 
 StartStack = Callable[..., Stack]
 
@@ -57,20 +58,6 @@ def test_ctrl_c_while_models_load(start: StartStack) -> None:
     assert "starting the frontend" not in server.log
 
 
-@pytest.mark.parametrize(
-    ("program", "name"), [("bin/tritonserver", "triton"), ("glm_frontend", "frontend")]
-)
-def test_death_of_a_part_ends_all(start: StartStack, program: str, name: str) -> None:
-    server = start()
-    server.wait_ready()
-    regions = server.regions()
-    (pid,) = server.pids(program)
-    os.kill(pid, signal.SIGKILL)
-    assert server.wait_stopped() == 1
-    assert f"{name} has ended (signal SIGKILL)" in server.log
-    assert_nothing_is_left(server, regions)
-
-
 def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
     server = start()
     server.wait_ready()
@@ -81,15 +68,33 @@ def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
     assert_nothing_is_left(server, regions)
 
 
-def test_shared_memory_of_killed_processes_is_removed(start: StartStack) -> None:
+def test_what_dies_is_started_again_and_nothing_is_left(start: StartStack) -> None:
     server = start()
     server.wait_ready()
     regions = server.regions()
     # All at once, the stubs first: nobody is left who could clean up.
-    for pid in [*server.pids("triton_python_backend_stub"), *server.pids("bin/tritonserver")]:
+    victims = [
+        pid
+        for program in ("triton_python_backend_stub", "bin/tritonserver", "glm_frontend")
+        for pid in server.pids(program)
+    ]
+    for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    assert server.wait_stopped() == 1
-    assert "removed shared memory that Triton left" in server.log
+    wait_until(lambda: "is back after" in server.log, START_TIMEOUT)
+    assert not regions & set(Path("/dev/shm").iterdir())
+    assert not set(victims) & set(server.pids())
+
+    def answers() -> bool:
+        try:
+            return requests.get(f"{server.base_url}/v1/health", timeout=10).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    wait_until(answers, START_TIMEOUT)
+    assert content(post(server, chat("hello")))
+    regions = server.regions()
+    server.interrupt()
+    assert server.wait_stopped() == 0, server.log
     assert_nothing_is_left(server, regions)
 
 

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
-from glm_frontend.schemas.health import Health
+from glm_frontend.schemas.health import Health, Live
 from glm_frontend.services import ServicesDep
 
 router = APIRouter(prefix="/v1", tags=["Health"])
@@ -24,3 +24,11 @@ async def get_health(services: ServicesDep, response: Response) -> Health:
     if health.status != "ok":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return health
+
+
+@router.get("/health/live", summary="Whether the frontend itself runs")
+async def get_live() -> Live:
+    """Always 200. For who starts it again when it does not answer; whether it is any use, see
+    `/v1/health`.
+    """
+    return Live(status="live")

@@ -4,15 +4,21 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-PartState = Literal["ok", "loading", "failed", "overloaded", "unreachable"]
+PartState = Literal["ok", "loading", "restarting", "failed", "overloaded", "unreachable"]
 
 
 class Health(BaseModel):
     """Whether a request could be answered now."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "unavailable", "draining"]
     checks: dict[str, PartState] = Field(
         description="The state of each part that an answer needs: `triton` (the server), "
         "`preprocessing` and `generation` (its two models)."
     )
     message: str
+
+
+class Live(BaseModel):
+    """That the frontend runs."""
+
+    status: Literal["live"]

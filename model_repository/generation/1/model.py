@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -36,8 +36,10 @@ from glm_engine.errors import (
     EngineUnavailable,
     GenerationError,
     InvalidRequest,
+    OutOfMemory,
     RequestCancelled,
 )
+from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import (
     Output,
     Prompt,
@@ -93,11 +95,22 @@ _PROMPT_OUTPUTS = (
 _HASH_BYTES = 16
 # What preprocessing answers after a fault of its own (see its model.py).
 _PREPROCESSING_FAULT = "preprocessing failed"
+# What Triton says while preprocessing is loaded again, and of a process of it that has died.
+_NOT_LOADED = re.compile(r"is not ready|unknown model|not found|no available versions")
+_DEAD_PROCESS = re.compile(r"is not healthy|Stub process")
+# Of a tensor for which /dev/shm has no room.
+_NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
+# A picture that killed one process may kill another, but no third.
+_ATTEMPTS = 2
+# As long as whoever watches Triton may need to load it again; then requests fail at once.
+_PREPROCESSING_PATIENCE = 15.0
+_PREPROCESSING_RETRY_SECONDS = 0.1
 # Triton's codes of errors, by the class of ours.
 _ERROR_CODES = {
     "InvalidRequest": "INVALID_ARG",
     "EngineUnavailable": "UNAVAILABLE",
     "RequestCancelled": "CANCELLED",
+    "OutOfMemory": "UNAVAILABLE",
     "EngineFailure": "INTERNAL",
 }
 _FLAGS = (
@@ -218,19 +231,24 @@ class TritonPythonModel:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         config = EngineConfig.from_env()
         self._outbox = _Outbox()
-        self._engine = Engine(config, on_outputs=self._take_outputs)
+        self._heartbeat = Heartbeat(args["model_name"])
+        self._engine = Engine(config, self._take_outputs, self._heartbeat)
         self._limit = config.max_num_seqs + config.max_queue
         self._places = threading.BoundedSemaphore(self._limit)
         self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
         self._jobs: set[Job] = set()
         self._by_cancel_key: dict[bytes, Job] = {}
         self._to_poll: list[Job] = []
+        self._preprocessing_lost: float | None = None
         self._preprocessing_seconds: deque[float] = deque(maxlen=10_000)
         self._metrics = _Metrics()
         self._stopped = threading.Event()
         self._threads = [
-            threading.Thread(target=self._send_responses, name="responses", daemon=True),
-            threading.Thread(target=self._publish_metrics, name="metrics", daemon=True),
+            threading.Thread(target=self._vital, args=(work,), name=name, daemon=True)
+            for name, work in (
+                ("responses", self._send_responses),
+                ("metrics", self._publish_metrics),
+            )
         ]
         self._engine.start()
         for thread in self._threads:
@@ -272,6 +290,15 @@ class TritonPythonModel:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
+        self._heartbeat.end()
+
+    def _vital(self, work: Callable[[], None]) -> None:
+        """What a thread does without which nothing gets answered."""
+        try:
+            work()
+        except Exception:
+            logger.exception("a thread failed")
+            self._heartbeat.fail()
 
     # ---- execute's thread ----
 
@@ -316,13 +343,7 @@ class TritonPythonModel:
             if job.cancelled:
                 raise RequestCancelled("the request was cancelled")
             inputs, known = self._without_known_images(job.prompt_inputs)
-            response = pb_utils.InferenceRequest(
-                model_name="preprocessing",
-                requested_output_names=list(_PROMPT_OUTPUTS),
-                inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
-            ).exec()
-            if response.has_error():
-                raise _from_bls_error(response.error().message())
+            response = self._call_preprocessing(job, inputs)
             prompt = self._to_prompt(response, job, known)
             tools = _tools(job.prompt_inputs)
             guides = [
@@ -339,9 +360,36 @@ class TritonPythonModel:
                 self._abort(job)
         except GenerationError as error:
             self._outbox.put(_Failed(job, error))
-        except Exception:
+        except Exception as error:
             logger.exception("request %s failed before it reached the engine", job.request_id)
-            self._outbox.put(_Failed(job, EngineFailure("the request could not be prepared")))
+            is_full = isinstance(error, MemoryError) or _NO_SHARED_MEMORY.search(str(error))
+            fault = EngineFailure("the request could not be prepared")
+            self._outbox.put(_Failed(job, OutOfMemory() if is_full else fault))
+
+    def _call_preprocessing(self, job: Job, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+        """Stage 1's response. A process of it that dies is loaded again while its requests wait."""
+        attempts = 0
+        while True:
+            response = pb_utils.InferenceRequest(
+                model_name="preprocessing",
+                requested_output_names=list(_PROMPT_OUTPUTS),
+                inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+            ).exec()
+            if not response.has_error():
+                self._preprocessing_lost = None
+                return response
+            error = _from_bls_error(response.error().message())
+            if not isinstance(error, EngineUnavailable):
+                raise error
+            died = _DEAD_PROCESS.search(str(error)) is not None
+            attempts += died
+            if not (died or _NOT_LOADED.search(str(error))) or attempts >= _ATTEMPTS:
+                raise error
+            now = time.monotonic()
+            self._preprocessing_lost = self._preprocessing_lost or now
+            if now - self._preprocessing_lost > _PREPROCESSING_PATIENCE or job.cancelled:
+                raise error
+            time.sleep(_PREPROCESSING_RETRY_SECONDS)
 
     def _without_known_images(
         self, inputs: Mapping[str, np.ndarray[Any, Any]]
@@ -746,6 +794,8 @@ def _from_bls_error(message: str) -> GenerationError:
         return InvalidRequest(field_name, reason)
     if message == _PREPROCESSING_FAULT:
         return EngineFailure(message)
+    if _NO_SHARED_MEMORY.search(message):
+        return OutOfMemory()
     return EngineUnavailable(f"preprocessing is not available: {message}")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.heartbeat import Heartbeat
 from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 
@@ -16,12 +17,20 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load tokenizer, chat template and image sizes; a bad setting stops the load."""
         self._preprocessor = Preprocessor.from_settings(PreprocessingSettings.from_env())
+        self._heartbeat = Heartbeat(args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in order."""
-        return [self._respond(request) for request in requests]
+        responses = [self._respond(request) for request in requests]
+        self._heartbeat.rest()
+        return responses
+
+    def finalize(self) -> None:
+        """Say that this end is no accident."""
+        self._heartbeat.end()
 
     def _respond(self, request: Any) -> Any:
+        self._heartbeat.beat()
         try:
             prompt = self._preprocessor(_from_tensors(request))
             tensors = _to_tensors(prompt)

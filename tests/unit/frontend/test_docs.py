@@ -47,6 +47,7 @@ def test_all_endpoints_are_there(document: Any) -> None:
         ("/v1/models", "get"),
         ("/v1/models/{model_id}", "get"),
         ("/v1/health", "get"),
+        ("/v1/health/live", "get"),
     }
 
 
@@ -140,7 +141,8 @@ def _codes() -> set[str]:
     codes = set()
     for file in Path(glm_frontend.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("APIError", "invalid"):
+            makers = ("APIError", "invalid", "unavailable")
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in makers:
                 for keyword in call.keywords:
                     if keyword.arg == "code":
                         codes |= _texts(keyword.value)

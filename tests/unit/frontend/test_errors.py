@@ -10,6 +10,7 @@ from glm_client import (
     GLMError,
     InternalError,
     InvalidRequestError,
+    OutOfMemoryError,
     OverloadedError,
     RequestCancelledError,
     UnavailableError,
@@ -21,6 +22,7 @@ ERRORS: list[tuple[GLMError, int, str, str | None]] = [
     (InvalidRequestError("damaged", "image[0]"), 400, "invalid_request_error", "invalid_value"),
     (OverloadedError("queue full: 8"), 429, "rate_limit_error", "overloaded"),
     (UnavailableError("Stub process 'x'"), 503, "server_error", "unavailable"),
+    (OutOfMemoryError("out of memory: less"), 503, "server_error", "out_of_memory"),
     (RequestCancelledError("gone"), 503, "server_error", "cancelled"),
     (DeadlineExceededError("late"), 504, "server_error", "timeout"),
     (InternalError("secret"), 500, "server_error", "internal_error"),
@@ -54,7 +56,7 @@ def test_errors_before_the_first_byte(
     assert response.status_code == status
     assert_shape(response.json())
     assert (response.json()["error"]["type"], response.json()["error"]["code"]) == (kind, code)
-    assert ("retry-after" in response.headers) == (status == 429)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
     assert "secret" not in response.text
 
 

@@ -1,6 +1,8 @@
 """Health: only an answer is proof."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def probe(backend: FakeBackend, clock: Clock) -> HealthProbe:
-    return HealthProbe(backend, clock)
+    return HealthProbe(backend, clock=clock)
 
 
 async def test_an_answer_is_proof(probe: HealthProbe, backend: FakeBackend) -> None:
@@ -57,6 +59,33 @@ async def test_a_server_that_was_never_there_may_be_loading(
     clock.now += FRESH_SECONDS
     health = await probe.check()
     assert (health.status, health.checks["triton"]) == ("unavailable", "unreachable")
+
+
+async def test_what_the_launcher_starts_again(
+    backend: FakeBackend, clock: Clock, tmp_path: Path
+) -> None:
+    file = tmp_path / "status.json"
+    probe = HealthProbe(backend, file, clock)
+    probe.note_failure(UnavailableError("Stub process 'generation_0_0' is not healthy"))
+    file.write_text(
+        json.dumps({"checks": {"generation": "restarting"}, "message": "generation: it hung"})
+    )
+    health = await probe.check()
+    assert (health.status, health.message) == ("unavailable", "generation: it hung")
+    assert health.checks == OK | {"generation": "restarting"}
+    assert not backend.requests
+    file.unlink()
+    assert (await probe.check()).checks == OK  # the failure of before is forgotten
+    assert len(backend.requests) == 1
+
+
+def test_that_it_lives_does_not_depend_on_the_model(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    backend.live = False
+    assert client.get("/v1/health").status_code == 503
+    response = client.get("/v1/health/live")
+    assert (response.status_code, response.json()) == (200, {"status": "live"})
 
 
 async def test_models_that_are_loading(probe: HealthProbe, backend: FakeBackend) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
+from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Output, Prompt, Request, SamplingParams, place_images
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
@@ -74,10 +75,11 @@ def make_prompt() -> Callable[..., Prompt]:
 class Harness:
     """An engine and everything that it has put out."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, heartbeat: Heartbeat | None = None, **config: Any) -> None:
         self._changed = threading.Condition()
         self.outputs: dict[Request, list[Output]] = defaultdict(list)
-        self.engine = Engine(EngineConfig(model=str(DEMO_CHECKPOINT), **config), self._take)
+        settings = EngineConfig(model=str(DEMO_CHECKPOINT), **config)
+        self.engine = Engine(settings, self._take, heartbeat)
 
     def _take(self, outputs: Sequence[Output]) -> None:
         with self._changed:

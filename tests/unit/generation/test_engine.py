@@ -1,7 +1,10 @@
 """The engine on the demo checkpoint: right tokens, right ends, nothing left behind."""
 
+import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
-from glm_engine.errors import EngineFailure, EngineUnavailable, InvalidRequest, RequestCancelled
+from glm_engine.errors import (
+    EngineFailure,
+    EngineUnavailable,
+    InvalidRequest,
+    OutOfMemory,
+    RequestCancelled,
+)
+from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Prompt, Request, SamplingParams
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled
@@ -199,7 +209,7 @@ def test_out_of_memory_says_what_to_do(
 
     monkeypatch.setattr(harness.engine._runner, "run", out_of_memory)
     error = harness.wait(harness.add(make_prompt("hello")))[-1].error
-    assert isinstance(error, EngineFailure) and "smaller images" in str(error)
+    assert isinstance(error, OutOfMemory) and "smaller images" in str(error)
 
 
 def test_stopping_lets_live_requests_finish_and_takes_no_more(
@@ -242,7 +252,66 @@ def test_a_broken_engine_thread_fails_everybody_and_says_so(
     assert not harness.engine.is_alive
 
 
-def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Any) -> None:
+def _beats(folder: Path) -> float:
+    (file,) = folder.iterdir()
+    value: float = struct.unpack("d", file.read_bytes())[0]
+    return value
+
+
+def test_the_heart_beats_while_it_waits_and_stands_still_in_a_step(
+    make_harness: MakeHarness,
+    make_prompt: MakePrompt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("glm_engine.engine._IDLE_BEAT_SECONDS", 0.01)
+    heartbeat = Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)})
+    harness = make_harness(heartbeat=heartbeat)
+    before = time.monotonic()
+    time.sleep(0.1)
+    assert before < _beats(tmp_path) < time.monotonic()
+    stuck, go_on = threading.Event(), threading.Event()
+    original = harness.engine._runner.run
+
+    def hanging(step: Sequence[Scheduled]) -> Any:
+        stuck.set()
+        go_on.wait()
+        return original(step)
+
+    monkeypatch.setattr(harness.engine._runner, "run", hanging)
+    request = harness.add(make_prompt("hello"), max_tokens=1)
+    stuck.wait(10)
+    began = _beats(tmp_path)
+    time.sleep(0.1)
+    assert _beats(tmp_path) == began
+    go_on.set()
+    harness.wait(request)
+    heartbeat.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_gone_ends_the_engine(
+    make_harness: MakeHarness,
+    make_prompt: MakePrompt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    harness = make_harness(heartbeat=Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)}))
+
+    def gone(*arguments: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(harness.engine._runner, "run", gone)
+    monkeypatch.setattr(harness.engine._runner, "check_device", gone)
+    requests = [harness.add(make_prompt(*question), max_tokens=30) for question in QUESTIONS]
+    for request in requests:
+        assert isinstance(harness.wait(request)[-1].error, EngineUnavailable)
+    harness.engine._thread.join(10)
+    assert not harness.engine.is_alive
+    assert _beats(tmp_path) < 0
+
+
+def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Path) -> None:
     for file in DEMO_CHECKPOINT.iterdir():
         if file.name != "model.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -19,8 +19,10 @@ from glm_engine.errors import (
     EngineUnavailable,
     GenerationError,
     InvalidRequest,
+    OutOfMemory,
     RequestCancelled,
 )
+from glm_engine.heartbeat import Heartbeat
 from glm_engine.model_runner import ModelRunner
 from glm_engine.request import (
     DEFAULT_MAX_TOKENS,
@@ -36,6 +38,7 @@ from glm_engine.structured_output import Grammars
 from glm_engine.vision import KnownImage
 
 _INTEGRITY_SECONDS = 10.0
+_IDLE_BEAT_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +113,17 @@ class Engine:
     """
 
     def __init__(
-        self, config: EngineConfig, on_outputs: Callable[[Sequence[Output]], None]
+        self,
+        config: EngineConfig,
+        on_outputs: Callable[[Sequence[Output]], None],
+        heartbeat: Heartbeat | None = None,
     ) -> None:
-        """Load the model. ``on_outputs`` is called on the engine thread and must not block."""
+        """Load the model.
+
+        Args:
+            on_outputs: is called on the engine thread and must not block.
+            heartbeat: beats with every step, and every second where there is nothing to do.
+        """
         checkpoint = Checkpoint.load(config.model)
         self.table = TokenTable(checkpoint.tokenizer)
         self.defaults = checkpoint.defaults
@@ -140,6 +151,7 @@ class Engine:
             max_num_batched_patches=config.max_num_batched_patches,
         )
         self._on_outputs = on_outputs
+        self._heartbeat = heartbeat or Heartbeat("engine", env={})
         self._outputs: list[Output] = []
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._mailbox: deque[Request] = deque()
@@ -230,13 +242,15 @@ class Engine:
         try:
             self._runner.enter_thread()
             while not self._out_of_time:
+                self._heartbeat.beat()
                 if not self.step():
                     if self._closing:
                         break
-                    self._wake.wait()
+                    self._wake.wait(_IDLE_BEAT_SECONDS)
                     self._wake.clear()
         except Exception:
             logger.exception("the engine thread failed")
+            self._heartbeat.fail()
         finally:
             self._close()
             self._fail_all(EngineUnavailable("the engine stopped"))
@@ -290,7 +304,7 @@ class Engine:
                 return self._attempt(step)
             except Exception as error:
                 logger.exception("a step of %d requests failed; each is tried alone", len(step))
-                if isinstance(error, torch.OutOfMemoryError):
+                if _is_out_of_memory(error):
                     torch.cuda.empty_cache()
         sampled: list[tuple[Scheduled, Sampled]] = []
         for part in step:
@@ -316,13 +330,11 @@ class Engine:
             self._fail(request, error)
         except Exception as error:
             logger.exception("request %s failed", request.request_id)
-            if isinstance(error, torch.OutOfMemoryError):
-                failure = EngineFailure(
-                    "out of memory: use smaller images, or shorter prompts and answers"
-                )
+            if _is_out_of_memory(error):
+                self._fail(request, OutOfMemory())
             else:
-                failure = EngineFailure("the engine failed while it ran this request")
-            self._fail(request, failure)
+                self._runner.check_device()  # where that is gone, nothing can go on
+                self._fail(request, EngineFailure("the engine failed while it ran this request"))
 
     def _take_token(self, request: Request, sampled: Sampled) -> None:
         token_id = sampled.token_id
@@ -412,6 +424,13 @@ class Engine:
         for request in self._live_requests():
             self._fail(request, error)
         self._flush()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # PyTorch has no class of its own for a CPU's.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _times(request: Request, now: float) -> RequestTimes:

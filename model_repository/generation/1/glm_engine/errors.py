@@ -4,6 +4,7 @@ GenerationError
  +-- InvalidRequest     the client has to change the request
  +-- EngineUnavailable  the engine is full, draining or stopped; the same request may pass later
  +-- RequestCancelled   the client gave the request up
+ +-- OutOfMemory        there was not the memory for this request; a smaller one may pass
  +-- EngineFailure      a fault of ours while this request ran
 """
 
@@ -27,6 +28,13 @@ class EngineUnavailable(GenerationError):
 
 class RequestCancelled(GenerationError):
     """The client cancelled."""
+
+
+class OutOfMemory(GenerationError):
+    """There was not the memory to run this request."""
+
+    def __init__(self) -> None:
+        super().__init__("out of memory: use smaller images, or shorter prompts and answers")
 
 
 class EngineFailure(GenerationError):

@@ -96,6 +96,16 @@ class ModelRunner:
                     device=self.device,
                 )
 
+    def check_device(self) -> None:
+        """Compute one sum.
+
+        Raises:
+            RuntimeError: the device does not compute any more; after some faults, no GPU does until
+                its process has ended.
+        """
+        if torch.ones(2, device=self.device).sum().item() != 2:
+            raise RuntimeError(f"{self.device} miscalculates")
+
     def enter_thread(self) -> None:
         """Say how many threads an operation may use; OpenMP asks each thread that calls it."""
         if self._cpu_threads:
