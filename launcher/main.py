@@ -136,7 +136,7 @@ class _Server:
         return FORCED if self._force.is_set() else exit_code
 
     def _on_signal(self, number: signal.Signals) -> None:
-        self._signal = number
+        self._signal = signal.Signals(number)
         (self._force if self._stop.is_set() else self._stop).set()
 
     async def _serve(self) -> None:
@@ -274,7 +274,9 @@ class _Server:
             variable("status_file"): str(self._status.path),
         }
         command = [sys.executable, "-m", "glm_frontend"]
-        frontend = await self._spawn("frontend", command, environment, settings.graceful_timeout)
+        frontend = await self._spawn(
+            "frontend", command, environment, max(settings.graceful_timeout, settings.drain_seconds)
+        )
         await self._answers(frontend, f"{settings.base_url}/v1/health/live", lambda: "frontend")
 
     async def _keep_frontend(self) -> None:
@@ -392,7 +394,9 @@ class _Server:
         for child in reversed(self._children.values()):
             if not child.ended.done():
                 self._log.info("stopping %s", child.name)
-            await child.stop(self._force)
+            # At a Ctrl-C the frontend need not wait for load balancers to notice.
+            interrupted = child.name == "frontend" and self._signal == signal.SIGINT
+            await child.stop(self._force, signal.SIGINT if interrupted else signal.SIGTERM)
         for name in self._regions.remove_leftovers():
             self._log.info("removed shared memory that Triton left: %s", name)
         self._log.info("stopped")

@@ -98,15 +98,15 @@ class Child:
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         return [pid for pid in pids if _live_session(pid) == self._process.pid]
 
-    async def stop(self, force: asyncio.Event) -> None:
-        """SIGTERM; SIGKILL to the whole session after `stop_timeout` or once `force` is set.
+    async def stop(self, force: asyncio.Event, number: signal.Signals = signal.SIGTERM) -> None:
+        """A signal; SIGKILL to the whole session after `stop_timeout` or once `force` is set.
 
         Returns when no process of the session is left.
         """
         forced = asyncio.create_task(force.wait())
         if not self.ended.done():
             with contextlib.suppress(ProcessLookupError):  # it has just ended
-                self._process.terminate()
+                self._process.send_signal(number)
             await asyncio.wait(
                 {self.ended, forced},
                 timeout=self._stop_timeout,

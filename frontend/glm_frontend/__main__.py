@@ -1,15 +1,17 @@
 """``python -m glm_frontend``: serve until a signal comes."""
 
-import math
 import sys
 
 import uvicorn
 
 from glm_frontend.app import create_app
+from glm_frontend.drain import DrainingServer
 from glm_frontend.logs import configure_logging
 from glm_frontend.settings import SettingsError, load_settings
 
-EXIT_USAGE = 2
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+# For what is said to clients whose answers are not done when the server has drained.
+LAST_WORDS_SECONDS = 2
 
 
 def main() -> int:
@@ -20,16 +22,19 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,  # ours has the request id
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.graceful_timeout),
+        timeout_graceful_shutdown=LAST_WORDS_SECONDS,
     )
-    return 0
+    server = DrainingServer(config, app, settings)
+    server.run()
+    return 0 if server.started else EXIT_FAILURE
 
 
 if __name__ == "__main__":

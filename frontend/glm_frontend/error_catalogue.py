@@ -115,6 +115,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "The model is loading, stopping or gone.",
             "`GET /v1/health` tells which; try again later.",
         ),
+        "draining": Entry(503, "The server is about to stop.", "Ask another one, or try again."),
         "out_of_memory": Entry(
             503,
             "There is not the memory to run this request now.",

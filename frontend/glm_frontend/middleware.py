@@ -51,6 +51,8 @@ class RequestContextMiddleware:
                 headers[ANTHROPIC_REQUEST_ID_HEADER] = request_id
                 elapsed = time.perf_counter() - started
                 headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
+                if scope["app"].state.services.draining.is_set():
+                    headers["connection"] = "close"
             await send(message)
 
         try:

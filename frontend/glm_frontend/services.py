@@ -1,8 +1,9 @@
 """What the endpoints work with, built once when the app starts, and how they get at it."""
 
+import threading
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from glm_frontend.answers import Answerer
 from glm_frontend.auth import KeyRing
 from glm_frontend.backend import Backend
-from glm_frontend.errors import APIError
+from glm_frontend.errors import APIError, unavailable
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.limits import InflightLimiter, Permit
@@ -25,14 +26,17 @@ class Services:
 
     Attributes:
         started: Unix time in seconds.
+        draining: set once the server is about to stop.
     """
 
     settings: Settings
+    backend: Backend
     answerer: Answerer
     health: HealthProbe
     keys: KeyRing
     limiter: InflightLimiter
     started: int
+    draining: threading.Event = field(default_factory=threading.Event)
 
     def check_model(self, name: str | None) -> None:
         """Refuse any name but that of the served model; None stands for it.
@@ -55,6 +59,7 @@ def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) 
     health = HealthProbe(backend, settings.status_file)
     return Services(
         settings=settings,
+        backend=backend,
         answerer=Answerer(backend, fetcher, health, settings.request_timeout),
         health=health,
         keys=KeyRing(settings.api_keys),
@@ -108,8 +113,10 @@ async def get_permit(services: ServicesDep) -> AsyncIterator[Permit]:
     """A permit, until the response is sent.
 
     Raises:
-        APIError: 429.
+        APIError: 429; 503 when the server is about to stop.
     """
+    if services.draining.is_set():
+        raise unavailable("The server is about to stop.", code="draining")
     with services.limiter.acquire() as permit:
         yield permit
 

@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     """Seconds that an answer may take."""
     graceful_timeout: Seconds = 30
     """Seconds that answers under way have to finish when the frontend is stopped."""
+    drain_seconds: float = Field(default=2, ge=0, allow_inf_nan=False)
+    """Seconds after SIGTERM in which requests are refused before the port is closed."""
     image_fetch: bool = True
     """Whether pictures and videos may be given as http(s) URLs."""
     image_fetch_allowed_hosts: Annotated[tuple[str, ...], *CommaSeparated] = ()

@@ -20,7 +20,10 @@ async def get_health(services: ServicesDep, response: Response) -> Health:
 
     Otherwise 503, and `checks` tells which part is missing.
     """
-    health = await services.health.check()
+    if services.draining.is_set():
+        health = Health(status="draining", checks={}, message="The server is about to stop.")
+    else:
+        health = await services.health.check()
     if health.status != "ok":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return health

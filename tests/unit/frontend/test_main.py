@@ -2,18 +2,24 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+import uvicorn
 
 from glm_frontend.__main__ import main
+from glm_frontend.drain import DrainingServer
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[uvicorn.Config]]:
     """What uvicorn was started with."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: calls.append({"app": app, **options}))
+    calls: list[uvicorn.Config] = []
+
+    def run(server: DrainingServer) -> None:
+        calls.append(server.config)
+        server.started = True
+
+    monkeypatch.setattr(DrainingServer, "run", run)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield calls
@@ -22,7 +28,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_a_bad_setting_stops_the_start(
-    served: list[dict[str, Any]],
+    served: list[uvicorn.Config],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -33,13 +39,11 @@ def test_a_bad_setting_stops_the_start(
 
 
 def test_settings_reach_the_server(
-    served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    served: list[uvicorn.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLM_PORT", "9000")
-    monkeypatch.setenv("GLM_GRACEFUL_TIMEOUT", "7")
     monkeypatch.setenv("GLM_LOG_LEVEL", "error")
     assert main() == 0
-    (options,) = served
-    assert (options["host"], options["port"]) == ("127.0.0.1", 9000)
-    assert options["timeout_graceful_shutdown"] == 7
+    (config,) = served
+    assert (config.host, config.port) == ("127.0.0.1", 9000)
     assert logging.getLogger().level == logging.ERROR

@@ -14,6 +14,7 @@ from glm_client import (
     GLMError,
     InternalError,
     InvalidRequestError,
+    OutOfMemoryError,
     OverloadedError,
     RequestCancelledError,
     UnavailableError,
@@ -27,6 +28,7 @@ ERRORS: list[tuple[GLMError, int, str]] = [
     (InvalidRequestError("damaged", "image[0]"), 400, "invalid_request_error"),
     (OverloadedError("queue full: 8"), 429, "rate_limit_error"),
     (UnavailableError("Stub process 'x'"), 503, "overloaded_error"),
+    (OutOfMemoryError("out of memory: less"), 503, "overloaded_error"),
     (RequestCancelledError("gone"), 503, "overloaded_error"),
     (DeadlineExceededError("late"), 504, "timeout_error"),
     (InternalError("secret"), 500, "api_error"),
@@ -64,7 +66,7 @@ def test_errors_before_the_first_byte(
     response = client.post(MESSAGES, json=BODY | {"stream": stream})
     assert response.status_code == status
     assert_shape(response.json(), kind, response.headers["request-id"])
-    assert ("retry-after" in response.headers) == (status == 429)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
     assert "secret" not in response.text
 
 
