@@ -45,7 +45,15 @@ class InvalidRequestError(GLMError):
 
 
 class OverloadedError(GLMError):
-    """The server has more requests than it takes; the same request may pass later."""
+    """The server has more requests than it takes; the same request may pass later.
+
+    Attributes:
+        retry_after: seconds after which it may; None where the server does not say.
+    """
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UnavailableError(GLMError):
@@ -108,6 +116,7 @@ _FIELD = re.compile(
     r": (?P<reason>.+)",
     re.DOTALL,
 )
+_RETRY = re.compile(r"; retry in (?P<seconds>\d+) s$")
 _DEAD_STAGE = re.compile(r"Stub process '.*' is not healthy")
 
 
@@ -126,7 +135,8 @@ def error_from_status(status: grpc.StatusCode, message: str) -> GLMError:
     """The error for what Triton or gRPC said."""
     kind = ERROR_BY_STATUS[status]
     if kind is UnavailableError and message.startswith("queue full"):
-        return OverloadedError(message)
+        retry = _RETRY.search(message)
+        return OverloadedError(message, int(retry["seconds"]) if retry else None)
     if kind is UnavailableError and message.startswith("out of memory"):
         return OutOfMemoryError(message)
     if kind is InternalError and _DEAD_STAGE.search(message):

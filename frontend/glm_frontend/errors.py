@@ -105,14 +105,14 @@ def invalid(param: str | None, reason: str, *, code: str = "invalid_value") -> A
     return APIError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
-def overloaded(message: str) -> APIError:
-    """A 429: as many requests are under way as fit."""
+def overloaded(message: str, retry_after: int = RETRY_AFTER_SECONDS) -> APIError:
+    """A 429: as many requests are under way as fit. ``retry_after``: in seconds."""
     return APIError(
         HTTPStatus.TOO_MANY_REQUESTS,
         message,
         code="overloaded",
         kind="rate_limit_error",
-        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        headers={"retry-after": str(retry_after)},
     )
 
 
@@ -168,7 +168,8 @@ def from_client_error(error: GLMError) -> APIError:
             code="context_length_exceeded" if too_long else "invalid_value",
         )
     if isinstance(error, OverloadedError):
-        return overloaded("The model server's queue is full; try again later.")
+        retry_after = error.retry_after or RETRY_AFTER_SECONDS
+        return overloaded("The model server's queue is full; try again later.", retry_after)
     if isinstance(error, InternalError):
         return internal()
     if isinstance(error, OutOfMemoryError):

@@ -3,7 +3,7 @@
 Who does what, and on which thread:
 
 * ``execute`` (Triton's) copies the tensors of a request into a ``Job`` and returns at once.
-* a pool of threads calls ``preprocessing`` (synchronous BLS) and hands the prompt to the engine.
+* some threads call ``preprocessing`` (synchronous BLS) and hand the prompt to the engine.
 * the engine's thread runs the model; it only ever puts outputs into the outbox.
 * the response thread empties the outbox. It alone sends responses, so no job is answered twice,
   and it polls every live job for cancellation, whatever the job is doing. It takes time from the
@@ -21,7 +21,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from glm_engine.admission import QueueLimits, Waiting, check_room, queue_full
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine, EngineStats
 from glm_engine.errors import (
@@ -39,6 +39,7 @@ from glm_engine.errors import (
     OutOfMemory,
     RequestCancelled,
 )
+from glm_engine.fair_queue import FairQueue
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import (
     Output,
@@ -113,6 +114,7 @@ _ERROR_CODES = {
     "OutOfMemory": "UNAVAILABLE",
     "EngineFailure": "INTERNAL",
 }
+_FINISH_REASONS = {"RequestCancelled": "cancelled", "EngineUnavailable": "rejected"}
 _FLAGS = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -137,8 +139,10 @@ class Job:
             false``).
         received: when, in seconds of ``time.monotonic()``.
         tenant: on whose behalf.
+        num_bytes: of its images and videos as they were sent.
         cancel_key: the client's secret, by which it can give the job up.
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
+        image_tokens: of its prompt, once that is ready.
         num_open: choices that are not answered to their end.
     """
 
@@ -154,8 +158,17 @@ class Job:
     tenant: str = ""
     cancel_key: bytes | None = None
     cancelled: bool = False
+    num_bytes: int = 0
+    image_tokens: int = 0
     choices: list["Choice"] = field(default_factory=list)
     num_open: int = 0
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What it takes of the queue; None once the engine computes its prompt."""
+        if any(choice.request.timeline.scheduled for choice in self.choices):
+            return None
+        return Waiting(self.tenant, self.received, self.num_bytes, self.image_tokens)
 
 
 @dataclass(eq=False)
@@ -234,8 +247,13 @@ class TritonPythonModel:
         self._heartbeat = Heartbeat(args["model_name"])
         self._engine = Engine(config, self._take_outputs, self._heartbeat)
         self._limit = config.max_num_seqs + config.max_queue
-        self._places = threading.BoundedSemaphore(self._limit)
-        self._bls_pool = ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls")
+        self._queue_limits = QueueLimits(
+            config.max_queue_bytes, config.max_queue_image_tokens, config.max_queue_seconds
+        )
+        self._to_prepare: FairQueue[Job] = FairQueue()
+        # From the door to the last response. What else knows of a job comes later or forgets it
+        # earlier: the response thread has only those that it has seen.
+        self._admitted: dict[Job, None] = {}
         self._jobs: set[Job] = set()
         self._by_cancel_key: dict[bytes, Job] = {}
         self._to_poll: list[Job] = []
@@ -243,6 +261,10 @@ class TritonPythonModel:
         self._preprocessing_seconds: deque[float] = deque(maxlen=10_000)
         self._metrics = _Metrics()
         self._stopped = threading.Event()
+        self._bls_threads = [
+            threading.Thread(target=self._prepare_all, name=f"bls-{number}", daemon=True)
+            for number in range(_BLS_THREADS)
+        ]
         self._threads = [
             threading.Thread(target=self._vital, args=(work,), name=name, daemon=True)
             for name, work in (
@@ -251,7 +273,7 @@ class TritonPythonModel:
             )
         ]
         self._engine.start()
-        for thread in self._threads:
+        for thread in (*self._threads, *self._bls_threads):
             thread.start()
 
     def is_ready(self) -> bool:
@@ -279,13 +301,14 @@ class TritonPythonModel:
                 _send_error(sender, EngineFailure("the request could not be read"))
                 continue
             self._outbox.put(job)
-            self._bls_pool.submit(self._preprocess, job)
+            self._to_prepare.put(job.tenant, job)
 
     def finalize(self) -> None:
         """Let live requests finish for a while, fail the rest, and end every thread."""
-        self._bls_pool.shutdown(wait=False, cancel_futures=False)
+        self._to_prepare.close()
         self._engine.stop(timeout=_DRAIN_SECONDS)
-        self._bls_pool.shutdown(wait=True)
+        for thread in self._bls_threads:
+            thread.join()
         self._outbox.put(None)
         self._stopped.set()
         for thread in self._threads:
@@ -327,16 +350,36 @@ class TritonPythonModel:
             received=time.monotonic(),
             tenant=_text(triton_request, "tenant") or "",
             cancel_key=_value(triton_request, "cancel_key"),
+            num_bytes=sum(
+                len(file)
+                for name in ("image", "video")
+                if name in prompt_inputs
+                for file in prompt_inputs[name].ravel()
+            ),
         )
         if job.cancel_key in self._by_cancel_key:
             raise InvalidRequest("cancel_key", "is that of another request")
-        if not self._places.acquire(blocking=False):
-            raise EngineUnavailable(f"queue full: {self._limit} requests run or wait already")
+        if len(self._admitted) >= self._limit:
+            raise queue_full(f"{self._limit} requests run or wait already")
+        self._check_room(job)
+        self._admitted[job] = None
         if job.cancel_key is not None:
             self._by_cancel_key[job.cancel_key] = job
         return job
 
+    def _check_room(self, job: Job) -> None:
+        """Raises EngineUnavailable where the job may not wait."""
+        others = [other.waiting for other in list(self._admitted) if other is not job]
+        waiting = [other for other in others if other is not None]
+        newcomer = job.waiting
+        if newcomer is not None:
+            check_room(newcomer, waiting, self._queue_limits, time.monotonic())
+
     # ---- BLS threads ----
+
+    def _prepare_all(self) -> None:
+        while (job := self._to_prepare.get()) is not None:
+            self._preprocess(job)
 
     def _preprocess(self, job: Job) -> None:
         try:
@@ -345,6 +388,9 @@ class TritonPythonModel:
             inputs, known = self._without_known_images(job.prompt_inputs)
             response = self._call_preprocessing(job, inputs)
             prompt = self._to_prompt(response, job, known)
+            job.image_tokens = prompt.num_image_tokens
+            if job.image_tokens:
+                self._check_room(job)
             tools = _tools(job.prompt_inputs)
             guides = [
                 self._engine.grammars.compile(job.params, tools, prompt)
@@ -586,14 +632,14 @@ class TritonPythonModel:
         if job in self._jobs:
             _send_error(job.sender, error)
             self._abort(job)
-            self._retire(job, "cancelled" if isinstance(error, RequestCancelled) else "error")
+            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"))
 
     def _retire(self, job: Job, finish_reason: str) -> None:
         self._jobs.discard(job)
         job.prompt_inputs = {}  # one that was cancelled early may wait for a BLS thread yet
         if job.cancel_key is not None:
             self._by_cancel_key.pop(job.cancel_key, None)
-        self._places.release()
+        self._admitted.pop(job, None)
         self._metrics.count_finished(finish_reason)
 
     # ---- metrics thread ----
@@ -687,7 +733,7 @@ class _Metrics:
 
     def count_rejected(self, error: GenerationError) -> None:
         """Note one request refused at the door."""
-        self._finished.put("rejected" if isinstance(error, EngineUnavailable) else "error")
+        self._finished.put(_FINISH_REASONS.get(type(error).__name__, "error"))
 
     def publish(self, stats: EngineStats, live: int, preprocessing: deque[float]) -> None:
         """Bring Triton's metrics up to the engine's counts."""
@@ -731,7 +777,7 @@ def _choices(job: Job, prompt: Prompt, guides: Sequence[Guide | None]) -> list[C
         params, seed = job.params, job.params.seed
         if index and seed is not None:
             params = replace(params, seed=seed + index)  # or all answers would be the same
-        request = Request(job.request_id, prompt, params, guide=guide)
+        request = Request(job.request_id, prompt, params, guide=guide, tenant=job.tenant)
         request.leader = choices[0].request if choices else None
         request.timeline.received = job.received
         request.context = Choice(job, index, request)

@@ -93,3 +93,8 @@ def test_other_messages_have_no_field(message: str) -> None:
     error = error_from_status(Status.INVALID_ARGUMENT, message)
     assert isinstance(error, InvalidRequestError)
     assert (error.param, str(error)) == (None, message)
+
+
+def test_when_to_try_again_is_told() -> None:
+    error = error_from_text("queue full: 8 requests wait; retry in 12 s [UNAVAILABLE]")
+    assert isinstance(error, OverloadedError) and error.retry_after == 12

@@ -28,7 +28,8 @@ def _request(
     ids = np.arange(first, first + length, dtype=np.int32)
     positions = np.tile(ids, (3, 1))
     prompt = Prompt("text_input", ids, positions, 0, images)
-    return Request(f"r{first}", prompt, SamplingParams(**params))
+    tenant = params.pop("tenant", "")
+    return Request(f"r{first}", prompt, SamplingParams(**params), tenant=tenant)
 
 
 def _image(start: int, num_tokens: int, name: bytes) -> PromptImage:
@@ -211,3 +212,51 @@ def test_a_step_has_room_for_every_running_request() -> None:
 def test_nothing_to_do_is_an_empty_step() -> None:
     step: list[Scheduled] = _scheduler().schedule()
     assert step == []
+
+
+def test_tenants_get_equal_shares_of_the_computed_tokens() -> None:
+    scheduler = _scheduler(max_num_seqs=1)
+    flood = [_request(8, 100 * number, tenant="flood") for number in range(20)]
+    trickle = [_request(4, 5000 + 100 * number, tenant="trickle") for number in range(5)]
+    for request in [*flood, *trickle]:
+        scheduler.add(request)
+    served = []
+    while len(served) < 15:
+        ((request, _, _),) = _run(scheduler)
+        served.append(request)
+        scheduler.remove(request)
+    # Of every three, two are the trickle's, whose requests are half as long.
+    assert served[:9].count(flood[0]) == 1
+    assert [request.tenant for request in served[:9]].count("trickle") == 5
+    assert served[:1] == flood[:1]
+    # What the trickle leaves is for the flood; each in its own order.
+    assert [request for request in served if request.tenant == "flood"] == flood[:10]
+    assert [request for request in served if request.tenant == "trickle"] == trickle
+
+
+def test_who_comes_late_has_no_claim_to_what_it_did_not_use() -> None:
+    scheduler = _scheduler(max_num_seqs=1)
+    for number in range(4):
+        scheduler.add(_request(8, 100 * number, tenant="early"))
+    for _ in range(2):
+        ((request, _, _),) = _run(scheduler)
+        scheduler.remove(request)
+    for number in range(4):
+        scheduler.add(_request(8, 5000 + 100 * number, tenant="late"))
+    order = []
+    while scheduler.waiting or scheduler.running:
+        ((request, _, _),) = _run(scheduler)
+        order.append(request.tenant)
+        scheduler.remove(request)
+    assert order == ["early", "late", "early", "late", "late", "late"]
+
+
+def test_priority_comes_before_fairness() -> None:
+    scheduler = _scheduler(max_num_seqs=1)
+    scheduler.add(_request(4, 0, tenant="a"))
+    _run(scheduler)
+    scheduler.add(_request(4, 100, tenant="b"))
+    urgent = _request(4, 200, tenant="a", priority=-1)
+    scheduler.add(urgent)
+    scheduler.remove(scheduler.running[0])
+    assert _run(scheduler)[0][0] is urgent

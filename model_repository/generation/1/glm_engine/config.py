@@ -22,6 +22,10 @@ class EngineConfig:
             (``GLM_MAX_MODEL_LEN``).
         max_num_seqs: requests that run at the same time (``GLM_MAX_NUM_SEQS``).
         max_queue: requests that may wait besides those that run (``GLM_MAX_QUEUE``).
+        max_queue_seconds: a tenant's requests are refused while its oldest one has waited this long
+            (``GLM_MAX_QUEUE_SECONDS``).
+        max_queue_bytes: of the images and videos of requests that wait (``GLM_MAX_QUEUE_BYTES``).
+        max_queue_image_tokens: of requests that wait (``GLM_MAX_QUEUE_IMAGE_TOKENS``).
         max_num_batched_tokens: of all requests in one step; 0 for 512 on a CPU, 4096 on a GPU
             (``GLM_MAX_NUM_BATCHED_TOKENS``).
         max_num_batched_patches: image patches encoded in one step; larger images go alone
@@ -46,6 +50,9 @@ class EngineConfig:
     max_model_len: int = 0
     max_num_seqs: int = 64
     max_queue: int = 256
+    max_queue_seconds: int = 30
+    max_queue_bytes: int = 1024 * 2**20
+    max_queue_image_tokens: int = 262_144
     max_num_batched_tokens: int = 0
     max_num_batched_patches: int = 16384
     block_size: int = 16
@@ -71,6 +78,11 @@ class EngineConfig:
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
             max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=64, minimum=1),
             max_queue=_integer(env, "GLM_MAX_QUEUE", default=256, minimum=0),
+            max_queue_seconds=_integer(env, "GLM_MAX_QUEUE_SECONDS", default=30, minimum=1),
+            max_queue_bytes=_integer(env, "GLM_MAX_QUEUE_BYTES", default=1024 * 2**20, minimum=1),
+            max_queue_image_tokens=_integer(
+                env, "GLM_MAX_QUEUE_IMAGE_TOKENS", default=262_144, minimum=1
+            ),
             max_num_batched_tokens=_integer(
                 env, "GLM_MAX_NUM_BATCHED_TOKENS", default=0, minimum=0
             ),

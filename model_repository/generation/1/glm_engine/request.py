@@ -447,6 +447,7 @@ class Request:
         encoded: embeddings of images that are not wholly computed yet.
         sampling: the sampler's state of this request.
         guide: holds the answer to a grammar (``structured_output.Guide``); None where it is free.
+        tenant: on whose behalf; tenants get equal shares of the engine.
         arrival: counts up; who comes first is served first.
     """
 
@@ -465,6 +466,7 @@ class Request:
     encoded: dict[PromptImage, Any] = field(default_factory=dict)
     sampling: Any = None
     guide: Any = None
+    tenant: str = ""
     arrival: int = 0
     timeline: Timeline = field(default_factory=Timeline)
     cancelled: bool = False

@@ -29,7 +29,11 @@ class Scheduled:
 
 
 class Scheduler:
-    """First come, first served, within a priority. Only the engine thread calls it.
+    """First come, first served, within a priority and a tenant. Only the engine thread calls it.
+
+    Between tenants that wait, the one that has been served the least comes first (the virtual token
+    counter of "Fairness in Serving Large Language Models", Sheng et al., OSDI 2024): each gets an
+    equal share of the computed tokens, and what one leaves is for the others.
 
     Attributes:
         waiting, running: in the order in which they are served.
@@ -63,9 +67,14 @@ class Scheduler:
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
+        # Computed tokens of each tenant that has requests here.
+        self._served: dict[str, int] = {}
 
     def add(self, request: Request) -> None:
         """Put a new request in its place of the queue."""
+        if request.tenant not in self._served:
+            # Who comes has no claim to what it did not use before.
+            self._served[request.tenant] = min(self._served.values(), default=0)
         self._arrivals += 1
         request.arrival = self._arrivals
         insort(self.waiting, request, key=_order)
@@ -76,6 +85,9 @@ class Scheduler:
             if request in queue:
                 queue.remove(request)
         self._blocks.release(request.table)
+        others = (other.tenant for queue in (self.waiting, self.running) for other in queue)
+        if request.tenant not in others:
+            self._served.pop(request.tenant, None)
 
     def schedule(self) -> list[Scheduled]:
         """The next step's requests: those with a single token first, then those with more.
@@ -114,7 +126,7 @@ class Scheduler:
 
     def _admit(self, step: list[Scheduled], tokens: int, patches: int) -> None:
         """Start requests that wait, as long as there is room for their whole prompts."""
-        for request in list(self.waiting):
+        for request in self._fair_order():
             if tokens <= 0 or len(self.running) >= self._max_num_seqs:
                 return
             if self._waits_for_leader(request):
@@ -140,6 +152,13 @@ class Scheduler:
             step.append(_part(request, end))
             tokens -= end - request.num_computed
             patches -= used
+
+    def _fair_order(self) -> list[Request]:
+        """Those that wait, in the order in which they may begin."""
+        if len(self._served) < 2:
+            return list(self.waiting)
+        served = self._served
+        return sorted(self.waiting, key=lambda r: (r.params.priority, served[r.tenant], r.arrival))
 
     def _waits_for_leader(self, request: Request) -> bool:
         leader = request.leader
@@ -177,6 +196,7 @@ class Scheduler:
         for part in step:
             request = part.request
             request.num_computed = part.end
+            self._served[request.tenant] += part.end - part.start
             size = self._blocks.block_size
             if self._blocks.prefix_caching and part.end // size > part.start // size:
                 self._extend_hashes(request, part.end)
