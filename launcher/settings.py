@@ -120,5 +120,5 @@ def settings_help() -> str:
 
 def _reachable(host: str) -> str:
     """An address to dial for an address to bind."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104: not bound to
     return f"[{host}]" if ":" in host else host

@@ -141,10 +141,19 @@ def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
     """The documentation of an answer that may also be a stream: of one model, or of named ones."""
     named = len(models) > 1
     end = "each with its `type` as its name" if named else "ended by `[DONE]`"
-    schema = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
+    content = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": content,
+    }
+    if not named:
+        data = {"anyOf": [{"const": "[DONE]"}, data]}
+    # Of one event, as OpenAPI 3.2 says it.
+    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
     return {
         "description": f"The answer; with `stream: true` server-sent events, {end}.",
-        "content": {"text/event-stream": {"schema": schema}},
+        "content": {"text/event-stream": {"schema": event}},
     }
 
 

@@ -133,7 +133,7 @@ Stop = Annotated[
         }
     ),
 ]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
