@@ -3,11 +3,10 @@
 import base64
 import binascii
 import re
-from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from glm_preprocessing.bounds import check_parts
 from glm_preprocessing.errors import InvalidInput
@@ -19,6 +18,16 @@ Image.init()
 # The limit is ours, per call of decode().
 Image.MAX_IMAGE_PIXELS = None
 
+# What undoes each EXIF orientation but 1, which is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _STRIP_PIXELS = 1 << 20
 
 # Possessive, or text made for it would be tried in a quadratic number of ways.
@@ -82,17 +91,23 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
         # Pillow takes memory for each row, so that a narrow one is larger than it looks.
         check_aspect_ratio(width, height, field)
         image.load()
-        with suppress(Exception):  # damaged EXIF, without which viewers show the picture as well
-            ImageOps.exif_transpose(image, in_place=True)
         if image.format == "PNG":
             _mend_transparency(image, bit_depth=data[24])
-        return _to_rgb(image)
+        return _to_rgb(_upright(image))
     except InvalidInput:
         raise
     except UnidentifiedImageError:
         raise InvalidInput(field, f"not an image that can be read ({', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidInput(field, f"the image is damaged ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF: viewers show the picture as well, as it is
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _mend_transparency(image: Image.Image, bit_depth: int) -> None:
