@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -508,7 +509,8 @@ async def served(pieces: Pieces, **settings: Any) -> bytes | APIError:
             writer.close()
 
         sending = asyncio.create_task(send())
-        await reader.read()
+        with suppress(ConnectionError):  # it was closed while bytes were under way
+            await reader.read()
         sending.cancel()
         await asyncio.wait([sending])
         writer.close()
