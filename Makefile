@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features soak overload gpu-check profile clean
+	bench-structured compare-features chaos soak overload gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -96,6 +96,10 @@ soak: ## Half an hour of a mixed load: is every request accounted for, is the me
 overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
 	@$(call install,bench)
 	$(BIN)/python -m benchmarks.overload $(ARGS)
+
+chaos: ## Parts killed, hung and starved under load, clients that leave, restarts: a table
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
 	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \

@@ -288,7 +288,7 @@ def write(page: Path, soak: Soak, minutes: float, client_share: float) -> None:
     verdicts = soak.verdicts()
     total = sum(books.ends.values())
     flat = "Flat" if all(row[-1] for row in verdicts) else "Not flat"
-    found = f"{len(books.faults)} faults" if books.faults else "all accounted for"
+    found = f"faults: {len(books.faults)}" if books.faults else "all accounted for"
     lines = [
         f"**{flat if verdicts else 'Too short to say whether it is flat'}, {found}**: "
         f"{total} requests in {soak.seconds / 60:.1f} minutes.",

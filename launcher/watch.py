@@ -106,7 +106,7 @@ class Backoff:
     """How long to wait before something is started again: not at all at first, then longer each
     time that it did not last."""
 
-    STABLE_SECONDS = 30.0
+    STABLE_SECONDS = 5.0
     FIRST_SECONDS = 0.5
     MOST_SECONDS = 30.0
 
