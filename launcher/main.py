@@ -180,7 +180,8 @@ class _Server:
             variable("model"): settings.model,
             variable("heartbeats"): str(self._heartbeats),
         }
-        environment.pop(variable("api_keys"), None)  # the frontend's secret only
+        for secret in ("api_keys", "api_keys_file"):  # the frontend's only
+            environment.pop(variable(secret), None)
         triton = await self._spawn(
             "triton",
             self._triton.command(settings, self._admin_key),
@@ -297,8 +298,8 @@ class _Server:
     async def _show_first_picture(self) -> None:
         settings = self._settings
         headers = {}
-        if settings.api_keys:
-            headers["Authorization"] = f"Bearer {settings.api_keys[0].get_secret_value()}"
+        if settings.keys:
+            headers["Authorization"] = f"Bearer {settings.keys[0].secret.get_secret_value()}"
         async with httpx2.AsyncClient(
             base_url=settings.base_url, headers=headers, timeout=None, trust_env=False
         ) as client:
@@ -314,7 +315,7 @@ class _Server:
             settings.triton_grpc_url,
             settings.triton_metrics_url,
             first_picture.curl_command(
-                settings.base_url, settings.served_model_name, with_key=bool(settings.api_keys)
+                settings.base_url, settings.served_model_name, with_key=bool(settings.keys)
             ),
         )
 

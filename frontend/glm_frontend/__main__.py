@@ -7,6 +7,7 @@ import uvicorn
 from glm_frontend.app import create_app
 from glm_frontend.drain import DrainingServer
 from glm_frontend.logs import configure_logging
+from glm_frontend.protocol import bounded_protocol
 from glm_frontend.settings import SettingsError, load_settings
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
@@ -27,6 +28,7 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
+        http=bounded_protocol(settings.header_timeout),
         log_config=None,
         access_log=False,  # ours has the request id
         server_header=False,

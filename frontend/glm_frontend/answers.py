@@ -15,6 +15,7 @@ from glm_client import (
     UnavailableError,
 )
 from glm_frontend.backend import Backend
+from glm_frontend.caller import Caller
 from glm_frontend.chat.boxes import Box, find_boxes
 from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
 from glm_frontend.chat.translate import Translation
@@ -122,13 +123,13 @@ class Answerer:
         self._health = health
         self._timeout = timeout
 
-    async def complete(self, translation: Translation, request_id: str) -> Answer:
+    async def complete(self, translation: Translation, caller: Caller) -> Answer:
         """The whole answers.
 
         Raises:
             APIError: with the HTTP request's names.
         """
-        request = await self._request(translation, request_id)
+        request = await self._request(translation, caller)
         size = await self._picture_size(translation, request)
         try:
             generations = await self._backend.generate_choices(request, timeout=self._timeout)
@@ -161,15 +162,13 @@ class Answerer:
             ),
         )
 
-    async def stream(
-        self, translation: Translation, request_id: str
-    ) -> AsyncGenerator[AnswerDelta]:
+    async def stream(self, translation: Translation, caller: Caller) -> AsyncGenerator[AnswerDelta]:
         """The answers, piece by piece, none empty but perhaps the last; close it to cancel.
 
         Raises:
             APIError: with the HTTP request's names.
         """
-        request = await self._request(translation, request_id)
+        request = await self._request(translation, caller)
         size = await self._picture_size(translation, request)
         contents = [""] * request.num_choices
         parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
@@ -208,14 +207,14 @@ class Answerer:
             raise self._failed(error, translation) from error
 
     async def tokenize(
-        self, translation: Translation, request_id: str, *, token_texts: bool = False
+        self, translation: Translation, caller: Caller, *, token_texts: bool = False
     ) -> Tokenization:
         """The prompt in tokens, those of its pictures included.
 
         Raises:
             APIError: with the HTTP request's names.
         """
-        request = await self._request(translation, request_id)
+        request = await self._request(translation, caller)
         try:
             return await self._backend.tokenize(
                 request, token_texts=token_texts, timeout=self._timeout
@@ -235,9 +234,9 @@ class Answerer:
             raise self._failed(error, translation) from error
         return tokens.image_sizes[-1]
 
-    async def _request(self, translation: Translation, request_id: str) -> GenerationRequest:
+    async def _request(self, translation: Translation, caller: Caller) -> GenerationRequest:
         images = await self._fetcher.load_all(translation.pictures)
-        return translation.request(images, request_id)
+        return translation.request(images, caller)
 
     def _failed(self, error: GLMError, translation: Translation) -> APIError:
         if isinstance(error, UnavailableError):

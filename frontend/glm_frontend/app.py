@@ -95,5 +95,11 @@ def _middleware(settings: Settings) -> list[Middleware]:
             )
         )
     middleware.append(Middleware(UnexpectedErrorMiddleware))
-    middleware.append(Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes))
+    middleware.append(
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.max_body_bytes,
+            max_inflight_bytes=settings.max_inflight_bytes,
+        )
+    )
     return middleware

@@ -105,6 +105,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "As many requests are under way as the server takes.",
             "Try again after `retry-after` seconds.",
         ),
+        "rate_limit_exceeded": Entry(
+            429,
+            "The rate limit of the API key, or of the address, is reached.",
+            "Wait as long as `retry-after` says.",
+        ),
+        "body_timeout": Entry(408, "The body did not arrive in time.", "Send it again."),
         "internal_error": Entry(
             500,
             "The server failed.",

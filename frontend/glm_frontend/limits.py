@@ -1,16 +1,28 @@
-"""Admission: so many requests at once, and no waiting room."""
+"""Admission: so many requests at once, no waiting room; and, if wanted, so many a minute."""
 
+import math
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
-from glm_frontend.errors import overloaded
+from limits import RateLimitItem, parse_many
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from glm_frontend.errors import APIError, overloaded
+
+# See InflightLimiter.
+SHARE = 4
 
 
 class Permit:
     """The right to have one request under way; leaving the ``with`` block gives it back."""
 
-    def __init__(self, limiter: "InflightLimiter") -> None:
+    def __init__(self, limiter: "InflightLimiter", principal: str) -> None:
         self._limiter = limiter
+        self._principal = principal
 
     def __enter__(self) -> Self:
         return self
@@ -21,25 +33,114 @@ class Permit:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._limiter.inflight -= 1
+        self._limiter.give_back(self._principal)
 
 
 class InflightLimiter:
-    """Gives out at most ``max_inflight`` permits at a time. For one event loop."""
+    """Gives out at most ``max_inflight`` permits at a time. For one event loop.
 
-    def __init__(self, max_inflight: int) -> None:
+    Where there are several principals, each may hold fewer than ``SHARE`` times the permits that
+    are left (a dynamic threshold, as switches share their buffers): one alone gets four fifths of
+    all, two four ninths each. So whoever comes finds room, however much the others send, and no
+    share has to be set aside for those who do not.
+
+    Args:
+        is_fair: whether there are several.
+    """
+
+    def __init__(self, max_inflight: int, *, is_fair: bool = False) -> None:
         self._max_inflight = max_inflight
+        self._is_fair = is_fair
+        self._held: dict[str, int] = {}
         self.inflight = 0
 
-    def acquire(self) -> Permit:
-        """A permit, at once.
+    def check(self, principal: str = "") -> None:
+        """Whether there is a permit.
 
         Raises:
-            APIError: 429, all permits are out.
+            APIError: 429.
         """
-        if self.inflight >= self._max_inflight:
+        left = self._max_inflight - self.inflight
+        if left <= 0:
             raise overloaded(
                 f"{self._max_inflight} requests are under way, as many as allowed; try again later."
             )
+        own = self._held.get(principal, 0)
+        if self._is_fair and own and own >= SHARE * left:
+            raise overloaded(
+                f"{own} requests of this key are under way, its share of the "
+                f"{self._max_inflight} that are allowed; try again later."
+            )
+
+    def acquire(self, principal: str = "") -> Permit:
+        """A permit, at once.
+
+        Raises:
+            APIError: 429, as :meth:`check`.
+        """
+        self.check(principal)
         self.inflight += 1
-        return Permit(self)
+        self._held[principal] = self._held.get(principal, 0) + 1
+        return Permit(self, principal)
+
+    def give_back(self, principal: str) -> None:
+        """Take a permit back."""
+        self.inflight -= 1
+        self._held[principal] -= 1
+        if not self._held[principal]:
+            del self._held[principal]
+
+
+def parse_rates(text: str) -> tuple[RateLimitItem, ...]:
+    """Rate limits such as ``60/minute;1000/hour``; none for an empty text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.strip():
+        return ()
+    try:
+        return tuple(parse_many(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a rate such as 60/minute;1000/hour") from None
+
+
+class RateLimiter:
+    """Counts requests in moving windows, in memory; an entry is gone when its window has passed.
+
+    Args:
+        rates: for who has none of its own.
+    """
+
+    def __init__(self, rates: Sequence[RateLimitItem]) -> None:
+        self._rates = rates
+        self._windows = MovingWindowRateLimiter(MemoryStorage())
+
+    def hit(self, who: str, own: Sequence[RateLimitItem] | None = None) -> dict[str, str]:
+        """Count a request. Returns OpenAI's headers about the tightest limit; none without one.
+
+        Raises:
+            APIError: 429.
+        """
+        headers: dict[str, str] = {}
+        fewest = math.inf
+        for rate in self._rates if own is None else own:
+            allowed = self._windows.hit(rate, who)
+            stats = self._windows.get_window_stats(rate, who)
+            seconds = max(0.0, stats.reset_time - time.time())
+            if stats.remaining < fewest:
+                fewest = stats.remaining
+                headers = {
+                    "x-ratelimit-limit-requests": str(rate.amount),
+                    "x-ratelimit-remaining-requests": str(stats.remaining),
+                    "x-ratelimit-reset-requests": f"{seconds:.3f}s",
+                }
+            if not allowed:
+                raise APIError(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    f"The rate limit of {rate} is reached; try again later.",
+                    code="rate_limit_exceeded",
+                    kind="rate_limit_error",
+                    headers=headers | {"retry-after": str(math.ceil(seconds) or 1)},
+                )
+        return headers

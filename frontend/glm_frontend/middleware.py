@@ -9,12 +9,13 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glm_frontend.errors import APIError, internal
+from glm_frontend.errors import APIError, internal, overloaded
 from glm_frontend.logs import LOGGER_NAME
 
 PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
+LIVE_PATH = "/v1/health/live"
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -51,6 +52,8 @@ class RequestContextMiddleware:
                 headers[ANTHROPIC_REQUEST_ID_HEADER] = request_id
                 elapsed = time.perf_counter() - started
                 headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
+                headers["x-content-type-options"] = "nosniff"
+                headers.update(scope["state"].get("headers", {}))
                 if scope["app"].state.services.draining.is_set():
                     headers["connection"] = "close"
             await send(message)
@@ -58,13 +61,18 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            logger.info(
-                "request method=%s path=%s status=%d duration_ms=%.1f client=%s request_id=%s",
+            path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+            key = scope["state"].get("key")
+            logger.log(
+                logging.DEBUG if path == LIVE_PATH else logging.INFO,  # asked every few seconds
+                "request method=%s path=%s status=%d duration_ms=%.1f client=%s key=%s "
+                "request_id=%s",
                 scope["method"],
-                scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
+                path,
                 status,
                 (time.perf_counter() - started) * 1000,
                 (scope.get("client") or ("-",))[0],
+                "-" if key is None else key.name,
                 request_id,
             )
 
@@ -97,11 +105,16 @@ class UnexpectedErrorMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives."""
+    """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    All bodies under way together are held to ``max_inflight_bytes``; one alone always passes.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_inflight_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -116,12 +129,21 @@ class BodyLimitMiddleware:
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._inflight_bytes += size
             if received > self._max_bytes:
                 raise self._too_large()
+            if self._inflight_bytes > self._max_inflight_bytes and (
+                self._inflight_bytes > received
+            ):
+                raise overloaded("The requests under way are too large together; try again later.")
             return message
 
-        await self._app(scope, receive_limited, send)
+        try:
+            await self._app(scope, receive_limited, send)
+        finally:
+            self._inflight_bytes -= received
 
     def _too_large(self) -> APIError:
         return APIError(

@@ -87,9 +87,11 @@ _ERROR_DESCRIPTIONS: Mapping[int, str] = {
     400: "The request is wrong; the error names the field.",
     401: "The API key is missing or unknown.",
     404: "The model is not served here.",
+    408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",
     415: "The body has another content type than those below.",
-    429: "As many requests are under way as the server takes; see `retry-after`.",
+    429: "As many requests are under way as the server takes, or the rate limit is reached; see "
+    "`retry-after`.",
     500: "The server failed.",
     503: "The model is not available now.",
     504: "The answer took too long.",

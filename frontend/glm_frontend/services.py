@@ -1,5 +1,6 @@
 """What the endpoints work with, built once when the app starts, and how they get at it."""
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -11,12 +12,13 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from glm_frontend.answers import Answerer
-from glm_frontend.auth import KeyRing
+from glm_frontend.auth import APIKey, KeyRing
 from glm_frontend.backend import Backend
+from glm_frontend.caller import Caller
 from glm_frontend.errors import APIError, unavailable
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
-from glm_frontend.limits import InflightLimiter, Permit
+from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, parse_rates
 from glm_frontend.settings import Settings
 
 
@@ -35,6 +37,7 @@ class Services:
     health: HealthProbe
     keys: KeyRing
     limiter: InflightLimiter
+    rates: RateLimiter
     started: int
     draining: threading.Event = field(default_factory=threading.Event)
 
@@ -62,8 +65,9 @@ def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) 
         backend=backend,
         answerer=Answerer(backend, fetcher, health, settings.request_timeout),
         health=health,
-        keys=KeyRing(settings.api_keys),
-        limiter=InflightLimiter(settings.max_inflight),
+        keys=KeyRing(settings.keys),
+        limiter=InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1),
+        rates=RateLimiter(parse_rates(settings.rate_limit)),
         started=int(time.time()),
     )
 
@@ -85,13 +89,13 @@ _bearer = HTTPBearer(
 BearerDep = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-async def require_key(services: ServicesDep, bearer: BearerDep) -> None:
+async def require_key(request: Request, services: ServicesDep, bearer: BearerDep) -> None:
     """Let the request in only with a known key.
 
     Raises:
         APIError: 401.
     """
-    services.keys.check(None if bearer is None else bearer.credentials)
+    request.state.key = services.keys.check(None if bearer is None else bearer.credentials)
 
 
 _x_api_key = APIKeyHeader(
@@ -100,34 +104,55 @@ _x_api_key = APIKeyHeader(
 
 
 async def require_key_or_x_api_key(
-    services: ServicesDep, bearer: BearerDep, x_api_key: Annotated[str | None, Security(_x_api_key)]
+    request: Request,
+    services: ServicesDep,
+    bearer: BearerDep,
+    x_api_key: Annotated[str | None, Security(_x_api_key)],
 ) -> None:
     """As :func:`require_key`; the key may also be in the header ``x-api-key``."""
     if x_api_key is None:
-        await require_key(services, bearer)
+        await require_key(request, services, bearer)
     else:
-        services.keys.check(x_api_key)
+        request.state.key = services.keys.check(x_api_key)
 
 
-async def get_permit(services: ServicesDep) -> AsyncIterator[Permit]:
-    """A permit, until the response is sent.
+async def get_caller(request: Request) -> Caller:
+    """Who asks; behind :func:`require_key`."""
+    key: APIKey | None = request.state.key
+    return Caller(request.state.request_id, "" if key is None else key.name)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+async def get_permit(
+    request: Request, services: ServicesDep, caller: CallerDep
+) -> AsyncIterator[Permit]:
+    """A permit, until the response is sent. It is taken once the body is there, but where there is
+    none to be had, the body is not waited for.
 
     Raises:
-        APIError: 429; 503 when the server is about to stop.
+        APIError: 408, 413, 429; 503 when the server is about to stop.
     """
     if services.draining.is_set():
         raise unavailable("The server is about to stop.", code="draining")
-    with services.limiter.acquire() as permit:
+    services.limiter.check(caller.tenant)
+    key: APIKey | None = request.state.key
+    address = request.client.host if request.client else ""
+    own = None if key is None or key.rate is None else parse_rates(key.rate)
+    request.state.headers = services.rates.hit(caller.tenant or address, own)
+    try:
+        async with asyncio.timeout(services.settings.body_timeout):
+            await request.body()
+    except TimeoutError:
+        raise APIError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The body did not arrive within {services.settings.body_timeout:g} s.",
+            code="body_timeout",
+            headers={"connection": "close"},
+        ) from None
+    with services.limiter.acquire(caller.tenant) as permit:
         yield permit
 
 
 PermitDep = Annotated[Permit, Depends(get_permit)]
-
-
-async def get_request_id(request: Request) -> str:
-    """The id that the middleware gave the request."""
-    request_id: str = request.state.request_id
-    return request_id
-
-
-RequestIdDep = Annotated[str, Depends(get_request_id)]

@@ -3,14 +3,24 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from glm_frontend.auth import APIKey, is_key, read_keys
+from glm_frontend.limits import parse_rates
 
 PREFIX = "GLM_"
 
-_KEY = re.compile(r"[!-~]+")
 _ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
 
@@ -37,9 +47,14 @@ def _not_blank(value: str) -> str:
 
 
 def _visible(key: SecretStr) -> SecretStr:
-    if not _KEY.fullmatch(key.get_secret_value()):
+    if not is_key(key.get_secret_value()):
         raise ValueError("a key may only have visible ASCII characters")
     return key
+
+
+def _rates(value: str) -> str:
+    parse_rates(value)
+    return value
 
 
 def _lower(value: Any) -> Any:
@@ -68,6 +83,8 @@ class Settings(BaseSettings):
         tuple[Annotated[SecretStr, AfterValidator(_visible)], ...], *CommaSeparated
     ] = ()
     """Bearer keys that are let in, separated by commas; empty: no key is asked for."""
+    api_keys_file: Path | None = None
+    """File with more of them, one a line; after it may stand ``name=NAME`` and ``rate=LIMITS``."""
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...], *CommaSeparated
     ] = ()
@@ -84,6 +101,14 @@ class Settings(BaseSettings):
     """Most bytes of one video's file."""
     max_inflight: int = Field(default=256, ge=1)
     """Most requests at once; further ones get a 429."""
+    max_inflight_bytes: int = Field(default=512 * 1024**2, ge=1)
+    """Most bytes of all their bodies together; more get a 429."""
+    rate_limit: Annotated[str, AfterValidator(_rates)] = ""
+    """Requests of one key, or of one address where no key is asked for, as 60/minute;1000/hour."""
+    body_timeout: Seconds = 60
+    """Seconds for the body of a request to arrive."""
+    header_timeout: Seconds = 30
+    """Seconds for a request's headers to arrive."""
     request_timeout: Seconds = 600
     """Seconds that an answer may take."""
     graceful_timeout: Seconds = 30
@@ -102,6 +127,23 @@ class Settings(BaseSettings):
         "info"
     )
     """Least severe records that are logged."""
+
+    _keys: tuple[APIKey, ...] = PrivateAttr(())
+
+    @model_validator(mode="after")
+    def _read_keys(self) -> Self:
+        keys = [APIKey(key, f"key-{i}") for i, key in enumerate(self.api_keys, start=1)]
+        if self.api_keys_file is not None:
+            keys += read_keys(self.api_keys_file, len(keys) + 1)
+            for key in keys:
+                parse_rates(key.rate or "")
+        self._keys = tuple(keys)
+        return self
+
+    @property
+    def keys(self) -> tuple[APIKey, ...]:
+        """All keys that are let in."""
+        return self._keys
 
 
 def load_settings() -> Settings:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glm_client import GenerationRequest
+from glm_frontend.caller import Caller
 from glm_frontend.images.fetch import Picture
 from glm_frontend.schemas.chat import (
     ChatCompletionRequest,
@@ -51,7 +52,7 @@ class Translation:
     continues: bool = False
     finds_boxes: bool = False
 
-    def request(self, files: Sequence[bytes], request_id: str) -> GenerationRequest:
+    def request(self, files: Sequence[bytes], caller: Caller) -> GenerationRequest:
         """The model server's request, with the files of ``pictures``."""
         given = list(zip(self.pictures, files, strict=True))
         images = [file for picture, file in given if picture.kind == "image"]
@@ -65,7 +66,8 @@ class Translation:
             tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
-            request_id=request_id,
+            request_id=caller.request_id,
+            tenant=caller.tenant,
         )
 
     def http_param(self, wire_param: str) -> str:

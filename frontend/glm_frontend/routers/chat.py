@@ -27,7 +27,7 @@ from glm_frontend.schemas.chat import (
     FunctionCall,
     MessageToolCall,
 )
-from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.sse import EventStream
 from glm_frontend.validation import read_json
 
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(requi
     openapi_extra={"requestBody": json_body(ChatCompletionRequest, CHAT_EXAMPLES)},
 )
 async def create_chat_completion(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """OpenAI's chat completions, with pictures anywhere in the conversation.
 
@@ -55,7 +55,7 @@ async def create_chat_completion(
     translation = translate_chat(body)
     answer_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
     if body.stream:
-        deltas = services.answerer.stream(translation, request_id)
+        deltas = services.answerer.stream(translation, caller)
         options = body.stream_options
         writer = ChunkWriter(
             id=answer_id,
@@ -66,8 +66,8 @@ async def create_chat_completion(
             num_choices=body.n or 1,
             top_logprobs=body.top_logprobs or 0,
         )
-        return EventStream(writer.write(await started(request, deltas)), deltas, request_id)
-    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+        return EventStream(writer.write(await started(request, deltas)), deltas, caller.request_id)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     choices = []
     for index, own in enumerate(answer.choices):
         calls = [

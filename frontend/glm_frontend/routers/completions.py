@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from glm_client import TokenLogprobs
 from glm_frontend.answers import Answer, Answerer
+from glm_frontend.caller import Caller
 from glm_frontend.chat.chunks import system_fingerprint
 from glm_frontend.chat.translate import Translation, translate_completions
 from glm_frontend.disconnect import started, until_disconnect
@@ -24,7 +25,7 @@ from glm_frontend.schemas.completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.sse import EventStream
 from glm_frontend.validation import read_json
 
@@ -39,7 +40,7 @@ router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(requi
     openapi_extra={"requestBody": json_body(CompletionRequest, COMPLETION_EXAMPLES)},
 )
 async def create_completion(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """OpenAI's older endpoint: no chat template, no pictures, and the text as the model writes it.
 
@@ -47,20 +48,20 @@ async def create_completion(
     """
     body = await read_json(request, CompletionRequest)
     services.check_model(body.model)
-    writer = _Writer(body, services.answerer, request_id)
+    writer = _Writer(body, services.answerer, caller)
     if body.stream:
         pieces = writer.stream()
-        return EventStream(await started(request, pieces), pieces, request_id)
+        return EventStream(await started(request, pieces), pieces, caller.request_id)
     return json_response(await until_disconnect(request, writer.complete()))
 
 
 class _Writer:
     """Answers one request."""
 
-    def __init__(self, body: CompletionRequest, answerer: Answerer, request_id: str) -> None:
+    def __init__(self, body: CompletionRequest, answerer: Answerer, caller: Caller) -> None:
         self._body = body
         self._answerer = answerer
-        self._request_id = request_id
+        self._caller = caller
         self._translations = translate_completions(body)
         self._head: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -102,7 +103,7 @@ class _Writer:
             begins = {k: await self._echo(translation) for k in range(per_prompt)}
             offsets = {k: 0 for k in range(per_prompt)}
             latest: Usage | None = None
-            async with aclosing(self._answerer.stream(translation, self._request_id)) as deltas:
+            async with aclosing(self._answerer.stream(translation, self._caller)) as deltas:
                 async for delta in deltas:
                     latest = delta.usage or latest
                     text = begins.pop(delta.index, "") + delta.content
@@ -123,7 +124,7 @@ class _Writer:
             yield Completion(**self._head, choices=[], usage=_sum(past))
 
     async def _answer(self, translation: Translation) -> Answer:
-        return await self._answerer.complete(translation, self._request_id)
+        return await self._answerer.complete(translation, self._caller)
 
     async def _echo(self, translation: Translation) -> str:
         """What the text begins with."""
@@ -132,7 +133,7 @@ class _Writer:
         text = translation.prompt.get("prompt")
         if isinstance(text, str):
             return text
-        return (await self._answerer.tokenize(translation, self._request_id)).text
+        return (await self._answerer.tokenize(translation, self._caller)).text
 
     def _logprobs(self, tokens: Sequence[TokenLogprobs], offset: int) -> CompletionLogprobs | None:
         top = self._body.logprobs

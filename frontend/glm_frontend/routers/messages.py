@@ -19,8 +19,8 @@ from glm_frontend.schemas.messages import (
     TokenCount,
 )
 from glm_frontend.services import (
+    CallerDep,
     PermitDep,
-    RequestIdDep,
     ServicesDep,
     require_key_or_x_api_key,
 )
@@ -38,7 +38,7 @@ router = APIRouter(tags=["Inference"], dependencies=[Depends(require_key_or_x_ap
     openapi_extra={"requestBody": json_body(MessagesRequest, MESSAGES_EXAMPLES)},
 )
 async def create_message(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """Anthropic's messages, with pictures anywhere in the conversation.
 
@@ -51,10 +51,10 @@ async def create_message(
     translation = translate_messages(body)
     answer_id = f"msg_{uuid.uuid4().hex}"
     if body.stream:
-        deltas = services.answerer.stream(translation, request_id)
+        deltas = services.answerer.stream(translation, caller)
         events = EventWriter(answer_id, body.model).write(await started(request, deltas))
-        return MessageStream(events, deltas, request_id)
-    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+        return MessageStream(events, deltas, caller.request_id)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     return json_response(whole_answer(answer_id, body.model, answer))
 
 
@@ -66,11 +66,11 @@ async def create_message(
     openapi_extra={"requestBody": json_body(CountTokensRequest, COUNT_TOKENS_EXAMPLES)},
 )
 async def count_tokens(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """How many tokens the model would read; nothing is written."""
     body = await read_json(request, CountTokensRequest)
     services.check_model(body.model)
-    counting = services.answerer.tokenize(translate_prompt(body), request_id)
+    counting = services.answerer.tokenize(translate_prompt(body), caller)
     prompt = await until_disconnect(request, counting)
     return json_response(TokenCount(input_tokens=len(prompt.token_ids)))

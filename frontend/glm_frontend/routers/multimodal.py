@@ -29,7 +29,7 @@ from glm_frontend.schemas.multimodal import (
     MultimodalInferenceChunk,
     MultimodalRequest,
 )
-from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.sse import EventStream
 from glm_frontend.validation import content_type, read_json, validate
 
@@ -54,7 +54,7 @@ FORM_JSON_FIELDS = frozenset({"chat_template_kwargs", "logit_bias"})
     },
 )
 async def create_multimodal_inference(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """One prompt and its pictures in, one text out.
 
@@ -87,10 +87,10 @@ async def create_multimodal_inference(
         "model": services.settings.served_model_name,
     }
     if body.stream:
-        deltas = services.answerer.stream(translation, request_id)
+        deltas = services.answerer.stream(translation, caller)
         events = _chunks(head, await started(request, deltas))
-        return EventStream(events, deltas, request_id)
-    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+        return EventStream(events, deltas, caller.request_id)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     (choice,) = answer.choices
     return json_response(
         MultimodalInference(

@@ -19,7 +19,7 @@ from glm_frontend.responses.answer import ResponseWriter
 from glm_frontend.responses.translate import translate_responses
 from glm_frontend.schemas.response_events import RESPONSE_EVENTS
 from glm_frontend.schemas.responses import ResponseObject, ResponsesRequest
-from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.sse import ResponseStream
 from glm_frontend.validation import read_json
 
@@ -34,7 +34,7 @@ router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(requi
     openapi_extra={"requestBody": json_body(ResponsesRequest, RESPONSES_EXAMPLES)},
 )
 async def create_response(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """OpenAI's Responses API without its memory: the conversation is sent whole each time.
 
@@ -47,10 +47,10 @@ async def create_response(
     translation = translate_responses(body)
     writer = ResponseWriter(body)
     if body.stream:
-        deltas = services.answerer.stream(translation, request_id)
+        deltas = services.answerer.stream(translation, caller)
         events = writer.write(await started(request, deltas))
-        return ResponseStream(events, deltas, request_id, writer.failed)
-    answer = await until_disconnect(request, services.answerer.complete(translation, request_id))
+        return ResponseStream(events, deltas, caller.request_id, writer.failed)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     return json_response(writer.whole(answer))
 
 

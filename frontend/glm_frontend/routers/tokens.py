@@ -8,7 +8,7 @@ from glm_frontend.disconnect import until_disconnect
 from glm_frontend.openapi import INFERENCE_ERRORS, json_body, json_response
 from glm_frontend.openapi_examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from glm_frontend.schemas.tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
-from glm_frontend.services import PermitDep, RequestIdDep, ServicesDep, require_key
+from glm_frontend.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.validation import read_json
 
 router = APIRouter(tags=["Tokens"], dependencies=[Depends(require_key)])
@@ -22,7 +22,7 @@ router = APIRouter(tags=["Tokens"], dependencies=[Depends(require_key)])
     openapi_extra={"requestBody": json_body(TokenizeRequest, TOKENIZE_EXAMPLES)},
 )
 async def tokenize(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """What the model would read, in tokens, those of the pictures included."""
     body = await read_json(request, TokenizeRequest)
@@ -30,7 +30,7 @@ async def tokenize(
     tokens = await until_disconnect(
         request,
         services.answerer.tokenize(
-            translate_tokenize(body), request_id, token_texts=bool(body.return_token_strs)
+            translate_tokenize(body), caller, token_texts=bool(body.return_token_strs)
         ),
     )
     return json_response(
@@ -50,12 +50,12 @@ async def tokenize(
     openapi_extra={"requestBody": json_body(DetokenizeRequest, DETOKENIZE_EXAMPLES)},
 )
 async def detokenize(
-    request: Request, services: ServicesDep, permit: PermitDep, request_id: RequestIdDep
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
 ) -> Response:
     """All tokens together as text, special ones included."""
     body = await read_json(request, DetokenizeRequest)
     services.check_model(body.model)
     tokens = await until_disconnect(
-        request, services.answerer.tokenize(translate_detokenize(body), request_id)
+        request, services.answerer.tokenize(translate_detokenize(body), caller)
     )
     return json_response(Detokenized(prompt=tokens.text))

@@ -1,13 +1,16 @@
 """Bearer keys."""
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
-from glm_frontend.settings import Settings
+from glm_frontend.auth import read_keys
+from glm_frontend.settings import Settings, SettingsError, load_settings
 from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, FakeBackend, chat
 
 Headers = dict[bytes, bytes]
@@ -89,3 +92,55 @@ def test_what_is_locked(locked: TestClient, method: str, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/health", "/docs", "/openapi.json", "/"])
 def test_what_is_open(locked: TestClient, path: str) -> None:
     assert locked.get(path).status_code == 200
+
+
+def test_keys_come_from_a_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# ours\nsecret-a name=alice rate=5/minute\n\nsecret-b  # nobody's\n")
+    monkeypatch.setenv("GLM_API_KEYS", "secret-0")
+    monkeypatch.setenv("GLM_API_KEYS_FILE", str(file))
+    settings = load_settings()
+    assert [key.name for key in settings.keys] == ["key-1", "alice", "key-3"]
+    assert "secret-" not in repr(settings) + repr(settings.keys)
+    caplog.set_level(logging.DEBUG)
+    backend = FakeBackend()
+    with TestClient(create_app(settings, backend)) as client:
+        for secret, name in (("secret-0", "key-1"), ("secret-a", "alice"), ("secret-b", "key-3")):
+            assert client.post(CHAT, json=chat(), headers=bearer(secret)).status_code == 200
+            assert backend.requests[-1].tenant == name
+            assert f"key={name} " in caplog.text
+        assert client.post(CHAT, json=chat(), headers=bearer("alice")).status_code == 401
+    assert "secret-" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("schlüssel", "a key may only have visible ASCII characters"),
+        ("secret alice", "after the key only name=NAME and rate=LIMITS may stand"),
+        ("secret name=a name=b", "after the key only name=NAME and rate=LIMITS may stand"),
+        ("secret colour=red", "after the key only name=NAME and rate=LIMITS may stand"),
+        ("secret name=a/b", "'a/b' is not a name"),
+        ("secret name=first", "the name 'first' is given twice"),
+    ],
+)
+def test_a_bad_line_is_named_and_its_key_is_not(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"one name=first\n{line}\n")
+    with pytest.raises(ValueError, match="line 2") as caught:
+        read_keys(file)
+    assert reason in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "key rate=often"])
+def test_a_bad_file_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("GLM_API_KEYS_FILE", str(file))
+    with pytest.raises(SettingsError, match=r"keys|often"):
+        load_settings()

@@ -97,7 +97,7 @@ def test_both_content_types_are_documented(document: Any) -> None:
 def test_errors_are_documented(document: Any, path: str, shape: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {
-        *("200", "400", "401", "404", "413", "415", "429", "500", "503", "504")
+        *("200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504")
     }
     for status, response in responses.items():
         if status != "200":

@@ -1,8 +1,15 @@
 """Permits: held until the last byte, and a 429 when there is none."""
 
 import asyncio
+from collections import Counter
+from contextlib import suppress
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
 from glm_frontend.errors import APIError
@@ -52,3 +59,134 @@ async def test_errors_give_the_permit_back() -> None:
             visitor = Visitor(app, CHAT, chat(max_tokens=0))
             await visitor.run()
             assert visitor.status == 400
+
+
+def test_one_principal_cannot_take_all() -> None:
+    limiter = InflightLimiter(50, is_fair=True)
+    taken = 0
+    with suppress(APIError):
+        while True:
+            limiter.acquire("flood")
+            taken += 1
+    assert taken == 40  # four fifths
+    limiter.acquire("trickle")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 20))
+def test_there_is_always_room_for_who_has_none(
+    events: list[tuple[str, bool]], max_inflight: int
+) -> None:
+    limiter = InflightLimiter(max_inflight, is_fair=True)
+    held: Counter[str] = Counter()
+    for principal, comes in events:
+        if comes:
+            try:
+                limiter.acquire(principal)
+            except APIError:
+                full = limiter.inflight == max_inflight
+                assert full or held[principal], "refused, though it had none and there was room"
+            else:
+                held[principal] += 1
+        elif held[principal]:
+            limiter.give_back(principal)
+            held[principal] -= 1
+        assert limiter.inflight == held.total() <= max_inflight
+
+
+def _app(**settings: Any) -> TestClient:
+    return TestClient(create_app(Settings(**settings), FakeBackend()))
+
+
+def test_a_rate_limit_is_told_before_and_when_it_is_reached() -> None:
+    with _app(rate_limit="100/hour;2/minute") as client:
+        remaining = []
+        for _ in range(2):
+            response = client.post(CHAT, json=chat())
+            assert response.status_code == 200
+            assert response.headers["x-ratelimit-limit-requests"] == "2"
+            remaining.append(response.headers["x-ratelimit-remaining-requests"])
+        assert remaining == ["1", "0"]
+        refused = client.post(CHAT, json=chat())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            429,
+            "rate_limit_exceeded",
+        )
+        assert 50 < int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        for path in ("/v1/health", "/v1/models"):
+            assert client.get(path).status_code == 200
+
+
+def test_each_key_has_a_rate_of_its_own(tmp_path: Any) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a-key\nb-key rate=3/minute\n")
+    with _app(api_keys=(SecretStr("c-key"),), api_keys_file=file, rate_limit="1/minute") as client:
+        allowed = {}
+        for key in ("a-key", "b-key", "c-key"):
+            headers = {"authorization": f"Bearer {key}"}
+            statuses = [
+                client.post(CHAT, json=chat(), headers=headers).status_code for _ in range(5)
+            ]
+            allowed[key] = statuses.count(200)
+            assert set(statuses) == {200, 429}
+    assert allowed == {"a-key": 1, "b-key": 3, "c-key": 1}
+
+
+class Slow(Visitor):
+    """Sends the first byte of its body, and the rest when it is told to."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.go_on = asyncio.Event()
+        self.begun = asyncio.Event()
+
+    async def _receive(self) -> Any:
+        if not self.begun.is_set():
+            self.begun.set()
+            return {"type": "http.request", "body": self._body[:1], "more_body": True}
+        await self.go_on.wait()
+        if not self._sent:
+            self._sent = True
+            return {"type": "http.request", "body": self._body[1:], "more_body": False}
+        return await super()._receive()
+
+
+async def test_a_body_that_trickles_in_holds_no_permit() -> None:
+    app = create_app(Settings(max_inflight=1), FakeBackend())
+    async with app.router.lifespan_context(app):
+        slow = Slow(app, CHAT, chat())
+        running = asyncio.create_task(slow.run())
+        await slow.begun.wait()
+        quick = Visitor(app, CHAT, chat())
+        await quick.run()
+        assert quick.status == 200
+        slow.go_on.set()
+        await running
+        assert slow.status == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    app = create_app(Settings(body_timeout=0.05), FakeBackend())
+    async with app.router.lifespan_context(app):
+        slow = Slow(app, CHAT, chat())
+        await slow.run()
+        assert slow.status == 408
+        assert "body_timeout" in slow.text and "0.05 s" in slow.text
+
+
+async def test_bodies_are_bounded_together_but_one_alone_passes() -> None:
+    app = create_app(Settings(max_inflight_bytes=100), FakeBackend())
+    async with app.router.lifespan_context(app):
+        alone = Visitor(app, CHAT, chat("x" * 200))
+        await alone.run()
+        assert alone.status == 200
+        slow = Slow(app, CHAT, chat())
+        running = asyncio.create_task(slow.run())
+        await slow.begun.wait()
+        large = Visitor(app, CHAT, chat("x" * 200))
+        await large.run()
+        assert large.status == 429
+        assert (b"retry-after", b"1") in large.messages[0]["headers"]
+        slow.go_on.set()
+        await running
+        assert slow.status == 200

@@ -51,7 +51,7 @@ def test_the_access_log_has_the_id(client: TestClient, caplog: pytest.LogCapture
     (line,) = [record.getMessage() for record in caplog.records]
     assert re.fullmatch(
         r"request method=GET path=/v1/models%0Aforged status=404 duration_ms=[\d.]+ "
-        r"client=testclient request_id=job-1",
+        r"client=testclient key=- request_id=job-1",
         line,
     )
 
@@ -144,3 +144,16 @@ async def test_a_client_that_leaves_while_it_sends() -> None:
         visitor.leave()
         await running
     assert visitor.status == 499
+
+
+def test_signs_of_life_do_not_fill_the_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="glm_frontend")
+    assert client.get("/v1/health/live").status_code == 200
+    assert caplog.records == []
+
+
+def test_no_browser_guesses_the_type_of_an_answer(client: TestClient) -> None:
+    for path in ("/v1/health", "/docs", "/nothing"):
+        assert client.get(path).headers["x-content-type-options"] == "nosniff"

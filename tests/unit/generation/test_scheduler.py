@@ -220,7 +220,7 @@ def test_tenants_get_equal_shares_of_the_computed_tokens() -> None:
     trickle = [_request(4, 5000 + 100 * number, tenant="trickle") for number in range(5)]
     for request in [*flood, *trickle]:
         scheduler.add(request)
-    served = []
+    served: list[Request] = []
     while len(served) < 15:
         ((request, _, _),) = _run(scheduler)
         served.append(request)

@@ -1,0 +1,73 @@
+"""The HTTP parser of uvicorn, with bounds on how long and how large a request's headers may be.
+
+uvicorn waits for ever for a client that connects and sends nothing, or half a header, and takes
+headers of any size.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 64 * 1024
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose next request has no complete headers in time.
+
+    Attributes:
+        header_timeout: in seconds; between requests uvicorn's shorter keep-alive limit holds.
+    """
+
+    header_timeout = 30.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request, but not for ever."""
+        super().connection_made(transport)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in."""
+        super().data_received(data)
+        if self._header_timer is not None:  # so all these bytes are headers
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._await_headers()
+
+    def on_headers_complete(self) -> None:
+        """Its headers are there."""
+        self._forget_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        if self._header_timer is None:
+            self._header_bytes = 0
+            self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def _forget_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+
+def bounded_protocol(header_timeout: float) -> type[BoundedProtocol]:
+    """The protocol for uvicorn's ``http``; it makes an instance for each connection."""
+    return type("Protocol", (BoundedProtocol,), {"header_timeout": header_timeout})

@@ -1,0 +1,76 @@
+"""Connections whose headers do not come, or do not end: a real server, real sockets."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+
+from glm_frontend.app import create_app
+from glm_frontend.protocol import MAX_HEADER_BYTES, bounded_protocol
+from glm_frontend.settings import Settings
+from unit.frontend.fakes import FakeBackend
+
+TIMEOUT = 0.5
+REQUEST = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    config = uvicorn.Config(
+        create_app(Settings(), FakeBackend()),
+        port=0,
+        http=bounded_protocol(TIMEOUT),
+        log_config=None,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def exchange(port: int, *pieces: bytes, pause: float = 0.0) -> tuple[bytes, float]:
+    """What comes back until the server closes the connection, and after how many seconds."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        received = b""
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+            while data := connection.recv(65536):
+                received += data
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+    return received, time.monotonic() - began
+
+
+@pytest.mark.parametrize("pieces", [[], [REQUEST], [REQUEST, b"x-slow: ", b"1"]])
+def test_headers_that_do_not_come_are_not_waited_for(port: int, pieces: list[bytes]) -> None:
+    received, seconds = exchange(port, *pieces)
+    assert received == b""
+    assert TIMEOUT * 0.9 < seconds < TIMEOUT + 2
+
+
+def test_a_drip_of_headers_does_not_help(port: int) -> None:
+    received, seconds = exchange(port, REQUEST, *[b"x-drip: 1\r\n"] * 12, pause=0.1)
+    assert received == b""
+    assert seconds < 12 * 0.1 + 1
+
+
+def test_headers_without_end_are_refused(port: int) -> None:
+    header = b"x-large: " + b"x" * 1000 + b"\r\n"
+    received, _ = exchange(port, REQUEST, *[header] * (2 * MAX_HEADER_BYTES // len(header)))
+    assert received == b"" or received.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
+    last = REQUEST + b"connection: close\r\n\r\n"
+    received, _ = exchange(port, REQUEST + b"\r\n", last, pause=TIMEOUT * 1.5)
+    assert received.count(b"HTTP/1.1 200 OK") == 2
