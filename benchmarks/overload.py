@@ -297,7 +297,7 @@ def write(
         "time to first token of the answered, p50",
         "s",
         {
-            "ours, in time": [
+            "ours": [
                 (ratio, statistics.median(times))
                 for ratio, level in zip(ratios, levels, strict=True)
                 if (times := [x.ttft for x in level.outcomes if x.end == "answered"])
