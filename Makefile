@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features chaos fuzz gpu-check profile clean
+	bench-structured compare-features chaos fuzz soak overload gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -91,6 +91,14 @@ compare-features: ## The same requests to this server and to vLLM, which it inst
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.structured_output
+
+soak: ## Half an hour of a mixed load: is every request accounted for, is the memory flat?
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.overload $(ARGS)
 
 chaos: ## Parts killed, hung and starved under load, clients that leave, restarts: a table
 	@$(call install,bench)
