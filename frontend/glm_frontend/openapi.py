@@ -138,22 +138,27 @@ def form_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
 
 
 def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
-    """The documentation of an answer that may also be a stream: of one model, or of named ones."""
+    """The documentation of an answer that may also be a stream: of one model, or of named ones.
+
+    ``itemSchema`` describes one event, as FastAPI's own documents and OpenAPI 3.2 have it.
+    """
     named = len(models) > 1
     end = "each with its `type` as its name" if named else "ended by `[DONE]`"
-    content = {"oneOf": [_ref(model) for model in models]} if named else _ref(models[0])
     data: dict[str, Any] = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": content,
+        "contentSchema": {"anyOf": [_ref(model) for model in models]},
     }
-    if not named:
-        data = {"anyOf": [{"const": "[DONE]"}, data]}
-    # Of one event, as OpenAPI 3.2 says it.
-    event = {"type": "object", "required": ["data"], "properties": {"data": data}}
+    event: dict[str, Any] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    if named:
+        event["properties"]["event"] = {"type": "string"}
+        event["required"].append("event")
+    else:
+        data["contentSchema"]["anyOf"].append(_ref(ErrorResponse))
+        event["properties"]["data"] = {"anyOf": [{"const": "[DONE]"}, data]}
     return {
         "description": f"The answer; with `stream: true` server-sent events, {end}.",
-        "content": {"text/event-stream": {"schema": event}},
+        "content": {"text/event-stream": {"itemSchema": event}},
     }
 
 

@@ -11,6 +11,7 @@ from glm_frontend.messages.answer import EventWriter, whole_answer
 from glm_frontend.messages.translate import translate_messages, translate_prompt
 from glm_frontend.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
 from glm_frontend.openapi_examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
+from glm_frontend.schemas.errors import MessagesErrorResponse
 from glm_frontend.schemas.messages import (
     MESSAGE_EVENTS,
     AssistantAnswer,
@@ -34,7 +35,7 @@ router = APIRouter(tags=["Inference"], dependencies=[Depends(require_key_or_x_ap
     MESSAGES_PATH,
     summary="The same in Anthropic's form",
     response_model=AssistantAnswer,
-    responses={200: event_stream(*MESSAGE_EVENTS), **MESSAGES_ERRORS},
+    responses={200: event_stream(*MESSAGE_EVENTS, MessagesErrorResponse), **MESSAGES_ERRORS},
     openapi_extra={"requestBody": json_body(MessagesRequest, MESSAGES_EXAMPLES)},
 )
 async def create_message(

@@ -133,7 +133,8 @@ Stop = Annotated[
         }
     ),
 ]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# The wire has 32 bits for one.
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 

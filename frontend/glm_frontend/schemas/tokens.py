@@ -1,8 +1,8 @@
 """``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
 
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.chat import MAX_TOOLS, Message, Tool
@@ -15,7 +15,10 @@ class TokenizeRequest(RequestModel):
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
     prompt: str | None = Field(None, description="A text; tags in it are tokens.")
     messages: list[Message] | None = Field(
-        None, min_length=1, description="A conversation, as for chat completions."
+        None,
+        min_length=1,
+        validate_default=True,
+        description="A conversation, as for chat completions.",
     )
     tools: list[Tool] | None = Field(
         None, max_length=MAX_TOOLS, description="With `messages`: functions that the model knows."
@@ -33,11 +36,15 @@ class TokenizeRequest(RequestModel):
         None, description="true: also the text of each token. Default false."
     )
 
-    @model_validator(mode="after")
-    def _has_one_of_them(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
+    @field_validator("messages")
+    @classmethod
+    def _is_one_of_two(
+        cls, value: list[Message] | None, info: ValidationInfo
+    ) -> list[Message] | None:
+        # Where `prompt` is wrong itself, that is told.
+        if "prompt" in info.data and (info.data["prompt"] is None) == (value is None):
             raise PydanticCustomError("one_of", "give either prompt or messages")
-        return self
+        return value
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""

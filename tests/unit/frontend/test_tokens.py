@@ -46,11 +46,12 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
-        ("/tokenize", {}, "give either prompt or messages"),
-        ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "give either prompt or messages"),
+        ("/tokenize", {}, "messages: give either prompt or messages"),
+        ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "messages: give either prompt or messages"),
         ("/tokenize", {"prompt": 3}, "prompt: has to be a valid string"),
         ("/detokenize", {"tokens": []}, "tokens: "),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]: "),
+        ("/detokenize", {"tokens": [1, 2**31]}, "tokens[1]: "),
         ("/detokenize", {}, "tokens: is required"),
     ],
 )
