@@ -306,6 +306,8 @@ def write(
         over="arrivals / sustained rate",
     )
     details = f"{arguments.seconds:g} s a level, {arguments.max_tokens} tokens an answer"
+    if arguments.queue_seconds:
+        details += f", GLM_MAX_QUEUE_SECONDS={arguments.queue_seconds}"
     report(page, "Overload", details, __doc__, lines, [goodput, ttft])
 
 
@@ -327,9 +329,12 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--ttft-limit", type=float, default=2)
     parser.add_argument("--keys", action="store_true", help="a flood and a trickle, by API key")
+    parser.add_argument("--queue-seconds", type=int, help="the server's GLM_MAX_QUEUE_SECONDS")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/overload.md")
     arguments = parser.parse_args()
     settings = {"GLM_API_KEYS": f"{FLOOD},{TRICKLE}"} if arguments.keys else {}
+    if arguments.queue_seconds:
+        settings["GLM_MAX_QUEUE_SECONDS"] = str(arguments.queue_seconds)
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "launcher.log", **settings)
         try:
