@@ -141,7 +141,12 @@ def _declared(model: str) -> dict[str, tuple[str, list[int]]]:
     }
 
 
+# Traces, paths, addresses: nothing of these is for clients.
+_INSIDES = re.compile(r"Traceback|site-packages|\.py\b|0x[0-9a-f]{6}|/(tmp|home|root|usr|work)/")
+
+
 def _kind_of_error(message: str) -> str:
+    assert not _INSIDES.search(message), message
     match = re.search(r" \[([A-Z_]+)\]$", message)
     code = match[1] if match else None
     if code == "UNAVAILABLE":
@@ -283,6 +288,7 @@ def _post(stack: Stack, body: dict[str, Any]) -> httpx2.Response:
 def _assert_names_a_field(response: httpx2.Response, begins: tuple[str, ...], shown: str) -> None:
     assert response.status_code == 400, f"{response.status_code} {response.text}: {shown}"
     error = response.json()["error"]
+    assert not _INSIDES.search(error["message"]), f"{error}: {shown}"
     named = (error["param"] or "").startswith(begins) or error["code"] == "invalid_json"
     assert named, f"{error}: {shown}"
 
