@@ -49,6 +49,22 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: StartStack) -> None:
     assert "killed" not in server.log
 
 
+def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-from-the-file name=alice\n")
+    server = start(GLM_API_KEYS_FILE=str(keys), GLM_API_KEYS="sk-from-the-environment")
+    server.wait_ready()  # the launcher's first request was let in
+    url = f"{server.base_url}/v1/chat/completions"
+    headers = {"authorization": "Bearer sk-from-the-file"}
+    answer = requests.post(url, json=chat("Hello", max_tokens=4), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert "sk-from" not in server.log
+    stages = server.pids("triton_python_backend_stub")
+    assert stages
+    for pid in stages:
+        assert b"GLM_API_KEYS" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_ctrl_c_while_models_load(start: StartStack) -> None:
     server = start()
     wait_until(lambda: bool(server.regions()), STOP_TIMEOUT)
