@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features chaos gpu-check profile clean
+	bench-structured compare-features chaos fuzz soak overload gpu-check profile clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -44,11 +44,14 @@ test: ## Run all tests: unit, contract, and e2e over a real Triton
 	@$(call install,test)
 	@$(BIN)/python -m pytest
 
-lint: ## Check style, formatting and types
+lint: ## Check style, formatting, types, dangerous code and known vulnerabilities
 	@$(call install,lint)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive \
+		launcher client frontend model_repository demo_model benchmarks
 	@$(MAKE) --no-print-directory types
+	@$(BIN)/python -m benchmarks.audit
 
 types: ## Check types only
 	@$(call install,lint)
@@ -89,9 +92,21 @@ bench-structured: ## Token masks of structured output: llguidance, which the eng
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.structured_output
 
+soak: ## Half an hour of a mixed load: is every request accounted for, is the memory flat?
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.overload $(ARGS)
+
 chaos: ## Parts killed, hung and starved under load, clients that leave, restarts: a table
 	@$(call install,bench)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+fuzz: ## Random input to every door of the server: HTTP, gRPC, pictures, schemas
+	@$(call install,test)
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
 	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \

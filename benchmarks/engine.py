@@ -26,7 +26,7 @@ from glm_engine.engine import Engine
 from glm_engine.request import Output, Prompt, Request, SamplingParams, place_images
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
-from launcher.triton import MALLOC
+from launcher.triton import MEMORY
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/engine.md")
     arguments = parser.parse_args()
-    if not MALLOC.items() <= os.environ.items():  # as the server has it, from a process's start
+    if not MEMORY.items() <= os.environ.items():  # as the server has it, from a process's start
         command = [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **MALLOC})
+        os.execve(sys.executable, command, {**os.environ, **MEMORY})
     os.environ["GLM_MODEL"] = arguments.checkpoint
     outputs: list[Output] = []
     engine = Engine(EngineConfig.from_env(), outputs.extend)

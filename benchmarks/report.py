@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_MARKERS = 20
 
 
 def hardware() -> str:
@@ -26,12 +27,17 @@ def hardware() -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot over concurrency; a series is drawn bold if its name begins with ``ours``."""
+    """One plot; a series is drawn bold if its name begins with ``ours``.
+
+    Attributes:
+        over: what the plot is over. A concurrency is drawn in powers of two.
+    """
 
     title: str
     unit: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
+    over: str = "concurrency"
 
 
 def report(
@@ -68,12 +74,14 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
         for name, points in panel.series.items():
             ours = name.startswith("ours")
             axis.plot(
-                *zip(*points, strict=True), label=name, marker="o", markersize=4,
+                *zip(*points, strict=True), label=name, markersize=4,
+                marker="o" if len(points) <= MOST_MARKERS else "",
                 linewidth=2.6 if ours else 1.2, linestyle="-" if ours else "--",
             )  # fmt: skip
-        ticks = sorted({x for points in panel.series.values() for x, _ in points})
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        if panel.over == "concurrency":
+            ticks = sorted({x for points in panel.series.values() for x, _ in points})
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         if panel.logarithmic:
             axis.set_yscale("log")
         else:
@@ -81,7 +89,7 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
         axis.set_title(panel.title)
-        axis.set_xlabel("concurrency")
+        axis.set_xlabel(panel.over)
         axis.set_ylabel(panel.unit)
         axis.grid(alpha=0.3)
     handles, names = axes[0][0].get_legend_handles_labels()

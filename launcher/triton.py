@@ -88,12 +88,16 @@ class Triton:
 
 
 # glibc would return the memory of every large tensor to the system, and take it again, page by
-# page, for the next. PyTorch's largest ones, as the KV cache, may be in huge pages.
-MALLOC = {
+# page, for the next. PyTorch's largest ones, as the KV cache, may be in huge pages. oneDNN and
+# PyTorch's part of it would each keep the last 1024 matrix products that were new, and every number
+# of rows is a new one: on a CPU the engine grew by more than half a GB, for hours.
+MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_TOP_PAD_": str(16 * 2**20),
     "THP_MEM_ALLOC_ENABLE": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "LRU_CACHE_CAPACITY": "256",
 }
 
 
@@ -104,7 +108,7 @@ def find_triton(run_folder: Path) -> Triton:
     """
     binary = CONTAINER / "bin" / "tritonserver"
     if binary.is_file():
-        return Triton(binary, f"Triton of {CONTAINER}", environment=dict(MALLOC))
+        return Triton(binary, f"Triton of {CONTAINER}", environment=dict(MEMORY))
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise LaunchError(
@@ -140,7 +144,7 @@ def _wheel_triton(package: Path, run_folder: Path) -> Triton:
         binary,
         "Triton of the nvidia-pytriton package",
         backends,
-        {"PATH": path, "LD_LIBRARY_PATH": _library_path(library_path), **MALLOC},
+        {"PATH": path, "LD_LIBRARY_PATH": _library_path(library_path), **MEMORY},
     )
 
 

@@ -1,4 +1,5 @@
-"""Marks every test by its folder: what lies in tests/unit is a unit test, and so on."""
+"""Marks every test by its folder: what lies in tests/unit is a unit test, and so on. What is marked
+``last`` comes last."""
 
 import os
 from pathlib import Path
@@ -16,3 +17,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         item.add_marker(folder)
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)

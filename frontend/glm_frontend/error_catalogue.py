@@ -59,7 +59,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         ),
         "image_host_not_allowed": Entry(
             400,
-            "A picture's host is not public, or not among those allowed here.",
+            "A picture's host is not public, or it or the port is not allowed here.",
             "Send the picture itself.",
         ),
         "too_many_videos": Entry(400, "More videos than the server takes.", "Send fewer."),
@@ -76,7 +76,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
         "video_fetch_disabled": Entry(400, "This server fetches no videos.", "Send it itself."),
         "video_host_not_allowed": Entry(
             400,
-            "A video's host is not public, or not among those allowed here.",
+            "A video's host is not public, or it or the port is not allowed here.",
             "Send the video itself.",
         ),
         "bad_request": Entry(400, "The request is no HTTP that this server reads.", "Mend it."),

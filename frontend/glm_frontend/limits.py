@@ -15,6 +15,8 @@ from glm_frontend.errors import APIError, overloaded
 
 # See InflightLimiter.
 SHARE = 4
+# Clients times limits whose windows are remembered; then counting begins anew.
+MAX_WINDOWS = 100_000
 
 
 class Permit:
@@ -106,7 +108,7 @@ def parse_rates(text: str) -> tuple[RateLimitItem, ...]:
 
 
 class RateLimiter:
-    """Counts requests in moving windows, in memory; an entry is gone when its window has passed.
+    """Counts requests in moving windows, in memory.
 
     Args:
         rates: for who has none of its own.
@@ -114,33 +116,41 @@ class RateLimiter:
 
     def __init__(self, rates: Sequence[RateLimitItem]) -> None:
         self._rates = rates
-        self._windows = MovingWindowRateLimiter(MemoryStorage())
+        self._storage = MemoryStorage()
+        self._windows = MovingWindowRateLimiter(self._storage)
 
     def hit(self, who: str, own: Sequence[RateLimitItem] | None = None) -> dict[str, str]:
         """Count a request. Returns OpenAI's headers about the tightest limit; none without one.
 
         Raises:
-            APIError: 429.
+            APIError: 429, with the same headers; then nothing is counted.
         """
-        headers: dict[str, str] = {}
-        fewest = math.inf
-        for rate in self._rates if own is None else own:
-            allowed = self._windows.hit(rate, who)
-            stats = self._windows.get_window_stats(rate, who)
-            seconds = max(0.0, stats.reset_time - time.time())
-            if stats.remaining < fewest:
-                fewest = stats.remaining
-                headers = {
-                    "x-ratelimit-limit-requests": str(rate.amount),
-                    "x-ratelimit-remaining-requests": str(stats.remaining),
-                    "x-ratelimit-reset-requests": f"{seconds:.3f}s",
-                }
-            if not allowed:
-                raise APIError(
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    f"The rate limit of {rate} is reached; try again later.",
-                    code="rate_limit_exceeded",
-                    kind="rate_limit_error",
-                    headers=headers | {"retry-after": str(math.ceil(seconds) or 1)},
-                )
+        rates = self._rates if own is None else own
+        if not rates:
+            return {}
+        if len(self._storage.events) >= MAX_WINDOWS:  # it keeps the name of all that ever came
+            self._storage.reset()
+        over = [rate for rate in rates if not self._windows.test(rate, who)]
+        if not over:
+            for rate in rates:
+                self._windows.hit(rate, who)
+        stats = {rate: self._windows.get_window_stats(rate, who) for rate in over or rates}
+        if over:
+            tightest = max(over, key=lambda rate: stats[rate].reset_time)
+        else:
+            tightest = min(rates, key=lambda rate: stats[rate].remaining)
+        seconds = max(1, math.ceil(stats[tightest].reset_time - time.time()))
+        headers = {
+            "x-ratelimit-limit-requests": str(tightest.amount),
+            "x-ratelimit-remaining-requests": str(stats[tightest].remaining),
+            "x-ratelimit-reset-requests": f"{seconds}s",
+        }
+        if over:
+            raise APIError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"The rate limit of {tightest} is reached; try again later.",
+                code="rate_limit_exceeded",
+                kind="rate_limit_error",
+                headers=headers | {"retry-after": str(seconds)},
+            )
         return headers

@@ -41,6 +41,12 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
+        elif self.cycle is not None and self.cycle.response_complete:
+            # The rest of a body that was refused unread. uvicorn has stopped its keep-alive timer
+            # for it, and would wait for ever for the next request.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         """A request begins."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack, wait_until
 from e2e.calls import chat, content, post
@@ -46,6 +47,22 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: StartStack) -> None:
     assert_nothing_is_left(server, regions)
     assert server.log.index("stopping frontend") < server.log.index("stopping triton")
     assert "killed" not in server.log
+
+
+def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-from-the-file name=alice\n")
+    server = start(GLM_API_KEYS_FILE=str(keys), GLM_API_KEYS="sk-from-the-environment")
+    server.wait_ready()  # the launcher's first request was let in
+    url = f"{server.base_url}/v1/chat/completions"
+    headers = {"authorization": "Bearer sk-from-the-file"}
+    answer = requests.post(url, json=chat("Hello", max_tokens=4), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert "sk-from" not in server.log
+    stages = server.pids("triton_python_backend_stub")
+    assert stages
+    for pid in stages:
+        assert b"GLM_API_KEYS" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_ctrl_c_while_models_load(start: StartStack) -> None:
@@ -126,3 +143,25 @@ def test_admin_api_needs_the_launcher_s_key(stack: Stack) -> None:
     assert requests.post(unload, timeout=10).status_code == 403
     assert requests.get(f"{stack.triton_http_url}/v2/health/ready", timeout=10).status_code == 200
     assert requests.get(f"{stack.metrics_url}/metrics", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.get_model_repository_index(),
+        lambda client: client.unload_model("generation"),
+        lambda client: client.load_model("generation"),
+        lambda client: client.register_system_shared_memory("x", "/x", 1),
+        lambda client: client.get_system_shared_memory_status(),
+        lambda client: client.update_trace_settings(settings={"trace_level": "OFF"}),
+        lambda client: client.update_log_settings({"log_verbose_level": 1}),
+        lambda client: client.get_inference_statistics(),
+    ],
+)
+def test_the_admin_protocols_are_shut_over_grpc_too(
+    stack: Stack, call: Callable[[InferenceServerClient], object]
+) -> None:
+    with InferenceServerClient(stack.grpc_url) as client:
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="glm-admin-key"):
+            call(client)

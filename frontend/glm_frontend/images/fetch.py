@@ -19,6 +19,8 @@ from glm_frontend.images.addresses import is_public
 from glm_frontend.settings import Settings
 
 MAX_REDIRECTS = 3
+# Of those below, the other ports are of mail servers, remote shells and the like.
+WEB_PORTS = frozenset({80, 443, *range(1024, 65536)})
 
 # Possessive, or a long text without a comma would be tried in a quadratic number of ways.
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*+)(?P<parameters>[^,]*+),", re.IGNORECASE)
@@ -211,7 +213,14 @@ class ImageFetcher:
                 f"{kind.noun}s are not fetched from {host}",
                 code=f"{kind.code}_host_not_allowed",
             )
-        port = url.port or (443 if url.scheme == "https" else 80)
+        port = (443 if url.scheme == "https" else 80) if url.port is None else url.port
+        if port not in WEB_PORTS:
+            raise invalid(
+                param,
+                f"{kind.noun}s are not fetched from port {port}, only from 80, 443 and those "
+                "above 1023",
+                code=f"{kind.code}_host_not_allowed",
+            )
         try:
             addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response
 
 from glm_frontend.answers import AnswerDelta
@@ -123,10 +125,18 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[MultimodalReques
 
     Raises:
         APIError: 400, naming the field.
+        HTTPException: 400, it is no form.
     """
     fields: dict[str, Any] = {}
     pictures: list[Picture] = []
-    async with request.form(max_part_size=max_bytes) as form:
+    parser = MultiPartParser(request.headers, request.stream(), max_part_size=max_bytes)
+    # Files stay in memory, which the body's limit bounds: the temporary folder may be full.
+    parser.spool_max_size = max_bytes
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, error.message) from None
+    try:
         for name, value in form.multi_items():
             if not (value.filename or value.size if isinstance(value, UploadFile) else value):
                 continue  # browsers send what was left empty
@@ -141,6 +151,8 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[MultimodalReques
                 raise invalid(name, "is given more than once")
             else:
                 fields[name] = _parse_json(name, value) if name in FORM_JSON_FIELDS else value
+    finally:
+        await form.close()
     return validate(MultimodalRequest, fields, strict=False), pictures
 
 

@@ -853,7 +853,8 @@ def _send_error(sender: Any, error: Exception) -> None:
     """
     name = _ERROR_CODES.get(type(error).__name__, "INTERNAL")
     code = getattr(pb_utils.TritonError, name)
-    message = f"{error} [{name}]".encode(errors="replace").decode()
+    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
+    message = f"{error} [{name}]".encode(errors="replace").decode().replace("\0", "\\0")
     final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     try:
         response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

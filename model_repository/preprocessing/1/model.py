@@ -48,6 +48,8 @@ class TritonPythonModel:
 
 
 def _error(message: str, code: Any) -> Any:
+    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
+    message = message.encode(errors="replace").decode().replace("\0", "\\0")
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
@@ -55,6 +57,8 @@ def _from_tensors(request: Any) -> PromptRequest:
     token_ids = pb_utils.get_input_tensor_by_name(request, "prompt_token_ids")
     hashes = [row.tobytes() for row in _rows(request, "image_hash")]
     grids = [tuple(row.tolist()) for row in _rows(request, "image_grid")]
+    if len(grids) != len(hashes):
+        raise InvalidInput("image_grid", "needs one entry for each of image_hash")
     return PromptRequest(
         messages=_text(request, "messages"),
         text_input=_text(request, "text_input"),

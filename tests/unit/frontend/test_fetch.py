@@ -3,13 +3,14 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 
 from glm_frontend.errors import APIError
-from glm_frontend.images.fetch import ImageFetcher, Picture, resolve
+from glm_frontend.images.fetch import ImageFetcher, Picture, create_transport, resolve
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import PIXEL
 
@@ -179,7 +180,18 @@ async def test_other_schemes_are_refused_by_name(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https:///a.png", "https://user:pw@pictures.example/", "https://[::1/"]
+    "url",
+    [
+        "https:///a.png",
+        "https:a.png",
+        "https:/\\pictures.example/",
+        "https://user:pw@pictures.example/",
+        "https://pictures.example\\@127.0.0.1/",
+        "https://[::1/",
+        "https://①②⑦.0.0.1/",
+        "https://pictures.example:8o/",
+        "https://pictures.example\t/",
+    ],
 )
 async def test_bad_urls(url: str) -> None:
     web = Web()
@@ -208,7 +220,29 @@ async def test_hosts_inside_are_refused(addresses: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "0177.0.0.1", "127.1", "0", "[::1]", "[::]"],
+    [
+        "127.0.0.1",
+        "localhost",
+        "LOCALHOST",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "017700000001",
+        "127.1",
+        "0",
+        "127。0。0。1",
+        "169.254.169.254",
+        "2852039166",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[0:0:0:0:0:ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[fe80::1%lo]",
+    ],
 )
 async def test_the_systems_resolver_knows_all_spellings_of_inside(host: str) -> None:
     web = Web()
@@ -226,6 +260,45 @@ async def test_a_host_that_does_not_exist() -> None:
     fetcher = ImageFetcher(Settings(), httpx2.MockTransport(lambda request: png()), fail)
     with pytest.raises(APIError, match="is not known"):
         await fetcher.load_all([Picture(URL, "here")])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.", "localhost%00.pictures.example", "a" * 300])
+async def test_names_that_are_none_are_never_dialled(host: str) -> None:
+    web = Web()
+    fetcher = ImageFetcher(Settings(), httpx2.MockTransport(web._send), resolve)
+    with pytest.raises(APIError):
+        await fetcher.load_all([Picture(f"http://{host}/a.png", "here")])
+    assert not web.requests
+
+
+async def test_a_name_is_resolved_once_and_its_address_is_dialled() -> None:
+    asked: list[str] = []
+
+    async def rebind(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) > 1 else [PUBLIC]
+
+    web = Web()
+    fetcher = ImageFetcher(Settings(), httpx2.MockTransport(web._send), rebind)
+    assert await fetcher.load_all([Picture(URL, "here")]) == [BYTES]
+    assert (asked, web.requests[0].url.host) == (["pictures.example"], PUBLIC)
+    with pytest.raises(APIError) as error:
+        await fetcher.load_all([Picture(URL, "here")])
+    assert error.value.code == "image_host_not_allowed"
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 8443, 65535])
+async def test_ports_that_may_be_dialled(port: int) -> None:
+    assert await load(f"http://pictures.example:{port}/a.png") == BYTES
+
+
+@pytest.mark.parametrize("port", [0, 1, 22, 25, 81, 1023, 65536, 99999])
+async def test_ports_that_may_not_be_dialled(port: int) -> None:
+    web = Web()
+    error = await refused(f"http://pictures.example:{port}/a.png", web=web)
+    assert error.code == "image_host_not_allowed"
+    assert f"port {port}" in error.message
+    assert not web.requests
 
 
 async def test_allowed_hosts() -> None:
@@ -271,10 +344,16 @@ async def test_redirects_are_followed_and_checked() -> None:
         ("file:///etc/passwd", "invalid_image_url"),
         ("http://[::1", "invalid_image_url"),
         ("https://user@pictures.example/", "invalid_image_url"),
+        ("https://pictures.example:25/", "image_host_not_allowed"),
+        ("http://127.0.0.1/", "image_host_not_allowed"),
+        ("data:image/png;base64,AAAA", "invalid_image_url"),
     ],
 )
 async def test_redirects_to_where_one_may_not_go(location: str, code: str) -> None:
-    web = Web(lambda request: redirect(location), {"inside.example": ["10.0.0.1"]})
+    web = Web(
+        lambda request: redirect(location),
+        {"inside.example": ["10.0.0.1"], "127.0.0.1": ["127.0.0.1"]},
+    )
     assert (await refused(URL, web=web)).code == code
     assert len(web.requests) == 1
 
@@ -291,6 +370,12 @@ async def test_three_redirects_are_enough(count: int) -> None:
     else:
         assert "more than 3 redirects" in (await refused(URL, web=web)).message
         assert len(web.requests) == 4
+
+
+async def test_a_loop_of_redirects_ends() -> None:
+    web = Web(lambda request: redirect(str(request.url.path)))
+    assert "more than 3 redirects" in (await refused(URL, web=web)).message
+    assert len(web.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -384,6 +469,128 @@ async def test_a_uri_made_to_be_slow_is_not() -> None:
     with pytest.raises(APIError):
         await load("data:" + "a" * 1_000_000)
     assert asyncio.get_running_loop().time() - began < 1
+
+
+# From a server that really answers
+
+
+class Rerouted(httpx2.AsyncBaseTransport):
+    """The transport of the frontend, which finds what listens on ``port`` here at any address."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._transport = create_transport()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+Pieces = Sequence[tuple[bytes, float]]
+
+
+async def served(pieces: Pieces, **settings: Any) -> bytes | APIError:
+    """What is fetched from a server that sends each of these bytes and then waits so long.
+
+    Returns when the server has seen that the connection is closed.
+    """
+    hung_up = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+        async def send() -> None:
+            for piece, delay in pieces:
+                writer.write(piece)
+                await asyncio.sleep(delay)
+            writer.close()
+
+        sending = asyncio.create_task(send())
+        with suppress(ConnectionError):  # it was closed while bytes were under way
+            await reader.read()
+        sending.cancel()
+        await asyncio.wait([sending])
+        writer.close()
+        hung_up.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    result: bytes | APIError
+    transport = Rerouted(server.sockets[0].getsockname()[1])
+    fetcher = ImageFetcher(Settings(**settings), transport, Web()._resolve)
+    try:
+        (result,) = await fetcher.load_all([Picture("http://pictures.example/a", "here")])
+    except APIError as error:
+        result = error
+    try:
+        async with asyncio.timeout(30):
+            await hung_up.wait()
+    finally:
+        await fetcher.aclose()
+        server.close()
+        await server.wait_closed()
+    return result
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"content-length: 5\r\n\r\nbytes and more that is not asked for",
+        HEAD + b"\r\nbytes",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n3\r\nbyt\r\n2\r\nes\r\n0\r\n\r\n",
+    ],
+)
+async def test_bodies_of_each_framing(answer: bytes) -> None:
+    assert await served([(answer, 0)]) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"content-length: 9\r\n\r\nbytes",
+        HEAD + b"content-length: -5\r\n\r\nbytes",
+        HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nbytes!",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n3\r\nbyt\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\nxyz\r\nbyt\r\n",
+        HEAD + b"x: " + b"y" * 1_000_000,
+        b"220 mail.example ESMTP\r\n",
+        b"",
+    ],
+)
+async def test_answers_that_are_broken(answer: bytes) -> None:
+    error = await served([(answer, 0)])
+    assert isinstance(error, APIError)
+    assert (error.param, error.code) == ("here", "image_fetch_failed")
+
+
+async def test_a_compressed_answer() -> None:
+    error = await served([(HEAD + b"content-encoding: gzip\r\n\r\nbytes", 0)])
+    assert isinstance(error, APIError)
+    assert "compressed" in error.message
+
+
+@pytest.mark.parametrize(
+    "start", [b"", HEAD, HEAD + b"\r\n", HEAD + b"transfer-encoding: chunked\r\n\r\n"]
+)
+async def test_a_server_that_drips_bytes_meets_the_time_limit(start: bytes) -> None:
+    began = asyncio.get_running_loop().time()
+    drip = b"1" if start.endswith(b"\r\n\r\n") else b"h"
+    error = await served([(start, 0), *[(drip, 0.02)] * 3000], image_fetch_timeout=0.3)
+    assert isinstance(error, APIError)
+    assert "more than 0.3 s" in error.message
+    assert asyncio.get_running_loop().time() - began < 20  # of 60 that it goes on
+
+
+async def test_an_endless_body_is_cut_off() -> None:
+    pieces = [(HEAD + b"\r\n", 0.0), *[(b"x" * 10_000, 0.001)] * 10_000]
+    error = await served(pieces, max_image_bytes=50_000)
+    assert isinstance(error, APIError)
+    assert error.code == "image_too_large"
 
 
 # Videos

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
 from glm_frontend.errors import APIError
-from glm_frontend.limits import InflightLimiter
+from glm_frontend.limits import InflightLimiter, RateLimiter, parse_rates
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import ANSWER, CHAT, FakeBackend, Visitor, chat
 
@@ -190,3 +190,19 @@ async def test_bodies_are_bounded_together_but_one_alone_passes() -> None:
         slow.go_on.set()
         await running
         assert slow.status == 200
+
+
+def test_a_refused_request_counts_nowhere_and_not_all_that_came_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("glm_frontend.limits.MAX_WINDOWS", 10)
+    limiter = RateLimiter(parse_rates("1/minute;5/hour"))
+    for _ in range(4):
+        with suppress(APIError):
+            limiter.hit("a")
+    assert limiter.hit("b")["x-ratelimit-remaining-requests"] == "0"
+    hour = parse_rates("5/hour")[0]
+    assert limiter._windows.get_window_stats(hour, "a").remaining == 4
+    for number in range(100):
+        limiter.hit(f"client-{number}")
+        assert len(limiter._storage.events) <= 12

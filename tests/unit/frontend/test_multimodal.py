@@ -1,6 +1,8 @@
 """``POST /v1/multi-modal/inference``, as JSON and as form."""
 
 import base64
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,16 @@ def test_the_form(client: TestClient, backend: FakeBackend) -> None:
         "logit_bias": {"7": -1},
     }
     assert request.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_files_in_a_form_need_no_temporary_folder(
+    client: TestClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    picture = b"x" * 5_000_000
+    response = client.post(MULTIMODAL, data={"prompt": "hi"}, files={"image": ("a.png", picture)})
+    assert response.status_code == 200, response.text
+    assert backend.requests[0].images == [picture]
 
 
 def test_pictures_as_text_in_the_form_keep_their_place(

@@ -14,6 +14,7 @@ from glm_frontend.settings import Settings
 from unit.frontend.fakes import FakeBackend
 
 TIMEOUT = 0.5
+KEEP_ALIVE = 1
 REQUEST = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -23,6 +24,7 @@ def port() -> Iterator[int]:
         create_app(Settings(), FakeBackend()),
         port=0,
         http=bounded_protocol(TIMEOUT),
+        timeout_keep_alive=KEEP_ALIVE,
         log_config=None,
     )
     server = uvicorn.Server(config)
@@ -74,3 +76,13 @@ def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
     last = REQUEST + b"connection: close\r\n\r\n"
     received, _ = exchange(port, REQUEST + b"\r\n", last, pause=TIMEOUT * 1.5)
     assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_connection_whose_body_was_refused_unread_is_not_kept(port: int, is_whole: bool) -> None:
+    size = 300_000
+    head = f"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
+    body = b"x" * (size if is_whole else size - 1)
+    received, seconds = exchange(port, head, body, pause=0.1)
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert seconds < KEEP_ALIVE + 2

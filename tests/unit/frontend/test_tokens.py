@@ -47,7 +47,11 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
     ("path", "body", "reason"),
     [
         ("/tokenize", {}, "messages: give either prompt or messages"),
-        ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "messages: give either prompt or messages"),
+        (
+            "/tokenize",
+            {"prompt": "a", "messages": MESSAGES},
+            "messages: give either prompt or messages",
+        ),
         ("/tokenize", {"prompt": 3}, "prompt: has to be a valid string"),
         ("/detokenize", {"tokens": []}, "tokens: "),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]: "),

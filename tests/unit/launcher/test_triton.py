@@ -1,4 +1,6 @@
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from launcher.triton import (
     missing_libraries,
     models_in,
 )
+from unit.paths import ROOT
 
+ENGINE = ROOT / "model_repository/generation/1"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -55,7 +59,7 @@ def test_container_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     found = find_triton(tmp_path / "run")
     assert found.binary == binary
     assert found.backends is None
-    assert found.environment == triton.MALLOC
+    assert found.environment == triton.MEMORY
 
 
 def test_no_triton_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,3 +171,29 @@ def test_models_are_the_folders_with_a_config(tmp_path: Path) -> None:
         (tmp_path / name / "config.pbtxt").write_text("")
     (tmp_path / "notes").mkdir()
     assert models_in(tmp_path) == ["generation", "preprocessing"]
+
+
+MANY_SHAPES = """
+import re, torch
+from glm_engine.linear import Linear
+
+def resident():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+layers = [Linear(torch.ones(out, 192)) for out in (192, 384, 512)]
+before = resident()
+for rows in range(1, 401):
+    x = torch.ones(rows, 192)
+    for layer in layers:
+        layer(x)
+print(resident() - before)
+"""
+
+
+def test_matrix_products_of_many_shapes_do_not_fill_the_memory() -> None:
+    grown = []
+    for settings in ({}, triton.MEMORY):
+        environment = {**os.environ, "PYTHONPATH": str(ENGINE), **settings}
+        run = [sys.executable, "-c", MANY_SHAPES]
+        grown.append(int(subprocess.check_output(run, env=environment)))
+    assert grown[1] < grown[0] / 2

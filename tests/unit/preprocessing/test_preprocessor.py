@@ -4,7 +4,6 @@ import base64
 import json
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,14 +23,13 @@ from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.videos import sample_frames
 from unit.paths import DEMO_CHECKPOINT
+from unit.preprocessing.files import image_file
 
 _large = partial(scene, size=(448, 448))
 
 
 def _png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
-    buffer = BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image_file(Image.new("RGB", size, colour))
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,29 @@ import re
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from glm_preprocessing.bounds import check_parts
 from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.patches import check_aspect_ratio
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Registers every format; Image.open(formats=...) fails on one that is not registered yet.
 Image.init()
 # The limit is ours, per call of decode().
 Image.MAX_IMAGE_PIXELS = None
+
+# What undoes each EXIF orientation but 1, which is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STRIP_PIXELS = 1 << 20
 
 # Possessive, or text made for it would be tried in a quadratic number of ways.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]++=*+\s*+")
@@ -63,9 +77,10 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
     (``image_transforms.convert_to_rgb``).
 
     Raises:
-        InvalidInput: not an image of an accepted format, damaged, or more than ``max_pixels``
-            pixels.
+        InvalidInput: not an image of an accepted format, damaged, more than ``max_pixels`` pixels,
+            too narrow, or made to take long.
     """
+    check_parts(data, field)
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         width, height = image.size
@@ -73,9 +88,12 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
             raise InvalidInput(
                 field, f"{width} x {height} pixels are more than the limit of {max_pixels} pixels"
             )
+        # Pillow takes memory for each row, so that a narrow one is larger than it looks.
+        check_aspect_ratio(width, height, field)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        if image.format == "PNG":
+            _mend_transparency(image, bit_depth=data[24])
+        return _to_rgb(_upright(image))
     except InvalidInput:
         raise
     except UnidentifiedImageError:
@@ -84,12 +102,45 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
         raise InvalidInput(field, f"the image is damaged ({error})") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF: viewers show the picture as well, as it is
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _mend_transparency(image: Image.Image, bit_depth: int) -> None:
+    """Bring a PNG's transparent colour, which has the file's bit depth, to that of the pixels."""
+    colour = image.info.get("transparency")
+    if image.mode == "L" and colour is not None:
+        highest = 2**bit_depth - 1
+        image.info["transparency"] = (colour & highest) * 255 // highest
+    elif image.mode == "RGB" and colour is not None and bit_depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    elif image.mode.startswith("I;16"):
+    """The image over white; in strips, so that no third copy of all pixels is in memory."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rgb = Image.new("RGB", image.size)
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        rgb.paste(_strip_to_rgb(strip), (0, top))
+    return rgb
+
+
+def _strip_to_rgb(strip: Image.Image) -> Image.Image:
+    if strip.mode.startswith("I;16"):
         # Pillow's own conversion of 16-bit grey clips everything above 255 to white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+        grey = np.asarray(strip)
+        transparent = grey == strip.info.get("transparency", -1)
+        strip = Image.fromarray(np.where(transparent, 255, grey >> 8).astype(np.uint8))
+    elif strip.has_transparency_data:
+        strip = strip.convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        strip = Image.alpha_composite(white, strip)
+    return strip.convert("RGB")

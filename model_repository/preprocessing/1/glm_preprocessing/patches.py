@@ -69,6 +69,16 @@ class PatchConfig:
         return 3 * self.patch_size**2
 
 
+def check_aspect_ratio(width: int, height: int, field: str) -> None:
+    """Raises InvalidInput where one side is more than 200 times the other."""
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidInput(
+            field,
+            f"{width} x {height} pixels: one side may be at most {_MAX_ASPECT_RATIO} times "
+            "the other",
+        )
+
+
 def target_size(
     width: int,
     height: int,
@@ -88,12 +98,7 @@ def target_size(
     Raises:
         InvalidInput: one side is more than 200 times the other.
     """
-    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
-        raise InvalidInput(
-            field,
-            f"{width} x {height} pixels: one side may be at most {_MAX_ASPECT_RATIO} times "
-            "the other",
-        )
+    check_aspect_ratio(width, height, field)
     if max_side and max(width, height) > max_side:
         scale = max_side / max(width, height)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))

@@ -267,15 +267,19 @@ class Preprocessor:
                 if max_pixels < 0:
                     raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
             name = name or content_hash(data, max_pixels)
-            grid, patches, size = request.known_grids.get(name), None, (0, 0)
-            if grid is None:
-                file = images.file_bytes(data, field)
-                image = images.decode(file, field, self._settings.max_image_pixels)
-                side = self._settings.max_image_side
-                patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
-                size = image.size
-            pictures.append(_Visual(name, grid, patches, size=size))
+            grid = request.known_grids.get(name)
+            pictures.append(
+                _Visual(name, grid, None) if grid else self._image(data, field, name, max_pixels)
+            )
         return pictures
+
+    def _image(self, data: bytes, field: str, name: bytes, max_pixels: int) -> _Visual:
+        """A picture's patches. Its pixels are given back before the next one is decoded."""
+        file = images.file_bytes(data, field)
+        image = images.decode(file, field, self._settings.max_image_pixels)
+        side = self._settings.max_image_side
+        patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
+        return _Visual(name, grid, patches, size=image.size)
 
     def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
         if len(parts) > self._settings.max_videos:
