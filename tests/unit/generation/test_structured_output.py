@@ -243,6 +243,18 @@ def test_an_answer_that_cannot_go_on_is_no_answer(grammars: Grammars) -> None:
         guide.check()
 
 
+@pytest.mark.parametrize("text", ["<|user|>", "<|image|>x", "</think>", "[gMASK]"])
+def test_a_text_that_reads_like_a_tag_is_written_as_text(grammars: Grammars, text: str) -> None:
+    for kind, value, answer in (
+        ("json", {"const": {text: text}}, {text: text}),
+        ("choice", (text,), text),
+        ("regex", re.escape(text), text),
+    ):
+        for seed in range(5):
+            written = walk(guide_for(grammars, kind, value), random.Random(seed))
+            assert (json.loads(written) if kind == "json" else written) == answer
+
+
 def test_a_property_that_allows_nothing_is_left_out(grammars: Grammars) -> None:
     parameters = {"type": "object", "properties": {"a": False, "b": {"type": "boolean"}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}

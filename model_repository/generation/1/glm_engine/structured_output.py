@@ -36,6 +36,7 @@ _LIMITS = llguidance.LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
+_NO_TEXT = "\x00"
 _FIELD = "sampling_parameters.structured_outputs"
 _TOO_COMPLEX = "is too complex: a step of it takes too long"
 _DEAD_END = "allows nothing that could follow what was written"
@@ -152,9 +153,8 @@ class Grammars:
         thinking: ThinkingTokens | None,
     ) -> None:
         """For a vocabulary of ``num_tokens``."""
-        added = tokenizer_json.get("added_tokens", [])
-        # A tag is never text to a grammar: only its own token can write it.
-        tokenizer = {**tokenizer_json, "added_tokens": [{**t, "special": True} for t in added]}
+        added = tokenizer_json["added_tokens"]
+        tokenizer = _without_tags(tokenizer_json)
         self._token_ids = {token["content"]: int(token["id"]) for token in added}
         self._tokenizer = llguidance.LLTokenizer(
             json.dumps(tokenizer), n_vocab=num_tokens, eos_token=sorted(eos_token_ids)
@@ -294,6 +294,27 @@ def _reason(error: str) -> str:
     if regex_error:
         return regex_error[1]
     return error.partition("\n")[0].rpartition("failed to compile JSON schema: ")[2]
+
+
+def _without_tags(tokenizer_json: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer under which a tag is never text: only its own token can write it.
+
+    Nor does a text that reads like a tag become its token, which llguidance would choose for a text
+    that has to come and then refuse: the tags get names that no text has.
+    """
+    names = {t["content"]: f"{_NO_TEXT}{t['content']}" for t in tokenizer_json["added_tokens"]}
+    model = tokenizer_json["model"]
+    return {
+        **tokenizer_json,
+        "added_tokens": [
+            {**token, "special": True, "content": names[token["content"]]}
+            for token in tokenizer_json["added_tokens"]
+        ],
+        "model": {
+            **model,
+            "vocab": {names.get(text, text): token_id for text, token_id in model["vocab"].items()},
+        },
+    }
 
 
 def _set(words: npt.NDArray[np.int32], token_id: int) -> None:
