@@ -192,3 +192,16 @@ def test_a_named_function_is_the_one_that_is_called(sdk: openai.OpenAI) -> None:
         (call,) = answer.choices[0].message.tool_calls or []
         assert call.type == "function"
         assert (call.function.name, json.loads(call.function.arguments)) == (name, {})
+
+
+def test_a_schema_that_nothing_can_fill_is_refused(stack: Stack) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/endless"}},
+        "required": ["a"],
+        "$defs": {"endless": {"$ref": "#/$defs/endless"}},
+    }
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    response = post(stack, chat("hello", response_format=response_format))
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == "response_format.json_schema.schema"

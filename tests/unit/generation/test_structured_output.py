@@ -224,6 +224,34 @@ def test_a_grammar_that_gets_too_complex_on_the_way_ends_its_request(
             guide.accept(again)
 
 
+def test_an_answer_that_cannot_go_on_is_no_answer(grammars: Grammars) -> None:
+    endless = {"node": {"$ref": "#/$defs/node"}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/node"}},
+        "additionalProperties": False,
+        "$defs": endless,
+    }
+    guide = guide_for(grammars, "json", schema)
+    text = ""
+    while set(choices := allowed(guide)) - EOS:
+        key = [t for t in choices if TABLE.text(t).strip() not in ("", "}")]
+        guide.accept(key[0])
+        text += TABLE.text(key[0])
+    assert text.startswith('{"a":')
+    with pytest.raises(InvalidRequest, match="nothing that could follow"):
+        guide.check()
+
+
+def test_a_property_that_allows_nothing_is_left_out(grammars: Grammars) -> None:
+    parameters = {"type": "object", "properties": {"a": False, "b": {"type": "boolean"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    guide = tool_guide(grammars, [tool], tool_choice=ToolChoice(True))
+    assert guide is not None
+    for seed in range(20):
+        assert "<arg_key>a<" not in walk(guide.copy(), random.Random(seed))
+
+
 def test_a_compiled_grammar_is_used_again(grammars: Grammars) -> None:
     one, other = (guide_for(grammars, "choice", ("yes", "no")) for _ in range(2))
     one.accept(next(t for t in allowed(one) if TABLE.text(t) in ("y", "yes", "ye")))
@@ -342,6 +370,9 @@ def test_a_call_of_no_tool_cannot_be_enforced(
         {"properties": {"a": {"$ref": "#/properties/a"}}},
         {"properties": []},
         {"properties": {"a": 3}},
+        {"type": "string"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": ["array", "null"]}}},
+        {"properties": {"a": False}, "required": ["a"]},
         {"properties": {"a": {"type": "string", "pattern": "("}}},
     ],
 )

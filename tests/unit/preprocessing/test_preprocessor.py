@@ -19,12 +19,13 @@ from clips import clip, scene
 from glm_preprocessing.chat import parse_conversation, user_turn
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
+from glm_preprocessing.preprocessor import HASH_BYTES, Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.videos import sample_frames
 from unit.paths import DEMO_CHECKPOINT
 from unit.preprocessing.files import image_file
 
+HASH = bytes(HASH_BYTES)
 _large = partial(scene, size=(448, 448))
 
 
@@ -99,6 +100,16 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
             "messages: the prompt has room for 0 of 1 image(s)",
         ),
         (PromptRequest(messages="[]", text_input="x"), "text_input: "),
+        (PromptRequest(text_input="x", image_hashes=[HASH]), "image_hash: needs one entry"),
+        *(
+            (
+                PromptRequest(
+                    text_input="x", image=[b""], image_hashes=[HASH], known_grids={HASH: grid}
+                ),
+                "image_grid: has to be the grid of an image",
+            )
+            for grid in [(1, 3, 4), (1, -2, -2), (2, 2, 2), (1, 0, 2), (1, 2**30, 2**30)]
+        ),
         (PromptRequest(text_input="x" * 1_000_000), "text_input: the prompt of 1000035 characters"),
         (PromptRequest(text_input="x", prompt="y"), "prompt: cannot be given beside text_input"),
         (PromptRequest(prompt="x", tools="[]"), "tools: is for messages"),

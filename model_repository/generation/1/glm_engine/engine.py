@@ -346,8 +346,11 @@ class Engine:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
         detokenizer = self._detokenizer(request)
         finish_reason, stop_reason = self._stop_by_token(request, token_id)
-        if request.guide is not None and finish_reason is None:
-            request.guide.accept(token_id)
+        if request.guide is not None:
+            if finish_reason is None:
+                request.guide.accept(token_id)
+            else:
+                request.guide.check()
         # The token that ends an answer is not part of its text.
         text = "" if finish_reason == "stop" else detokenizer.push(token_id)
         if detokenizer.stop_string is not None:

@@ -1,6 +1,7 @@
 """A request: what the client asked for, and how far the engine is with it. Free of torch."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -138,9 +139,9 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
         "repetition_penalty": defaults.repetition_penalty,
     }
     for key, value in given.items():
-        path = f"sampling_parameters.{key}"
         if key not in _READERS:
-            raise InvalidRequest(path, "is not supported")
+            raise _bad_key("sampling_parameters", key, "is not supported")
+        path = f"sampling_parameters.{key}"
         if value is not None:  # null is the same as absent, as in OpenAI's API
             values[key] = _READERS[key](value, path)
     params = SamplingParams(**values)
@@ -150,6 +151,13 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
             f"{params.min_tokens} is more than max_tokens, {params.max_tokens}",
         )
     return params
+
+
+def _bad_key(path: str, key: str, reason: str) -> InvalidRequest:
+    """The error for a key; what is no word cannot be part of a path."""
+    if re.fullmatch(r"[\w-]{1,64}", key, re.ASCII):
+        return InvalidRequest(f"{path}.{key}", reason)
+    return InvalidRequest(path, f"has the key {key[:64]!a}, which {reason}")
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, str], float]:
@@ -214,7 +222,7 @@ def _logit_bias(value: Any, path: str) -> dict[int, float]:
     bias = {}
     for token_id, amount in value.items():
         if not token_id.isdecimal() or len(token_id) > 9:
-            raise InvalidRequest(f"{path}.{token_id}", "is not a token id")
+            raise _bad_key(path, token_id, "is not a token id")
         bias[int(token_id)] = _number(-100, 100)(amount, f"{path}.{token_id}")
     return bias
 
@@ -227,7 +235,7 @@ def _structured_outputs(value: Any, path: str) -> StructuredOutputs:
         raise InvalidRequest(path, f"has to have exactly one of {', '.join(_STRUCTURES)}")
     ((kind, structure),) = given.items()
     if kind not in _STRUCTURES:
-        raise InvalidRequest(f"{path}.{kind}", "is not supported")
+        raise _bad_key(path, kind, "is not supported")
     return StructuredOutputs(kind, _STRUCTURES[kind](structure, f"{path}.{kind}"))
 
 

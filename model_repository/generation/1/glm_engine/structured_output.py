@@ -38,6 +38,7 @@ _LIMITS = llguidance.LLParserLimits(
 )
 _FIELD = "sampling_parameters.structured_outputs"
 _TOO_COMPLEX = "is too complex: a step of it takes too long"
+_DEAD_END = "allows nothing that could follow what was written"
 
 
 class _Phase(Enum):
@@ -110,7 +111,7 @@ class Guide:
         """Note the token that was chosen.
 
         Raises:
-            InvalidRequest: the grammar got too complex on the way.
+            InvalidRequest: the grammar failed on the way.
         """
         thinking = self._thinking
         if self._phase is _Phase.THOUGHT:
@@ -122,8 +123,17 @@ class Guide:
             self._phase = _Phase.THOUGHT
         elif phase is not _Phase.AFTER_THOUGHT or token_id != self._line_break:
             self._matcher.consume_token(token_id)
-            if self._matcher.is_error():
-                raise InvalidRequest(self._field, _TOO_COMPLEX)
+            self.check()
+
+    def check(self) -> None:
+        """Look whether the answer may end as it is, now that it ends by a token of its own.
+
+        Raises:
+            InvalidRequest: it ends because the grammar failed, which lets no other token come.
+        """
+        if self._matcher.is_error():
+            dead_end = "NoExtension" in self._matcher.get_error()
+            raise InvalidRequest(self._field, _DEAD_END if dead_end else _TOO_COMPLEX)
 
     @property
     def is_complete(self) -> bool:

@@ -80,6 +80,9 @@ class ToolGrammar:
         if not isinstance(root, dict):
             raise InvalidRequest(field, "has to be a JSON schema of an object")
         schema = _resolved(root, root, field)
+        types = json_types(schema, root, field)
+        if types and "object" not in types:
+            raise InvalidRequest(field, "has to be a JSON schema of an object")
         properties = schema.get("properties", {})
         if not isinstance(properties, dict):
             raise InvalidRequest(f"{field}.properties", "has to be a JSON object")
@@ -88,6 +91,10 @@ class ToolGrammar:
             raise InvalidRequest(f"{field}.required", "has to be a list")
         arguments = []
         for i, (key, own) in enumerate(properties.items()):
+            if own is False:  # nothing is allowed there
+                if key in required:
+                    raise InvalidRequest(f"{field}.{key}", "is required, but allows no value")
+                continue
             rule = f"{name}_argument_{i}"
             self._add_argument(rule, literal(key), self._value_of(own, root, f"{field}.{key}"))
             arguments.append(rule if key in required else f"{rule}?")

@@ -1,5 +1,6 @@
 """The whole of stage 1: one request in, everything that the engine needs out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -253,6 +254,10 @@ class Preprocessor:
         budgets = request.image_max_pixels or [0] * len(request.image)
         if len(budgets) != len(request.image):
             raise InvalidInput("image_max_pixels", "needs one entry for each image")
+        if request.image_hashes and len(request.image_hashes) != len(request.image):
+            raise InvalidInput("image_hash", "needs one entry for each image")
+        if not all(map(self._is_grid, request.known_grids.values())):
+            raise InvalidInput("image_grid", "has to be the grid of an image, or zeros")
         sent = iter(range(len(request.image)))
         pictures = []
         for part in parts:
@@ -272,6 +277,13 @@ class Preprocessor:
                 _Visual(name, grid, None) if grid else self._image(data, field, name, max_pixels)
             )
         return pictures
+
+    def _is_grid(self, grid: Grid) -> bool:
+        """Whether an image that fits the context could have it."""
+        frames, *sides = grid
+        merge = self._patch_config.merge_size
+        is_whole = frames == 1 and all(side > 0 and side % merge == 0 for side in sides)
+        return is_whole and math.prod(sides) // merge**2 < self._context
 
     def _image(self, data: bytes, field: str, name: bytes, max_pixels: int) -> _Visual:
         """A picture's patches. Its pixels are given back before the next one is decoded."""
