@@ -98,7 +98,7 @@ def http_api(stack: Stack, seconds: float, seed: int) -> Outcome:
     """schemathesis over the whole OpenAPI document."""
     outcome = Outcome("HTTP: every operation of the OpenAPI document")
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+        report, statuses = Path(folder) / "report.json", Path(folder) / "statuses.txt"
         command = [
             *(str(Path(sys.executable).with_name("schemathesis")), "run"),
             f"{stack.base_url}/openapi.json",
@@ -114,16 +114,20 @@ def http_api(stack: Stack, seconds: float, seed: int) -> Outcome:
             *("--request-timeout", str(SECONDS), "--continue-on-failure"),
             *("--report", "json", "--report-json-path", str(report)),
         ]
-        hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.fuzz.hooks", "PYTHONPATH": str(ROOT)}
+        hooks = {
+            "SCHEMATHESIS_HOOKS": "benchmarks.fuzz.hooks",
+            "PYTHONPATH": str(ROOT),
+            "FUZZ_STATUSES": str(statuses),
+        }
         run = subprocess.run(
             command, env=os.environ | hooks, cwd=folder, capture_output=True, text=True
         )
         if not report.exists():
             raise RuntimeError(run.stdout + run.stderr)
         result = json.loads(report.read_text())
-    cases = result["test_cases"]
-    outcome.cases, outcome.seconds = cases["generated"], result["running_time"]
-    outcome.kinds["as documented"] = cases["generated"] - cases["with_failures"]
+        outcome.kinds.update(statuses.read_text().split())
+    outcome.cases = result["test_cases"]["generated"]
+    outcome.seconds = result["running_time"]
     outcome.failures = [run.stdout] if result["exit_code"] else []
     return outcome
 

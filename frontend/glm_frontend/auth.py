@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from glm_frontend.errors import APIError
+from glm_frontend.limits import parse_rates
 
 _KEY = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -30,40 +32,52 @@ class APIKey:
     rate: str | None = None
 
 
-def read_keys(file: Path, first_number: int = 1) -> list[APIKey]:
-    """The keys of a file: one a line, ``KEY [name=NAME] [rate=LIMITS]``; ``#`` begins a comment.
-
-    Args:
-        first_number: of the name ``key-N`` of a key without one.
+def all_keys(from_environment: Sequence[SecretStr], file: Path | None) -> tuple[APIKey, ...]:
+    """The keys of both sources; those without a name are called ``key-N`` by their places.
 
     Raises:
-        ValueError: naming file, line and reason, not the key.
+        ValueError: naming the file, the line and what is wrong, not the key.
     """
-    keys: list[APIKey] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        secret, *options = words
-        given = dict(option.partition("=")[::2] for option in options)
-        name = given.get("name", f"key-{first_number + len(keys)}")
-        reason = None
-        if not is_key(secret):
-            reason = "a key may only have visible ASCII characters"
-        elif len(given) < len(options) or not given.keys() <= {"name", "rate"}:
-            reason = "after the key only name=NAME and rate=LIMITS may stand, each once"
-        elif not _NAME.fullmatch(name):
-            reason = f"{name!r} is not a name: up to 64 letters, digits and ._@-"
-        elif name in {key.name for key in keys}:
-            reason = f"the name {name!r} is given twice"
-        if reason is not None:
-            raise ValueError(f"{file}, line {number}: {reason}")
-        keys.append(APIKey(SecretStr(secret), name, given.get("rate")))
-    return keys
+    keys = [APIKey(secret, f"key-{n}") for n, secret in enumerate(from_environment, start=1)]
+    if file is not None:
+        before = len(keys)
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from None
+        for number, line in enumerate(lines, start=1):
+            words = list(itertools.takewhile(lambda word: not word.startswith("#"), line.split()))
+            if not words:
+                continue
+            try:
+                keys.append(_parse(words, f"key-{len(keys) + 1}"))
+                _check_new(keys[-1], keys[:-1])
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from None
+        if len(keys) == before:  # which would let everybody in
+            raise ValueError(f"{file} has no key in it")
+    return tuple(keys)
+
+
+def _parse(words: Sequence[str], name: str) -> APIKey:
+    secret, *options = words
+    given = dict(option.partition("=")[::2] for option in options)
+    if not is_key(secret):
+        raise ValueError("a key may only have visible ASCII characters")
+    if len(given) < len(options) or not given.keys() <= {"name", "rate"}:
+        raise ValueError("after the key only name=NAME and rate=LIMITS may stand, each once")
+    if not _NAME.fullmatch(given.get("name", name)):
+        raise ValueError(f"{given['name']!r} is not a name: up to 64 letters, digits and ._@-")
+    parse_rates(given.get("rate", ""))
+    return APIKey(SecretStr(secret), given.get("name", name), given.get("rate"))
+
+
+def _check_new(key: APIKey, before: Sequence[APIKey]) -> None:
+    for other in before:
+        if other.secret == key.secret:
+            raise ValueError(f"the key is also that of {other.name!r}")
+        if other.name == key.name:
+            raise ValueError(f"the name {key.name!r} is given twice")
 
 
 def is_key(text: str) -> bool:

@@ -43,8 +43,8 @@ class InflightLimiter:
 
     Where there are several principals, each may hold fewer than ``SHARE`` times the permits that
     are left (a dynamic threshold, as switches share their buffers): one alone gets four fifths of
-    all, two four ninths each. So whoever comes finds room, however much the others send, and no
-    share has to be set aside for those who do not.
+    all, two four ninths each; and the last one is for who has none. So whoever comes finds room,
+    however much another sends, and no share has to be set aside for those who do not.
 
     Args:
         is_fair: whether there are several.
@@ -68,7 +68,7 @@ class InflightLimiter:
                 f"{self._max_inflight} requests are under way, as many as allowed; try again later."
             )
         own = self._held.get(principal, 0)
-        if self._is_fair and own and own >= SHARE * left:
+        if self._is_fair and own and (own >= SHARE * left or left == 1):
             raise overloaded(
                 f"{own} requests of this key are under way, its share of the "
                 f"{self._max_inflight} that are allowed; try again later."
@@ -102,9 +102,12 @@ def parse_rates(text: str) -> tuple[RateLimitItem, ...]:
     if not text.strip():
         return ()
     try:
-        return tuple(parse_many(text))
+        rates = tuple(parse_many(text))
     except ValueError:
-        raise ValueError(f"{text!r} is not a rate such as 60/minute;1000/hour") from None
+        rates = ()
+    if not rates or any(rate.amount < 1 or rate.get_expiry() < 1 for rate in rates):
+        raise ValueError(f"{text!r} is not a rate such as 60/minute;1000/hour")
+    return rates
 
 
 class RateLimiter:

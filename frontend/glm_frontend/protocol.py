@@ -18,7 +18,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose next request has no complete headers in time.
 
     Attributes:
-        header_timeout: in seconds; between requests uvicorn's shorter keep-alive limit holds.
+        header_timeout: in seconds, from the connection's beginning and from each response on; on a
+            connection that is silent uvicorn's shorter keep-alive limit holds.
     """
 
     header_timeout = 30.0
@@ -39,14 +40,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_timer is not None:  # so all these bytes are headers
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.transport.write(_TOO_LARGE)
+                if self.cycle is None or self.cycle.response_complete:
+                    self.transport.write(_TOO_LARGE)
                 self.transport.close()
-        elif self.cycle is not None and self.cycle.response_complete:
-            # The rest of a body that was refused unread. uvicorn has stopped its keep-alive timer
-            # for it, and would wait for ever for the next request.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -57,6 +53,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Its headers are there."""
         self._forget_timer()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered. The rest of a body that nobody reads is bounded in time, too."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # no further request waits already
+            self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

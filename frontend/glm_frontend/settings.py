@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from glm_frontend.auth import APIKey, is_key, read_keys
+from glm_frontend.auth import APIKey, all_keys, is_key
 from glm_frontend.limits import parse_rates
 
 PREFIX = "GLM_"
@@ -132,12 +132,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _read_keys(self) -> Self:
-        keys = [APIKey(key, f"key-{i}") for i, key in enumerate(self.api_keys, start=1)]
-        if self.api_keys_file is not None:
-            keys += read_keys(self.api_keys_file, len(keys) + 1)
-            for key in keys:
-                parse_rates(key.rate or "")
-        self._keys = tuple(keys)
+        self._keys = all_keys(self.api_keys, self.api_keys_file)
         return self
 
     @property

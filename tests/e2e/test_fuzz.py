@@ -13,7 +13,7 @@ def test_whatever_comes_in_ends_as_it_should(stack: Stack, name: str) -> None:
     pids = processes(stack)
     outcome = TARGETS[name](stack, 0, 20261123)
     assert outcome.failures == []
-    assert len(outcome.kinds) > 1 or name == "http_api"
+    assert len(outcome.kinds) > 1
     assert_unharmed(stack, pids)
 
 

@@ -65,6 +65,22 @@ def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None
         assert b"GLM_API_KEYS" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
+def test_answers_that_are_not_done_in_time_are_told_so(start: StartStack) -> None:
+    server = start(GLM_GRACEFUL_TIMEOUT="1")
+    server.wait_ready()
+    body = chat("hello", stream=True, ignore_eos=True, max_tokens=4000, n=16, temperature=1)
+    url = f"{server.base_url}/v1/chat/completions"
+    with requests.post(url, json=body, stream=True, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines)
+        server.interrupt()
+        *_, error, done = [line for line in lines if line]
+    assert b'"code": "cancelled"' in error
+    assert done == b"data: [DONE]"
+    assert server.wait_stopped() == 0, server.log
+    assert "killed" not in server.log
+
+
 def test_ctrl_c_while_models_load(start: StartStack) -> None:
     server = start()
     wait_until(lambda: bool(server.regions()), STOP_TIMEOUT)

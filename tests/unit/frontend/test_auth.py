@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
-from glm_frontend.auth import read_keys
+from glm_frontend.auth import all_keys
 from glm_frontend.settings import Settings, SettingsError, load_settings
 from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, FakeBackend, chat
 
@@ -98,7 +98,7 @@ def test_keys_come_from_a_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text("# ours\nsecret-a name=alice rate=5/minute\n\nsecret-b  # nobody's\n")
+    file.write_text("# ours\nsecret-a name=alice rate=5/minute\n\nsecret-b#b  # nobody's\n")
     monkeypatch.setenv("GLM_API_KEYS", "secret-0")
     monkeypatch.setenv("GLM_API_KEYS_FILE", str(file))
     settings = load_settings()
@@ -107,7 +107,7 @@ def test_keys_come_from_a_file_too(
     caplog.set_level(logging.DEBUG)
     backend = FakeBackend()
     with TestClient(create_app(settings, backend)) as client:
-        for secret, name in (("secret-0", "key-1"), ("secret-a", "alice"), ("secret-b", "key-3")):
+        for secret, name in (("secret-0", "key-1"), ("secret-a", "alice"), ("secret-b#b", "key-3")):
             assert client.post(CHAT, json=chat(), headers=bearer(secret)).status_code == 200
             assert backend.requests[-1].tenant == name
             assert f"key={name} " in caplog.text
@@ -124,17 +124,22 @@ def test_keys_come_from_a_file_too(
         ("secret colour=red", "after the key only name=NAME and rate=LIMITS may stand"),
         ("secret name=a/b", "'a/b' is not a name"),
         ("secret name=first", "the name 'first' is given twice"),
+        ("secret name=key-1", "the name 'key-1' is given twice"),
+        ("one", "the key is also that of 'first'"),
+        ("zero", "the key is also that of 'key-1'"),
+        ("secret rate=often", "'often' is not a rate"),
+        ("secret rate=0/minute", "'0/minute' is not a rate"),
     ],
 )
 def test_a_bad_line_is_named_and_its_key_is_not(tmp_path: Path, line: str, reason: str) -> None:
     file = tmp_path / "keys"
     file.write_text(f"one name=first\n{line}\n")
     with pytest.raises(ValueError, match="line 2") as caught:
-        read_keys(file)
+        all_keys([SecretStr("zero")], file)
     assert reason in str(caught.value) and "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "key rate=often"])
+@pytest.mark.parametrize("content", [None, "key rate=often", "", "# keys of all\n"])
 def test_a_bad_file_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:

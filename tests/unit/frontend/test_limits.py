@@ -72,6 +72,15 @@ def test_one_principal_cannot_take_all() -> None:
     limiter.acquire("trickle")
 
 
+@pytest.mark.parametrize("max_inflight", range(2, 30))
+def test_one_leaves_room_for_another_however_small_the_server(max_inflight: int) -> None:
+    limiter = InflightLimiter(max_inflight, is_fair=True)
+    with suppress(APIError):
+        while True:
+            limiter.acquire("flood")
+    limiter.acquire("trickle")
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 20))
 def test_there_is_always_room_for_who_has_none(
     events: list[tuple[str, bool]], max_inflight: int

@@ -74,7 +74,7 @@ def test_headers_without_end_are_refused(port: int) -> None:
 
 def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
     last = REQUEST + b"connection: close\r\n\r\n"
-    received, _ = exchange(port, REQUEST + b"\r\n", last, pause=TIMEOUT * 1.5)
+    received, _ = exchange(port, REQUEST + b"\r\n", last, pause=TIMEOUT / 2)
     assert received.count(b"HTTP/1.1 200 OK") == 2
 
 
@@ -86,3 +86,9 @@ def test_a_connection_whose_body_was_refused_unread_is_not_kept(port: int, is_wh
     received, seconds = exchange(port, head, body, pause=0.1)
     assert received.startswith(b"HTTP/1.1 404 ")
     assert seconds < KEEP_ALIVE + 2
+
+
+def test_a_body_that_nobody_reads_is_not_waited_for(port: int) -> None:
+    request = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n"
+    _, seconds = exchange(port, request, *[b"x"] * 40, pause=0.1)
+    assert seconds < 3
