@@ -228,6 +228,10 @@ _SCALARS = st.sampled_from(
         {"type": "null"},
         {"enum": ["a", 1, None, [2]]},
         {"const": {"a": 1}},
+        {"const": "<|user|>"},
+        {"$ref": "#"},
+        {"$ref": "#/$defs/endless", "$defs": {"endless": {"$ref": "#/$defs/endless"}}},
+        False,
         {},
         True,
     ]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import InferenceServerClient, InferenceServerException, model_config_pb2
 
+from benchmarks.clips import ENCODERS, clip
 from benchmarks.fuzz import inputs
 from benchmarks.report import ROOT
 from benchmarks.stack import Stack
@@ -103,7 +104,8 @@ def http_api(stack: Stack, seconds: float, seed: int) -> Outcome:
             *(str(Path(sys.executable).with_name("schemathesis")), "run"),
             f"{stack.base_url}/openapi.json",
             "--checks=not_a_server_error,status_code_conformance,content_type_conformance,"
-            "response_schema_conformance",
+            "response_schema_conformance,response_headers_conformance,unsupported_method,"
+            "allow_header_conformance,refusal_names_a_field",
             *(
                 ("--max-time", str(round(seconds)), "--max-examples", "100000")
                 if seconds
@@ -230,8 +232,8 @@ def preprocessing(stack: Stack, seconds: float, seed: int) -> Outcome:
         client.close()
 
 
-def _decode(connection: Connection) -> None:
-    """In a process of its own: say of each file whether it is a picture."""
+def _decode(connection: Connection, kind: str) -> None:
+    """In a process of its own: say of each file whether it is an image, or a video."""
     sys.path[:0] = [str(ROOT / "model_repository" / "preprocessing" / "1")]
     from glm_preprocessing.errors import InvalidInput
     from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
@@ -242,42 +244,55 @@ def _decode(connection: Connection) -> None:
         PreprocessingSettings.from_env({"GLM_MODEL": str(checkpoint)})
     )
     while (file := connection.recv()) is not None:
+        images, videos = ([file], []) if kind == "image" else ([], [file])
         try:
-            preprocessor(PromptRequest(text_input="x", image=[file]))
-            connection.send("picture")
+            preprocessor(PromptRequest(text_input="x", image=images, video=videos))
+            connection.send(kind)
         except InvalidInput as error:
-            connection.send(
-                "refused by name" if str(error).startswith("image[0]: ") else str(error)
-            )
+            is_named = str(error).startswith(f"{kind}[0]: ")
+            connection.send("refused by name" if is_named else str(error))
         except Exception as error:
             connection.send(repr(error))
 
 
-def picture_files(stack: Stack, seconds: float, seed: int) -> Outcome:
-    """Files to stage 1's decoder, without a server around it: a crash would end the process."""
+def _explore_files(
+    kind: str, originals: Sequence[bytes], outcome: Outcome, seconds: float, seed: int
+) -> Outcome:
+    """Without a server around the decoder: a crash would end its process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_decode, args=(theirs,), daemon=True)
+    process = context.Process(target=_decode, args=(theirs, kind), daemon=True)
     process.start()
 
     def check(file: bytes) -> str:
         shown = base64.b64encode(file).decode()
         ours.send(file)
         assert ours.poll(SECONDS), f"no end within {SECONDS:g} s, or a crash: {shown}"
-        kind = str(ours.recv())
-        assert kind in ("picture", "refused by name"), f"{kind}: {shown}"
-        return kind
+        told = str(ours.recv())
+        assert told in (kind, "refused by name"), f"{told}: {shown}"
+        return told
 
     try:
-        ours.send(inputs.PICTURES[0])
+        ours.send(originals[0])
         ours.poll(120)
         ours.recv()
-        return _explore(
-            Outcome("files of pictures, to the decoder"), inputs.files(), check, seconds, seed
-        )
+        return _explore(outcome, inputs.files(originals), check, seconds, seed)
     finally:
         process.kill()
         process.join()
+
+
+def picture_files(stack: Stack, seconds: float, seed: int) -> Outcome:
+    """Files to stage 1's decoder of pictures."""
+    outcome = Outcome("files of pictures, to the decoder")
+    return _explore_files("image", inputs.PICTURES, outcome, seconds, seed)
+
+
+def video_files(stack: Stack, seconds: float, seed: int) -> Outcome:
+    """Files to stage 1's decoder of videos."""
+    outcome = Outcome("files of videos, to the decoder")
+    originals = [clip(4, container=container) for container in ENCODERS]
+    return _explore_files("video", originals, outcome, seconds, seed)
 
 
 def _post(stack: Stack, body: dict[str, Any]) -> httpx2.Response:
@@ -391,6 +406,7 @@ TARGETS: dict[str, Callable[[Stack, float, int], Outcome]] = {
         generation,
         preprocessing,
         picture_files,
+        video_files,
         data_uris,
         schemas,
         expressions,

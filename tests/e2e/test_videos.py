@@ -10,8 +10,8 @@ import openai
 import pytest
 from PIL import Image
 
+from benchmarks.clips import ENCODERS, clip, encode, scene
 from benchmarks.stack import Stack
-from clips import ENCODERS, clip, encode, scene
 from e2e.calls import MODEL, content, data_uri, metrics, post
 from glm_client import Client, GenerationRequest
 

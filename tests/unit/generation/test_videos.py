@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from clips import clip, encode, scene
+from benchmarks.clips import clip, encode, scene
 from glm_engine.request import Prompt
 from unit.generation.conftest import Harness
 from unit.generation.reference import reference

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from clips import clip, encode, scene
+from benchmarks.clips import clip, encode, scene
 from glm_engine.operations import CPUOperations
 from glm_engine.request import Prompt
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder

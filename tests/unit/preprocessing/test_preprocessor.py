@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
 from transformers.video_utils import VideoMetadata
 
-from clips import clip, scene
+from benchmarks.clips import clip, scene
 from glm_preprocessing.chat import parse_conversation, user_turn
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput

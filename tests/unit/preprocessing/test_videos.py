@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 
-from clips import ENCODERS, clip, encode, scene
+from benchmarks.clips import ENCODERS, clip, encode, scene
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.patches import PatchConfig, patchify_frames, target_size
 from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps

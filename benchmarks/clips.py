@@ -1,4 +1,4 @@
-"""Small videos, drawn and encoded by the tests that use them."""
+"""Small videos, drawn and encoded by the tests and benchmarks that use them."""
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
