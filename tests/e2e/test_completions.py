@@ -1,6 +1,7 @@
 """Texts that go on, and tokens, over the real server."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -13,8 +14,9 @@ PROMPT = "[gMASK]<sop><|user|>\nWho are you?/nothink<|assistant|>\n<think></thin
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0)
+def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
 
 
 def test_a_templated_prompt_gets_the_answer_of_the_conversation(

@@ -1,5 +1,6 @@
 """The official OpenAI client against the real stack."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -16,8 +17,9 @@ def _arguments(*args: Any, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def client(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0)
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_a_completion(client: openai.OpenAI) -> None:

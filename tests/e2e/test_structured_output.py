@@ -6,6 +6,7 @@ is in test_skills.py.
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
@@ -48,8 +49,9 @@ NO_THOUGHT = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @pytest.fixture
-def sdk(stack: Stack) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0)
+def sdk(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
 
 
 @pytest.mark.parametrize("thinking", [True, False])
