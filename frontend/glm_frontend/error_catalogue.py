@@ -80,6 +80,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "Send the video itself.",
         ),
         "bad_request": Entry(400, "The request is no HTTP that this server reads.", "Mend it."),
+        "headers_too_large": Entry(
+            431, "The headers are larger than the server takes.", "Send smaller ones."
+        ),
         "invalid_api_key": Entry(
             401,
             "The key is missing or unknown.",

@@ -1,17 +1,20 @@
 """The HTTP parser of uvicorn, with bounds on how long and how large a request's headers may be.
 
 uvicorn waits for ever for a client that connects and sends nothing, or half a header, and takes
-headers of any size.
+headers of any size. What it answers by itself is said here in our own shape.
 """
 
 import asyncio
+import json
+import uuid
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEADER_BYTES = 64 * 1024
+from glm_frontend.errors import APIError
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n"
+MAX_HEADER_BYTES = 64 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -28,6 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
@@ -37,12 +41,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
         super().data_received(data)
-        if self._header_timer is not None:  # so all these bytes are headers
+        # While the timer runs these are headers, or the rest of a body that nobody reads.
+        if self._header_timer is not None and not self._in_body:
             self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                if self.cycle is None or self.cycle.response_complete:
-                    self.transport.write(_TOO_LARGE)
-                self.transport.close()
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"The request's headers have more than the {MAX_HEADER_BYTES} bytes allowed.",
+                    code="headers_too_large",
+                )
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg, code="bad_request")
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -52,7 +63,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its headers are there."""
         self._forget_timer()
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body is there, too. The next bytes are the next request's."""
+        self._in_body = False
+        self._header_bytes = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """A request is answered. The rest of a body that nobody reads is bounded in time, too."""
@@ -69,6 +87,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_timer is None:
             self._header_bytes = 0
             self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def _refuse(self, status: HTTPStatus, message: str, *, code: str) -> None:
+        """Answer in the application's place, unless it is answering, and hang up."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            request_id = f"req-{uuid.uuid4().hex}"
+            error = APIError(status, message, code=code)
+            body = json.dumps(error.openai_body(request_id)).encode()
+            head = (
+                f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+                "connection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _forget_timer(self) -> None:
         if self._header_timer is not None:

@@ -141,7 +141,7 @@ def _codes() -> set[str]:
     codes = set()
     for file in Path(glm_frontend.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            makers = ("APIError", "invalid", "unavailable")
+            makers = ("APIError", "invalid", "unavailable", "self._refuse")
             if isinstance(call, ast.Call) and ast.unparse(call.func) in makers:
                 for keyword in call.keywords:
                     if keyword.arg == "code":

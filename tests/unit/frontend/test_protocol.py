@@ -1,9 +1,11 @@
 """Connections whose headers do not come, or do not end: a real server, real sockets."""
 
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -53,6 +55,11 @@ def exchange(port: int, *pieces: bytes, pause: float = 0.0) -> tuple[bytes, floa
     return received, time.monotonic() - began
 
 
+def error_of(received: bytes) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+    return error
+
+
 @pytest.mark.parametrize("pieces", [[], [REQUEST], [REQUEST, b"x-slow: ", b"1"]])
 def test_headers_that_do_not_come_are_not_waited_for(port: int, pieces: list[bytes]) -> None:
     received, seconds = exchange(port, *pieces)
@@ -69,7 +76,17 @@ def test_a_drip_of_headers_does_not_help(port: int) -> None:
 def test_headers_without_end_are_refused(port: int) -> None:
     header = b"x-large: " + b"x" * 1000 + b"\r\n"
     received, _ = exchange(port, REQUEST, *[header] * (2 * MAX_HEADER_BYTES // len(header)))
-    assert received == b"" or received.startswith(b"HTTP/1.1 431 ")
+    if received:  # else it was reset: the rest of the headers met a closed door
+        assert received.startswith(b"HTTP/1.1 431 ")
+        assert error_of(received)["code"] == "headers_too_large"
+
+
+def test_what_is_no_http_is_refused_in_the_shape_of_all_errors(port: int) -> None:
+    received, _ = exchange(port, b"not http at all\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    error = error_of(received)
+    assert (error["code"], error["type"]) == ("bad_request", "invalid_request_error")
+    assert error["request_id"].encode() in received.partition(b"\r\n\r\n")[0]
 
 
 def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
@@ -86,6 +103,15 @@ def test_a_connection_whose_body_was_refused_unread_is_not_kept(port: int, is_wh
     received, seconds = exchange(port, head, body, pause=0.1)
     assert received.startswith(b"HTTP/1.1 404 ")
     assert seconds < KEEP_ALIVE + 2
+
+
+def test_a_body_that_was_refused_unread_does_not_stand_in_the_next_requests_way(port: int) -> None:
+    size = 5 * MAX_HEADER_BYTES
+    head = f"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
+    pieces = [b"x" * (size // 5)] * 5
+    received, _ = exchange(port, head, *pieces, REQUEST + b"\r\n", pause=0.05)
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert received.count(b"HTTP/1.1 200 OK") == 1
 
 
 def test_a_body_that_nobody_reads_is_not_waited_for(port: int) -> None:

@@ -297,13 +297,16 @@ def test_a_device_that_is_gone_ends_the_engine(
     tmp_path: Path,
 ) -> None:
     harness = make_harness(heartbeat=Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)}))
+    all_asked = threading.Event()
 
     def gone(*arguments: Any) -> Any:
+        all_asked.wait(10)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(harness.engine._runner, "run", gone)
     monkeypatch.setattr(harness.engine._runner, "check_device", gone)
     requests = [harness.add(make_prompt(*question), max_tokens=30) for question in QUESTIONS]
+    all_asked.set()
     for request in requests:
         assert isinstance(harness.wait(request)[-1].error, EngineUnavailable)
     harness.engine._thread.join(10)
