@@ -5,24 +5,26 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_MARKERS = 20
 
 
 def hardware() -> str:
-    """Cores, processor, memory, GPU, and the versions that matter."""
+    """Cores, processor, memory, GPU, and the versions that matter; no GPU where torch is not."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in info if "model name" in line), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB"
+    python = f"Python {platform.python_version()}"
+    if not find_spec("torch"):  # where only a load is made
+        return f"{machine}; {python}"
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB, {gpu}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    return f"{machine}, {gpu}; {python}, torch {torch.__version__}"
 
 
 @dataclass(frozen=True)
