@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_MARKERS = 20
+MOST_COLUMNS = 3
 
 
 def hardware() -> str:
@@ -29,7 +30,7 @@ def hardware() -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot; a series is drawn bold if its name begins with ``ours``.
+    """One plot; a series is drawn bold if its name begins with ``ours``, and the others dashed.
 
     Attributes:
         over: what the plot is over. A concurrency is drawn in powers of two.
@@ -71,14 +72,20 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
 
     # The same numbers make the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "glm", "font.size": 9, "svg.fonttype": "none"})
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    columns = len(panels) if len(panels) <= MOST_COLUMNS else 2
+    rows = -(-len(panels) // columns)
+    size = (5 * columns, 3.6 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    is_comparison = any(name.startswith("ours") for panel in panels for name in panel.series)
+    has_one_legend = len({tuple(panel.series) for panel in panels}) == 1
+    for axis, panel in zip(axes.flat, panels, strict=True):
         for name, points in panel.series.items():
             ours = name.startswith("ours")
             axis.plot(
                 *zip(*points, strict=True), label=name, markersize=4,
                 marker="o" if len(points) <= MOST_MARKERS else "",
-                linewidth=2.6 if ours else 1.2, linestyle="-" if ours else "--",
+                linewidth=2.6 if ours else 1.2,
+                linestyle="-" if ours or not is_comparison else "--",
             )  # fmt: skip
         if panel.over == "concurrency":
             ticks = sorted({x for points in panel.series.values() for x, _ in points})
@@ -94,9 +101,14 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
         axis.set_xlabel(panel.over)
         axis.set_ylabel(panel.unit)
         axis.grid(alpha=0.3)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+        if not has_one_legend:
+            axis.legend(fontsize=8, frameon=False)
+    space = 0.04
+    if has_one_legend:
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+        space += 0.06 * -(-len(names) // 3)
     figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
-    figure.tight_layout(rect=(0, 0.04 + 0.06 * -(-len(names) // 3), 1, 1))
+    figure.tight_layout(rect=(0, space, 1, 1))
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)

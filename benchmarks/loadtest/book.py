@@ -11,16 +11,23 @@ from typing import Any
 
 import gevent
 import locust.stats
+from gevent.event import Event
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.rpc import Message
+from locust.runners import MasterRunner, WorkerRunner
 
 from benchmarks.loadtest import users
-from benchmarks.loadtest.figures import Limits, Record, Window
+from benchmarks.loadtest.figures import Figures, Limits, Record, Window
 
 # Some hours of what the demo checkpoint answers; of a longer load the last ones.
 MOST_RECORDS = 200_000
 MOST_WINDOWS = 10_000
 WATCH_SECONDS = 0.1
+
+# What a worker is asked at the end, and what it says when its last request has ended.
+DRAIN, DRAINED = "drain", "drained"
+# Beyond what --stop-timeout gives the requests.
+DRAIN_SECONDS = 10.0
 
 
 def use_finer_buckets() -> None:
@@ -40,8 +47,8 @@ class Book:
         self._environment = environment
         self.records: deque[Record] = deque(maxlen=MOST_RECORDS)
         self.windows: deque[Window] = deque(maxlen=MOST_WINDOWS)
-        self._is_worker = isinstance(environment.runner, WorkerRunner)
         self._is_on = False
+        self._drained: dict[str, Event] = {}
         users.ended.add_listener(self._add)
         events = environment.events
         events.report_to_master.add_listener(self._send)
@@ -49,8 +56,12 @@ class Book:
         events.reset_stats.add_listener(self._clear)
         events.test_start.add_listener(self._start)
         events.test_stopping.add_listener(self._stop)
-        if not self._is_worker:
+        if isinstance(environment.runner, WorkerRunner):
+            environment.runner.register_message(DRAIN, self._drain)
+        else:
             gevent.spawn(self._watch)
+        if isinstance(environment.runner, MasterRunner):
+            environment.runner.register_message(DRAINED, self._note_drained)
 
     @property
     def limits(self) -> Limits:
@@ -65,6 +76,14 @@ class Book:
         if not self.records or not self.windows:
             return 0.0
         return max(record.moment for record in self.records) - self.windows[0].begin
+
+    def kinds(self) -> dict[str, Figures]:
+        """The figures of all requests, and then of each protocol and kind."""
+        groups: dict[str, list[Record]] = {"all": list(self.records)}
+        for record in sorted(self.records, key=lambda one: (one.protocol, one.kind)):
+            groups.setdefault(f"{record.protocol}, {record.kind}", []).append(record)
+        seconds, limits = self.seconds, self.limits
+        return {name: Figures.of(own, seconds, limits) for name, own in groups.items()}
 
     def _add(self, record: Record, length: int, error: Exception | None) -> None:
         self.records.append(record)
@@ -105,6 +124,28 @@ class Book:
 
     def _stop(self, **_: Any) -> None:
         self._is_on = False
+        runner, options = self._environment.runner, self._environment.parsed_options
+        assert isinstance(options, argparse.Namespace)
+        if isinstance(runner, MasterRunner) and options.headless:
+            # Locust would quit now, with the workers half a second later, and count no request that
+            # is still under way.
+            self._drained = {client.id: Event() for client in runner.clients.all}
+            runner.send_message(DRAIN)
+            deadline = time.monotonic() + options.stop_timeout + DRAIN_SECONDS
+            for drained in self._drained.values():
+                drained.wait(max(0.0, deadline - time.monotonic()))
+
+    def _drain(self, environment: Environment, **_: Any) -> None:
+        runner = environment.runner
+        assert isinstance(runner, WorkerRunner)
+        runner.stop()
+        data: dict[str, Any] = {}
+        environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+        runner.send_message("stats", data)
+        runner.send_message(DRAINED)
+
+    def _note_drained(self, msg: Message, **_: Any) -> None:
+        self._drained[msg.node_id].set()
 
     def _watch(self) -> None:
         while True:

@@ -9,6 +9,8 @@ import numpy as np
 
 PERCENTS = (50, 90, 95, 99)
 MOST_POINTS = 150
+WARM_UP_SHARE = 0.2
+LEAST_WINDOW_SECONDS = 1.5
 
 LEFT = ("left waiting", "left reading")
 
@@ -123,18 +125,19 @@ class Window:
 
 
 def levels(
-    records: Sequence[Record], windows: Iterable[Window], warm_up: float, limits: Limits
+    records: Sequence[Record], windows: Iterable[Window], limits: Limits
 ) -> dict[int, Figures]:
     """The figures for each number of users.
 
-    Args:
-        warm_up: seconds at the beginning of each window that are left out, and with them windows
-            that are no longer than twice that.
+    The first fifth of each window is left out, for the users before and their first requests, and
+    windows shorter than LEAST_WINDOW_SECONDS are.
     """
     spans: dict[int, list[tuple[float, float]]] = {}
     for window in windows:
-        if window.users and window.end - window.begin > 2 * warm_up:
-            spans.setdefault(window.users, []).append((window.begin + warm_up, window.end))
+        seconds = window.end - window.begin
+        if window.users and seconds >= LEAST_WINDOW_SECONDS:
+            begin = window.begin + WARM_UP_SHARE * seconds
+            spans.setdefault(window.users, []).append((begin, window.end))
     found = {}
     for users, times in sorted(spans.items()):
         own = [one for one in records if any(begin <= one.moment < end for begin, end in times)]

@@ -16,9 +16,6 @@ from benchmarks.loadtest.book import Book
 from benchmarks.loadtest.figures import Figures, Limits, Record, levels, timeline
 from benchmarks.report import Panel, report
 
-# Of each number of users: until all are there, and their first requests are over.
-WARM_UP_SECONDS = 2.0
-
 EXPLANATION = """Closed loop: each user sends its next request when it has the answer to the last
 one. TTFT is the time to the first token, TPOT the time between two tokens after it, E2E to the last
 token, all as the client sees them. Goodput is the share of answers within the limits among all
@@ -36,23 +33,22 @@ def write(environment: Environment, book: Book) -> None:
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     records = list(book.records)
-    total = Figures.of(records, book.seconds, book.limits)
-    steps = levels(records, book.windows, WARM_UP_SECONDS, book.limits)
+    kinds = book.kinds()
+    steps = levels(records, book.windows, book.limits)
     table = [
         f"In time: first token within {options.ttft_limit:g} ms, further ones within "
         f"{options.tpot_limit:g} ms each. Times are in ms, p50 / p90 / p99.",
         "",
-        *_table("request", {name: one for name, one in _kinds(records, book)}),
-        *(["", *_table("users", steps)] if len(steps) > 1 else []),
+        *([*_table("users", steps), ""] if len(steps) > 1 else []),
+        *_table("request", kinds),
     ]
     panels = _over_users(steps) if len(steps) > 1 else _over_time(records, book, book.limits)
     report(output, "Load", _details(environment, options), EXPLANATION, table, panels)
     results = {
-        "all": asdict(total),
-        "requests": {name: asdict(one) for name, one in _kinds(records, book)},
+        "requests": {name: asdict(one) for name, one in kinds.items()},
         "users": {users: asdict(one) for users, one in steps.items()},
     }
-    output.with_suffix(".json").write_text(json.dumps(results, indent=1))
+    output.with_suffix(".json").write_text(json.dumps(results) + "\n")
     written = [output, output.with_suffix(".svg"), output.with_suffix(".json")]
     if options.html_file and (html := Path(options.html_file)).exists():
         plot = base64.b64encode(output.with_suffix(".svg").read_bytes()).decode()
@@ -73,19 +69,6 @@ def _details(environment: Environment, options: argparse.Namespace) -> str:
         f"before, {options.disconnects:.0%} leave, {options.max_tokens} tokens an answer"
         + (f"; {options.note}" if options.note else "")
     )
-
-
-def _kinds(records: Sequence[Record], book: Book) -> list[tuple[str, Figures]]:
-    names = sorted({(record.protocol, record.kind) for record in records})
-    rows = [
-        (
-            f"{protocol}, {kind}",
-            [one for one in records if (one.protocol, one.kind) == (protocol, kind)],
-        )
-        for protocol, kind in names
-    ]
-    every = [*rows, ("all", list(records))]
-    return [(name, Figures.of(own, book.seconds, book.limits)) for name, own in every]
 
 
 def _table(first: str, rows: dict[Any, Figures]) -> list[str]:
