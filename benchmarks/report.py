@@ -2,6 +2,7 @@
 
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -103,7 +104,8 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
         axis.grid(alpha=0.3)
         if not has_one_legend:
             axis.legend(fontsize=8, frameon=False)
-    space = 0.04
+    caption = textwrap.fill(caption, 100 * columns)
+    space = 0.02 / rows * (2 + caption.count("\n"))
     if has_one_legend:
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)

@@ -165,7 +165,7 @@ def timeline(
         points.append(
             {
                 "time": number * width,
-                "users": next((w.users for w in windows if w.begin <= moment < w.end), 0),
+                "users": next((w.users for w in reversed(windows) if w.begin <= moment), 0),
                 "ttft_p50": figures.ttft[50],
                 "ttft_p95": figures.ttft[95],
                 "tpot_p50": figures.tpot[50],

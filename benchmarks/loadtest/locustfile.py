@@ -46,8 +46,7 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     if web_ui:
         page.extend(web_ui, book)
     if not isinstance(environment.runner, WorkerRunner):
-        # After Locust's own tables and report.
-        events.quit.add_listener(lambda **_: results.write(environment, book))
+        results.register(environment, book)
 
 
 events.init_command_line_parser.add_listener(options.add)

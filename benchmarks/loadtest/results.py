@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import locust.stats
 from locust.env import Environment
 
 from benchmarks.loadtest import page
@@ -16,11 +17,31 @@ from benchmarks.loadtest.book import Book
 from benchmarks.loadtest.figures import Figures, Limits, Record, levels, timeline
 from benchmarks.report import Panel, report
 
+LONG_SECONDS = 3600
+
 EXPLANATION = """Closed loop: each user sends its next request when it has the answer to the last
 one. TTFT is the time to the first token, TPOT the time between two tokens after it, E2E to the last
 token, all as the client sees them. Goodput is the share of answers within the limits among all
 requests, refused and failed ones included; those whose client left on purpose are not judged.
 """
+
+
+def register(environment: Environment, book: Book) -> None:
+    """Have the result written after Locust's own tables and report."""
+    environment.events.quitting.add_listener(lambda **_: _before(environment, book))
+    environment.events.quit.add_listener(lambda **_: write(environment, book))
+
+
+def _before(environment: Environment, book: Book) -> None:
+    options = environment.parsed_options
+    assert isinstance(options, argparse.Namespace)
+    if not book.records and not environment.web_ui:
+        environment.process_exit_code = 1
+    if options.csv_prefix:
+        # The last turn of Locust's writer: a later one would find its files closed.
+        turn = locust.stats.CSV_STATS_INTERVAL_SEC
+        locust.stats.CSV_STATS_INTERVAL_SEC = LONG_SECONDS
+        gevent.sleep(turn + 0.1)
 
 
 def write(environment: Environment, book: Book) -> None:
@@ -56,8 +77,6 @@ def write(environment: Environment, book: Book) -> None:
         written.append(html)
     if options.csv_prefix:
         written.append(Path(f"{options.csv_prefix}_stats.csv"))
-        # Locust closes the files next; its writer, which is late by now, has to come before.
-        gevent.sleep(0)
     print("Written:", *(f"  {path}" for path in written), sep="\n")
 
 
