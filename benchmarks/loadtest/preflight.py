@@ -28,7 +28,8 @@ def problem(user_classes: Sequence[type[User]], options: argparse.Namespace) -> 
         models = _get(f"{host}/v1/models", options.api_key)
     except urllib.error.HTTPError as error:
         text = error.read(500).decode(errors="replace")
-        return f"{error.url} answers {error.code}: {text}"
+        hint = " Give a key of this server in GLM_API_KEY." if error.code == 401 else ""
+        return f"{error.url} answers {error.code}: {text}{hint}"
     except (OSError, ValueError) as error:
         return f"No server at {host} ({error}). Start one with `make serve`, or give --host."
     names = [model["id"] for model in models["data"]]
