@@ -44,7 +44,8 @@ notebook: ## JupyterLab with the quick start, for this machine only; run `make s
 	@$(call install,notebook)
 	@exec $(BIN)/jupyter lab --ip 127.0.0.1 --KernelManager.transport=ipc \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-		--LabApp.extension_manager=readonly $(ARGS) client/examples/quickstart.ipynb
+		--LabApp.extension_manager=readonly --LabApp.news_url=None $(ARGS) \
+		client/examples/quickstart.ipynb
 
 test: ## Run all tests: unit, contract, and e2e over a real Triton
 	@$(call install,test)
