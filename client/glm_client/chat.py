@@ -69,8 +69,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    interactive = options.prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     with Client(options.url, timeout=options.timeout) as client:
-        chat = _Chat(client, options)
+        chat = _Chat(client, options, interactive=interactive)
         try:
             if options.load is not None:
                 chat.run(f"/load {shlex.quote(options.load)}")
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             return fail(str(error), EXIT_USAGE)
         if options.prompt is not None:
             chat.question(options.prompt)
-        elif sys.stdin.isatty() and sys.stdout.isatty():
+        elif interactive:
             return _talk(chat, why_not_ready(client, options.url))
         else:
             _read_pipe(chat)
@@ -120,17 +121,20 @@ def _read_pipe(chat: "_Chat") -> None:
 class _Chat:
     """What the lines that are typed do.
 
+    Args:
+        interactive: whether somebody is there who can type the next line after a failure.
+
     Attributes:
         conversation: the turns so far.
         exit_code: of the last thing that failed; 0 while nothing has.
     """
 
-    def __init__(self, client: Client, options: argparse.Namespace) -> None:
+    def __init__(self, client: Client, options: argparse.Namespace, *, interactive: bool) -> None:
         self.conversation = Conversation(options.system)
         self.exit_code = 0
         self._client = client
         self._url: str = options.url
-        self._interactive = options.prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
+        self._interactive = interactive
         self._quiet: bool = options.quiet
         self._thinking = not options.no_thinking
         self._sampling = sampling_parameters(options)
@@ -206,9 +210,11 @@ class _Chat:
                 _note(printer.speed())
         if printer.content:
             self.conversation.answer(printer.content)
+        else:
+            _note("it came to no answer, so the question is not in the history")
 
     def _image(self, rest: str) -> None:
-        self.attach(_split(rest))
+        self.attach([rest] if is_file(rest) else _split(rest))  # a name may have blanks
         if self._pictures:
             _note(f"with the next question: {', '.join(self._pictures)}")
         else:
@@ -276,7 +282,7 @@ def _split(rest: str) -> list[str]:
 def _file(rest: str, command: str) -> Path:
     words = _split(rest)
     if len(words) != 1:
-        raise _CommandError(f"{command}: needs one file name")
+        raise _CommandError(f"{command}: needs one file name, in quotes if it has blanks")
     try:
         return Path(words[0]).expanduser()
     except RuntimeError as error:

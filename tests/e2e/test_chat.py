@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -22,6 +23,12 @@ CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 CHAT = (sys.executable, "-m", "client", "chat", "--temperature", "0")
 
 
+def _heed_ctrl_c() -> None:
+    """^C becomes a signal, and the signal is not ignored, however the tests were started."""
+    ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """The chat in a pseudo-terminal of its own, as a user has it."""
 
@@ -31,7 +38,7 @@ class Terminal:
             [*CHAT, "--url", url],
             cwd=ROOT, env=os.environ | {"TERM": "xterm"}, close_fds=True,
             stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # so that ^C becomes a signal
+            preexec_fn=_heed_ctrl_c,
         )  # fmt: skip
         os.close(terminal)
 

@@ -89,7 +89,11 @@ def test_a_batch_goes_on_where_it_was_interrupted(stack: Stack, tmp_path: Path) 
         name = sorted(ANSWERS)[number % len(ANSWERS)]
         (folder / f"{number:03}-{name}").write_bytes((EXAMPLES / "pictures" / name).read_bytes())
     command = _batch("--folder", str(folder), "--output", str(output), "--concurrency", "2")
-    with subprocess.Popen(command, env=_environment(stack), stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=_environment(stack), stderr=subprocess.PIPE,
+        # However the tests were started: a shell's background job ignores SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         wait_until(lambda: output.exists() and len(output.read_bytes().splitlines()) > 3, 30)
         process.send_signal(signal.SIGINT)
         _, progress = process.communicate(timeout=30)
@@ -139,14 +143,14 @@ async def test_a_full_server_is_told_and_waited_for(stack: Stack, tmp_path: Path
     )
     async with AsyncClient(stack.grpc_url) as client:
         crowd = [asyncio.create_task(client.generate(long)) for _ in range(330)]
-        await asyncio.to_thread(wait_for, lambda: refused() > 0)
+        await asyncio.to_thread(wait_for, lambda: refused() > 0, 30)
         chat = await start(sys.executable, "-m", "client", "chat", "-p", "hi")
         said = await chat.communicate()
         assert (chat.returncode, said[0]) == (1, b"")
         assert said[1].startswith(b"error: the server is full, try again later (queue full: ")
         before = refused()
         batch = await start(*_batch("--output", str(tmp_path / "answers.jsonl")))
-        await asyncio.to_thread(wait_for, lambda: refused() > before)
+        await asyncio.to_thread(wait_for, lambda: refused() > before, 30)
         for one in crowd:
             one.cancel()
         ended = await asyncio.gather(*crowd, return_exceptions=True)

@@ -11,7 +11,7 @@ from tritonclient.grpc import InferenceServerException
 
 from glm_client import chat
 from glm_client.cli import main
-from unit.client.fake_triton import FakeTriton
+from unit.client.fake_triton import FakeTriton, result
 from unit.client.test_wire import inputs
 
 Run = Callable[..., int]
@@ -91,7 +91,7 @@ def test_a_question_without_an_answer_is_not_in_the_history(
         ("/retry", "/retry: there is no question yet"),
         ("/image 'a", "No closing quotation: 'a"),
         ("/image nowhere.png", "nowhere.png: No such file or directory"),
-        ("/save", "/save: needs one file name"),
+        ("/save", "/save: needs one file name, in quotes if it has blanks"),
         ("/save /nowhere/a.json", "/save: /nowhere/a.json: No such file or directory"),
         ("/load nowhere.json", "/load: nowhere.json: No such file or directory"),
     ],
@@ -115,11 +115,12 @@ def test_files_that_are_not_there(
 
 
 def test_a_path_is_no_command(run: Run, triton: FakeTriton, tmp_path: Path) -> None:
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"\x89PNG")
-    assert run(str(picture), f"{picture} Why?", "/quit", "never asked") == 0
+    picture, other = tmp_path / "a.png", tmp_path / "my pic.png"
+    for path in (picture, other):
+        path.write_bytes(b"\x89PNG")
+    assert run(f"/image {other}", str(picture), f"{picture} Why?", "/quit", "never asked") == 0
     [call] = triton.calls
-    assert inputs(call)["image"].tolist() == [b"data:image/png;base64,iVBORw=="]
+    assert inputs(call)["image"].tolist() == [b"data:image/png;base64,iVBORw=="] * 2
 
 
 def test_help_lists_every_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,3 +141,12 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chat._completion("/im", "/im", 1) is None
     assert chat._completion("/image pic", "pic", 0) == "pictures/"
     assert chat._completion("/image pictures/", "pictures/", 0) == "pictures/a.png"
+
+
+def test_a_thought_without_an_answer_is_told(
+    run: Run, triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    triton.script = [result(text_output="<think>hm", finish_reason="length")]
+    assert run("a", "b") == 0
+    assert "cut off by max_tokens]\n[it came to no answer" in capsys.readouterr().err
+    assert len(_sent(triton, "messages")) == 1
