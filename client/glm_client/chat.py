@@ -78,14 +78,14 @@ def main(arguments: Sequence[str]) -> int:
             if options.system is not None:
                 chat.conversation.system = options.system
             chat.attach(options.pictures)
+            if options.prompt is not None:
+                chat.question(options.prompt)
+                return chat.exit_code
         except (_CommandError, PictureError) as error:
             return fail(str(error), EXIT_USAGE)
-        if options.prompt is not None:
-            chat.question(options.prompt)
-        elif interactive:
+        if interactive:
             return _talk(chat, why_not_ready(client, options.url))
-        else:
-            _read_pipe(chat)
+        _read_pipe(chat)
         return chat.exit_code
 
 
@@ -138,7 +138,7 @@ class _Chat:
         self._quiet: bool = options.quiet
         self._thinking = not options.no_thinking
         self._sampling = sampling_parameters(options)
-        self._pictures: dict[str, str] = {}  # data URIs by what they were called
+        self._pictures: list[tuple[str, str]] = []  # what they were called, and data URIs
         self._commands: dict[str, Callable[[str], None]] = {
             name: getattr(self, name.replace("/", "_")) for name in _COMMANDS
         }
@@ -172,7 +172,7 @@ class _Chat:
         for name in missing:
             _note(f"{name}: no such file, so it is sent as text")
         if words:
-            self.conversation.ask(words, list(self._pictures.values()))
+            self.conversation.ask(words, [uri for _, uri in self._pictures])
             self._pictures.clear()
             self._answer()
         elif paths:
@@ -180,7 +180,7 @@ class _Chat:
 
     def attach(self, sources: Sequence[str]) -> None:
         """Have pictures wait for the next question: all of them, or none if one cannot be had."""
-        self._pictures |= {source: read_picture(source) for source in sources}
+        self._pictures += [(source, read_picture(source)) for source in sources]
 
     def _answer(self) -> None:
         """Stream the answer to the last question."""
@@ -216,7 +216,7 @@ class _Chat:
     def _image(self, rest: str) -> None:
         self.attach([rest] if is_file(rest) else _split(rest))  # a name may have blanks
         if self._pictures:
-            _note(f"with the next question: {', '.join(self._pictures)}")
+            _note(f"with the next question: {', '.join(name for name, _ in self._pictures)}")
         else:
             _note("no picture waits: /image PATH-OR-URL ...")
 

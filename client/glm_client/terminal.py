@@ -178,8 +178,8 @@ def why_not_ready(client: Client, url: str) -> str:
     """Why the server cannot answer now; empty if it can."""
     if not client.server_live():
         return (
-            f"no Triton answers over gRPC at {url}: start one (make serve), or name its host:port"
-            f" by --url or {URL_VARIABLE}"
+            f"no Triton answers over gRPC at {url}: it is not running (make serve), or is still"
+            f" loading, or is elsewhere (--url, {URL_VARIABLE})"
         )
     loading = [name for name, ready in client.models_ready().items() if not ready]
     return f"the server at {url} is still loading ({', '.join(loading)})" if loading else ""

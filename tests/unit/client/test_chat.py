@@ -114,13 +114,21 @@ def test_files_that_are_not_there(
     assert shown.out == "" and "No such file or directory" in shown.err
 
 
+def test_one_question_with_a_file_that_is_no_picture(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"text")
+    assert run(arguments=("-p", f"{tmp_path / 'a.png'} What is it?")) == 2
+    assert "a.png: is no picture" in capsys.readouterr().err
+
+
 def test_a_path_is_no_command(run: Run, triton: FakeTriton, tmp_path: Path) -> None:
     picture, other = tmp_path / "a.png", tmp_path / "my pic.png"
     for path in (picture, other):
         path.write_bytes(b"\x89PNG")
     assert run(f"/image {other}", str(picture), f"{picture} Why?", "/quit", "never asked") == 0
     [call] = triton.calls
-    assert inputs(call)["image"].tolist() == [b"data:image/png;base64,iVBORw=="] * 2
+    assert inputs(call)["image"].tolist() == [b"data:image/png;base64,iVBORw=="] * 3
 
 
 def test_help_lists_every_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
