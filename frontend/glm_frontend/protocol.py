@@ -40,9 +40,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
+        was_in_body = self._in_body
         super().data_received(data)
         # While the timer runs these are headers, or the rest of a body that nobody reads.
-        if self._header_timer is not None and not self._in_body:
+        if self._header_timer is not None and not (was_in_body or self._in_body):
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._refuse(
@@ -69,7 +70,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Its body is there, too. The next bytes are the next request's."""
         self._in_body = False
-        self._header_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

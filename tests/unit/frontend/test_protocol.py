@@ -106,7 +106,7 @@ def test_a_connection_whose_body_was_refused_unread_is_not_kept(port: int, is_wh
 
 
 def test_a_body_that_was_refused_unread_does_not_stand_in_the_next_requests_way(port: int) -> None:
-    size = 5 * MAX_HEADER_BYTES
+    size = 10 * MAX_HEADER_BYTES
     head = f"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
     pieces = [b"x" * (size // 5)] * 5
     received, _ = exchange(port, head, *pieces, REQUEST + b"\r\n", pause=0.05)

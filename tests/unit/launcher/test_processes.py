@@ -57,19 +57,15 @@ async def test_of_a_progress_bar_the_last_state_is_shown() -> None:
 
 
 async def test_a_progress_bar_is_read_while_it_grows() -> None:
-    seen: list[str] = []
-    child = await Child.start(
-        "test-child",
-        [
-            sys.executable,
-            "-S",
-            "-c",
-            "print('0%\\r50%', end='', flush=True); import sys; sys.stdin.read()",
-        ],
-        os.environ,
-        stop_timeout=5,
-        read_line=lambda line: seen.append(line) or logging.INFO,
-    )
+    seen = []
+
+    def read(line: str) -> int:
+        seen.append(line)
+        return logging.INFO
+
+    bar = r"import time; print('0%\r50%', end='', flush=True); time.sleep(0.3)"
+    command = [sys.executable, "-S", "-c", bar]
+    child = await Child.start("test-child", command, os.environ, stop_timeout=5, read_line=read)
     await child.ended
     assert seen == ["50%", "50%"]  # as it stands, and as it was left
 
