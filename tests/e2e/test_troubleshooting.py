@@ -1,7 +1,6 @@
 """The manual's troubleshooting table (5.1), line by line. Out of memory is in test_chaos.py."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
