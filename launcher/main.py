@@ -1,4 +1,7 @@
-"""The order of things: ports, Triton, its models, the frontend, a first picture; and back."""
+"""The order of things: ports, the frontend, Triton, its models, a first picture; and back.
+
+The frontend comes first, so that ``/v1/health`` tells from the start how far the loading is.
+"""
 
 import asyncio
 import contextlib
@@ -43,6 +46,9 @@ EXIT_GRACE = 10.0
 
 # Starts in a row that may fail, once there was one that did not.
 MAX_FAILED_STARTS = 5
+
+# A request under way needs those that come later.
+STOP_ORDER = ("frontend", "triton")
 
 FAILED, FORCED = 1, 130
 
@@ -142,17 +148,25 @@ class _Server:
     async def _serve(self) -> None:
         watching_regions = asyncio.create_task(self._watch_regions())
         try:
-            await self._start()
-            await _first(self._keep_triton(), self._keep_frontend())
+            self._status.tell(PARTS, "loading", "The model is being loaded.")
+            await self._start_frontend()
+            await _first(self._run_triton(), self._keep_frontend())
         finally:
             watching_regions.cancel()
 
-    async def _start(self) -> None:
+    async def _run_triton(self) -> None:
+        """For as long as the server runs."""
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
                 await self._start_triton()
-                await self._start_frontend()
+                self._status.clear()
+                # The frontend may still wait a moment before it dials Triton again.
+                await self._answers(
+                    self._children["triton"],
+                    f"{self._settings.base_url}/v1/health",
+                    lambda: "a first answer",
+                )
                 await self._show_first_picture()
         except TimeoutError:
             raise LaunchError(
@@ -161,6 +175,7 @@ class _Server:
         seconds = asyncio.get_running_loop().time() - started
         self._show_urls()
         self._log.info("ready after %.1f s; Ctrl-C stops", seconds)
+        await self._keep_triton()
 
     # ---- Triton ----
 
@@ -191,7 +206,10 @@ class _Server:
         )
         try:
             await self._answers(
-                triton, f"{settings.triton_http_url}/v2/health/ready", lambda: str(progress)
+                triton,
+                f"{settings.triton_http_url}/v2/health/ready",
+                lambda: str(progress),
+                lambda: self._status.tell_progress(f"So far: {progress}."),
             )
         except LaunchError:
             if not progress.failures:
@@ -224,7 +242,7 @@ class _Server:
         loaded_again = fault.part == "preprocessing" and await self._load_again(fault, backoff)
         if not loaded_again:
             log_error(self._log, f"{fault}; starting Triton again")
-            self._status.tell(PARTS, str(fault))
+            self._status.tell(PARTS, "restarting", _again(fault))
             await self._clear_triton()
             await self._start_again(backoff, self._start_triton, self._clear_triton)
         self._status.clear()
@@ -236,7 +254,7 @@ class _Server:
         if not is_alive(self._children["triton"].pid):
             return False
         log_error(self._log, f"{fault}; loading it again")
-        self._status.tell([fault.part], str(fault))
+        self._status.tell([fault.part], "restarting", _again(fault))
         url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
         headers = {ADMIN_HEADER: self._admin_key}
         timeout = self._settings.start_timeout
@@ -356,8 +374,16 @@ class _Server:
         self._starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
         return await asyncio.shield(self._starting)
 
-    async def _answers(self, child: Child, url: str, progress: Callable[[], str]) -> None:
+    async def _answers(
+        self,
+        child: Child,
+        url: str,
+        progress: Callable[[], str],
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
         """Returns when `url` answers 200; says every few seconds what it waits for.
+
+        `tell` is called all the time.
 
         Raises LaunchError when the child ends.
         """
@@ -371,6 +397,7 @@ class _Server:
                 if loop.time() - told >= PROGRESS_SECONDS:
                     told = loop.time()
                     self._log.info("waiting for: %s (%.0f s)", progress(), told - start)
+                tell()
                 await asyncio.wait({child.ended}, timeout=POLL_SECONDS)
         tail = "".join(f"\n  {line}" for line in child.tail)
         raise LaunchError(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
@@ -387,12 +414,12 @@ class _Server:
         )
 
     async def _shut_down(self) -> None:
-        """Ends all processes, the last started first, and clears what they left in /dev/shm."""
+        """Ends all processes, in order, and clears what they left in /dev/shm."""
         self._stop.set()  # from here on, a signal forces
         if self._starting is not None:
             await asyncio.wait({self._starting})
         self._sample_regions()
-        for child in reversed(self._children.values()):
+        for child in (self._children[name] for name in STOP_ORDER if name in self._children):
             if not child.ended.done():
                 self._log.info("stopping %s", child.name)
             # At a Ctrl-C the frontend need not wait for load balancers to notice.
@@ -401,6 +428,10 @@ class _Server:
         for name in self._regions.remove_leftovers():
             self._log.info("removed shared memory that Triton left: %s", name)
         self._log.info("stopped")
+
+
+def _again(fault: Fault) -> str:
+    return f"Being started again. {fault}."
 
 
 async def _end_of(child: Child) -> Fault:
