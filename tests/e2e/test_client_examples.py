@@ -89,11 +89,9 @@ def test_a_batch_goes_on_where_it_was_interrupted(stack: Stack, tmp_path: Path) 
         name = sorted(ANSWERS)[number % len(ANSWERS)]
         (folder / f"{number:03}-{name}").write_bytes((EXAMPLES / "pictures" / name).read_bytes())
     command = _batch("--folder", str(folder), "--output", str(output), "--concurrency", "2")
-    with subprocess.Popen(
-        command, env=_environment(stack), stderr=subprocess.PIPE,
-        # However the tests were started: a shell's background job ignores SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
+    # However the tests were started: a shell's background job ignores SIGINT.
+    heeding = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(heeding, env=_environment(stack), stderr=subprocess.PIPE) as process:
         wait_until(lambda: output.exists() and len(output.read_bytes().splitlines()) > 3, 30)
         process.send_signal(signal.SIGINT)
         _, progress = process.communicate(timeout=30)
