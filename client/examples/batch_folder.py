@@ -9,8 +9,8 @@ Prints a progress bar (to standard error), and at the end, for the four pictures
 
 A line of the output is ``{"file": "star.png", "answer": "An orange star."}``, or has an ``error``
 instead of the ``answer``. Run it again after an interruption: what has an answer is not asked
-again, what failed is. Of several lines about one picture the last counts. Exit code 1 if any
-picture failed or the server is not there, 130 after Ctrl-C.
+again, what failed is; another question needs another --output. Of several lines about one picture
+the last counts. Exit code 1 if any picture failed or the server is not there, 130 after Ctrl-C.
 """
 
 import argparse
@@ -147,6 +147,8 @@ def main() -> int:
         parser.error(f"--folder: {options.folder} is no folder")
     if options.concurrency < 1:
         parser.error("--concurrency: has to be at least 1")
+    if not options.timeout > 0:
+        parser.error("--timeout: has to be more than 0")
     try:
         return asyncio.run(run(options))
     except (OSError, ValueError) as error:

@@ -161,6 +161,7 @@ async def test_a_full_server_is_told_and_waited_for(stack: Stack, tmp_path: Path
     ("arguments", "error"),
     [
         (["--concurrency", "0"], "--concurrency: has to be at least 1"),
+        (["--timeout", "nan"], "--timeout: has to be more than 0"),
         (["--folder", "nowhere"], "--folder: nowhere is no folder"),
         (["--output", __file__], "holds something else than answers"),
     ],
