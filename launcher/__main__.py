@@ -27,7 +27,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     logging.basicConfig(format="%(name)-8s | %(message)s", stream=sys.stdout, level=logging.WARNING)
-    for name in ("launcher", "triton", "frontend"):
+    for name in ("launcher", "triton", "frontend", "web"):
         logging.getLogger(name).setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
     log = logging.getLogger("launcher")
     try:

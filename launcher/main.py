@@ -1,4 +1,7 @@
-"""The order of things: ports, Triton, its models, the frontend, a first picture; and back."""
+"""The order of things: ports, the frontend, Triton, its models, a first picture; and back.
+
+The frontend comes first, so that ``/v1/health`` tells from the start how far the loading is.
+"""
 
 import asyncio
 import contextlib
@@ -44,7 +47,13 @@ EXIT_GRACE = 10.0
 # Starts in a row that may fail, once there was one that did not.
 MAX_FAILED_STARTS = 5
 
+# A request under way needs those that come later.
+STOP_ORDER = ("web", "frontend", "triton")
+
 FAILED, FORCED = 1, 130
+
+# Settings that only the frontend is told.
+SECRETS = ("api_keys", "api_keys_file")
 
 
 async def serve(settings: Settings, log: logging.Logger) -> int:
@@ -72,7 +81,8 @@ def log_error(log: logging.Logger, text: str) -> None:
 def check_ports(settings: Settings) -> None:
     """Raises LaunchError with every port that cannot be bound, and the setting that changes it."""
     problems = []
-    for port_field, host_field in PORTS.items():
+    for port_field in settings.ports:
+        host_field = PORTS[port_field]
         host, port = getattr(settings, host_field), getattr(settings, port_field)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -89,14 +99,14 @@ def check_ports(settings: Settings) -> None:
 
 
 class _Server:
-    """Triton and the frontend, each started again when it dies or hangs."""
+    """Triton, the frontend and the web page, each started again when it dies or hangs."""
 
     def __init__(self, settings: Settings, log: logging.Logger, triton: Triton, run: Path) -> None:
         self._settings = settings
         self._log = log
         self._triton = triton
         self._children: dict[str, Child] = {}
-        self._starting: asyncio.Task[Child] | None = None
+        self._starting: set[asyncio.Task[Child]] = set()
         self._regions = RegionWatch()
         self._admin_key = secrets.token_hex(16)
         self._status = Status(run / "status.json")
@@ -142,17 +152,28 @@ class _Server:
     async def _serve(self) -> None:
         watching_regions = asyncio.create_task(self._watch_regions())
         try:
-            await self._start()
-            await _first(self._keep_triton(), self._keep_frontend())
+            self._status.tell(PARTS, "loading", "The model is being loaded.")
+            await self._start_frontend()
+            parts = [self._run_triton(), self._keep("frontend", self._start_frontend)]
+            if self._settings.web:
+                parts.append(self._run_web())
+            await _first(*parts)
         finally:
             watching_regions.cancel()
 
-    async def _start(self) -> None:
+    async def _run_triton(self) -> None:
+        """For as long as the server runs."""
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
                 await self._start_triton()
-                await self._start_frontend()
+                self._status.clear()
+                # The frontend may still wait a moment before it dials Triton again.
+                await self._answers(
+                    self._children["triton"],
+                    f"{self._settings.base_url}/v1/health",
+                    lambda: "a first answer",
+                )
                 await self._show_first_picture()
         except TimeoutError:
             raise LaunchError(
@@ -161,6 +182,7 @@ class _Server:
         seconds = asyncio.get_running_loop().time() - started
         self._show_urls()
         self._log.info("ready after %.1f s; Ctrl-C stops", seconds)
+        await self._keep_triton()
 
     # ---- Triton ----
 
@@ -180,7 +202,7 @@ class _Server:
             variable("model"): settings.model,
             variable("heartbeats"): str(self._heartbeats),
         }
-        for secret in ("api_keys", "api_keys_file"):  # the frontend's only
+        for secret in SECRETS:
             environment.pop(variable(secret), None)
         triton = await self._spawn(
             "triton",
@@ -191,7 +213,10 @@ class _Server:
         )
         try:
             await self._answers(
-                triton, f"{settings.triton_http_url}/v2/health/ready", lambda: str(progress)
+                triton,
+                f"{settings.triton_http_url}/v2/health/ready",
+                lambda: str(progress),
+                lambda: self._status.tell_progress(f"So far: {progress}."),
             )
         except LaunchError:
             if not progress.failures:
@@ -224,7 +249,7 @@ class _Server:
         loaded_again = fault.part == "preprocessing" and await self._load_again(fault, backoff)
         if not loaded_again:
             log_error(self._log, f"{fault}; starting Triton again")
-            self._status.tell(PARTS, str(fault))
+            self._status.tell(PARTS, "restarting", _again(fault))
             await self._clear_triton()
             await self._start_again(backoff, self._start_triton, self._clear_triton)
         self._status.clear()
@@ -236,7 +261,7 @@ class _Server:
         if not is_alive(self._children["triton"].pid):
             return False
         log_error(self._log, f"{fault}; loading it again")
-        self._status.tell([fault.part], str(fault))
+        self._status.tell([fault.part], "restarting", _again(fault))
         url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
         headers = {ADMIN_HEADER: self._admin_key}
         timeout = self._settings.start_timeout
@@ -263,7 +288,7 @@ class _Server:
         self._regions.remove_leftovers()
         self._stages.forget()
 
-    # ---- the frontend ----
+    # ---- the frontend and the web page ----
 
     async def _start_frontend(self) -> None:
         """Returns when it answers."""
@@ -278,22 +303,41 @@ class _Server:
         frontend = await self._spawn(
             "frontend", command, environment, max(settings.graceful_timeout, settings.drain_seconds)
         )
-        await self._answers(frontend, f"{settings.base_url}/v1/health/live", lambda: "frontend")
+        await self._answers(frontend, self._sign_of_life("frontend"), lambda: "frontend")
 
-    async def _keep_frontend(self) -> None:
+    async def _run_web(self) -> None:
         """For as long as the server runs."""
+        await self._start_web()
+        self._log.info("the web page is at %s", self._settings.web_url)
+        await self._keep("web", self._start_web)
+
+    async def _start_web(self) -> None:
+        """Returns when it answers."""
         settings = self._settings
+        environment = {**os.environ, variable("web_api_url"): settings.base_url}
+        for secret in SECRETS:
+            environment.pop(variable(secret), None)
+        command = [sys.executable, "-m", "glm_web"]
+        web = await self._spawn("web", command, environment, settings.graceful_timeout)
+        await self._answers(web, self._sign_of_life("web"), lambda: "the web page")
+
+    async def _keep(self, name: str, start: Callable[[], Awaitable[None]]) -> None:
+        """For as long as the server runs."""
         backoff = Backoff()
         while True:
             fault = await _first(
-                _end_of(self._children["frontend"]),
-                unresponsive(
-                    "frontend", f"{settings.base_url}/v1/health/live", settings.probe_timeout
-                ),
+                _end_of(self._children[name]),
+                unresponsive(name, self._sign_of_life(name), self._settings.probe_timeout),
             )
             log_error(self._log, f"{fault}; starting it again")
-            await self._children["frontend"].kill()
-            await self._start_again(backoff, self._start_frontend, self._children["frontend"].kill)
+            await self._children[name].kill()
+            await self._start_again(backoff, start, self._children[name].kill)
+
+    def _sign_of_life(self, name: str) -> str:
+        """The URL that answers as long as the frontend, or the web page's server, runs."""
+        if name == "web":
+            return f"{self._settings.web_url}/limits.json"
+        return f"{self._settings.base_url}/v1/health/live"
 
     async def _show_first_picture(self) -> None:
         settings = self._settings
@@ -309,8 +353,9 @@ class _Server:
     def _show_urls(self) -> None:
         settings = self._settings
         self._log.info(
-            "\n  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
+            "\n%s  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
             "  gRPC     %s\n  metrics  %s/metrics\n\nTry:\n\n%s\n",
+            f"  web page {settings.web_url}\n" if settings.web else "",
             *(settings.base_url,) * 3,
             settings.triton_grpc_url,
             settings.triton_metrics_url,
@@ -319,7 +364,7 @@ class _Server:
             ),
         )
 
-    # ---- both ----
+    # ---- all ----
 
     async def _start_again(
         self,
@@ -350,14 +395,24 @@ class _Server:
         read_line: ReadLine = information,
     ) -> Child:
         # A task of its own, for one that is cut off in the middle would leave an unknown process.
-        self._starting = asyncio.create_task(
+        starting = asyncio.create_task(
             Child.start(name, command, environment, stop_timeout + EXIT_GRACE, read_line)
         )
-        self._starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
-        return await asyncio.shield(self._starting)
+        self._starting.add(starting)
+        starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)
 
-    async def _answers(self, child: Child, url: str, progress: Callable[[], str]) -> None:
+    async def _answers(
+        self,
+        child: Child,
+        url: str,
+        progress: Callable[[], str],
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
         """Returns when `url` answers 200; says every few seconds what it waits for.
+
+        `tell` is called all the time.
 
         Raises LaunchError when the child ends.
         """
@@ -371,6 +426,7 @@ class _Server:
                 if loop.time() - told >= PROGRESS_SECONDS:
                     told = loop.time()
                     self._log.info("waiting for: %s (%.0f s)", progress(), told - start)
+                tell()
                 await asyncio.wait({child.ended}, timeout=POLL_SECONDS)
         tail = "".join(f"\n  {line}" for line in child.tail)
         raise LaunchError(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
@@ -387,12 +443,12 @@ class _Server:
         )
 
     async def _shut_down(self) -> None:
-        """Ends all processes, the last started first, and clears what they left in /dev/shm."""
+        """Ends all processes, in order, and clears what they left in /dev/shm."""
         self._stop.set()  # from here on, a signal forces
-        if self._starting is not None:
-            await asyncio.wait({self._starting})
+        if self._starting:
+            await asyncio.wait(self._starting)
         self._sample_regions()
-        for child in reversed(self._children.values()):
+        for child in (self._children[name] for name in STOP_ORDER if name in self._children):
             if not child.ended.done():
                 self._log.info("stopping %s", child.name)
             # At a Ctrl-C the frontend need not wait for load balancers to notice.
@@ -401,6 +457,10 @@ class _Server:
         for name in self._regions.remove_leftovers():
             self._log.info("removed shared memory that Triton left: %s", name)
         self._log.info("stopped")
+
+
+def _again(fault: Fault) -> str:
+    return f"Being started again. {fault}."
 
 
 async def _end_of(child: Child) -> Fault:

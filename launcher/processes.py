@@ -28,6 +28,7 @@ def information(line: str) -> int:
 class Child:
     """One started program. Each line it writes is given to `read_line`, which returns the level at
     which it goes to the logger of the program's name; the last ones above DEBUG stay in `tail`.
+    So is each state of a progress bar, which does not go to the log.
 
     `ended` is done when the program has ended and what it wrote until then is in the log.
     """
@@ -146,16 +147,22 @@ class Child:
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 self._relay_line(line)
+            if b"\r" in rest:  # a progress bar, which has no line end before it is full
+                self._read_line(_last_state(rest))
         if rest:
             self._relay_line(rest)
 
     def _relay_line(self, line: bytes) -> None:
-        # Of a progress bar, which draws over itself, the last state.
-        text = line.decode(errors="replace").rstrip().rpartition("\r")[2]
+        text = _last_state(line)
         level = self._read_line(text)
         if level > logging.DEBUG:
             self.tail.append(text)
         logging.getLogger(self.name).log(level, "%s", text)
+
+
+def _last_state(line: bytes) -> str:
+    """Of a progress bar, which draws over itself, what it shows in the end; else the line."""
+    return line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
 def is_alive(pid: int) -> bool:

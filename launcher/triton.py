@@ -40,6 +40,8 @@ LOG_LINE = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ \d+ (?P<source>\S+):\d+\]
 LEVELS = {"W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 LOADING = re.compile(r"\bloading: (?P<model>[^:]+):\d+")
 LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
+# A progress bar of transformers, in the log of the only model that has weights.
+WEIGHTS = re.compile(r"Loading weights:\s*(?P<percent>\d+)%")
 # The server escapes line ends; from "At:" on stands a Python traceback.
 LOAD_FAILED = re.compile(
     r"failed to load '(?P<model>[^']+)' version \d+: (?:Internal: )?"
@@ -235,10 +237,13 @@ class LoadProgress:
 
     def __init__(self, models: Iterable[str]) -> None:
         self._states = dict.fromkeys(sorted(models), "waiting")
+        self._weights = ""
         self.failures: dict[str, str] = {}
 
     def read(self, line: str) -> None:
         """Takes in a line of the log."""
+        if match := WEIGHTS.search(line):
+            self._weights = f"{match['percent']} % of the weights"
         for pattern, state in ((LOADING, "loading"), (LOADED, "ready"), (LOAD_FAILED, "failed")):
             if (match := pattern.search(line)) and match["model"] in self._states:
                 self._states[match["model"]] = state
@@ -246,7 +251,8 @@ class LoadProgress:
                     self.failures[match["model"]] = match["reason"].replace("\\n", "\n")
 
     def __str__(self) -> str:
-        return ", ".join(f"{model} {state}" for model, state in self._states.items())
+        parts = [f"{model} {state}" for model, state in self._states.items()]
+        return ", ".join([*parts, self._weights] if self._weights else parts)
 
 
 def models_in(repository: Path) -> list[str]:

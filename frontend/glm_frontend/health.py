@@ -30,7 +30,7 @@ class HealthProbe:
     """Checks the backend, at most once in ``FRESH_SECONDS`` and once at a time.
 
     Args:
-        status_file: the launcher's; while it is there, parts are being started again.
+        status_file: the launcher's; while it is there, parts are being started.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class HealthProbe:
 
     async def check(self) -> Health:
         """The state now, or as of a moment ago."""
-        if (told := self._told()) is not None:
+        if (told := self.told()) is not None:
             return told
         if self._is_fresh(self._last_failure):
             return self._failure
@@ -78,7 +78,8 @@ class HealthProbe:
         # Shielded: the caller's leaving must not end the check of the others.
         return await asyncio.shield(self._running)
 
-    def _told(self) -> Health | None:
+    def told(self) -> Health | None:
+        """What the launcher says while parts are being started; None when all run."""
         if self._status_file is None:
             return None
         try:

@@ -15,7 +15,8 @@ from glm_frontend.logs import LOGGER_NAME
 PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
-LIVE_PATH = "/v1/health/live"
+# Asked every few seconds, by this project's launcher and web page among others.
+_POLLED_PATHS = ("/v1/health", "/v1/health/live")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -64,7 +65,7 @@ class RequestContextMiddleware:
             path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
             key = scope["state"].get("key")
             logger.log(
-                logging.DEBUG if path == LIVE_PATH else logging.INFO,  # asked every few seconds
+                logging.DEBUG if path in _POLLED_PATHS else logging.INFO,
                 "request method=%s path=%s status=%d duration_ms=%.1f client=%s key=%s "
                 "request_id=%s",
                 scope["method"],

@@ -1,7 +1,8 @@
-"""The HTTP parser of uvicorn, with bounds on how long and how large a request's headers may be.
+"""The HTTP parser of uvicorn, with bounds on connections and on the headers of their requests.
 
-uvicorn waits for ever for a client that connects and sends nothing, or half a header, and takes
-headers of any size. What it answers by itself is said here in our own shape.
+uvicorn waits for ever for a client that connects and sends nothing, or half a header, takes
+headers of any size, and any number of connections. What it answers by itself is said here in our
+own shape.
 """
 
 import asyncio
@@ -21,10 +22,12 @@ class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose next request has no complete headers in time.
 
     Attributes:
+        max_connections: open at a time; one more is refused.
         header_timeout: in seconds, from the connection's beginning and from each response on; on a
             connection that is silent uvicorn's shorter keep-alive limit holds.
     """
 
+    max_connections = 1000
     header_timeout = 30.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -37,12 +40,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for the first request, but not for ever."""
         super().connection_made(transport)
         self._await_headers()
+        if len(self.connections) > self.max_connections:
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"There are {self.max_connections} connections already.",
+                code="too_many_connections",
+            )
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
+        was_in_body = self._in_body
         super().data_received(data)
         # While the timer runs these are headers, or the rest of a body that nobody reads.
-        if self._header_timer is not None and not self._in_body:
+        if self._header_timer is not None and not (was_in_body or self._in_body):
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._refuse(
@@ -69,7 +79,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Its body is there, too. The next bytes are the next request's."""
         self._in_body = False
-        self._header_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -110,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._header_timer = None
 
 
-def bounded_protocol(header_timeout: float) -> type[BoundedProtocol]:
+def bounded_protocol(*, max_connections: int, header_timeout: float) -> type[BoundedProtocol]:
     """The protocol for uvicorn's ``http``; it makes an instance for each connection."""
-    return type("Protocol", (BoundedProtocol,), {"header_timeout": header_timeout})
+    limits = {"max_connections": max_connections, "header_timeout": header_timeout}
+    return type("Protocol", (BoundedProtocol,), limits)

@@ -5,11 +5,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import uvicorn
 
+from benchmarks.stack import wait_until
 from glm_frontend.app import create_app
 from glm_frontend.protocol import MAX_HEADER_BYTES, bounded_protocol
 from glm_frontend.settings import Settings
@@ -17,6 +19,7 @@ from unit.frontend.fakes import FakeBackend
 
 TIMEOUT = 0.5
 KEEP_ALIVE = 1
+CONNECTIONS = 5
 REQUEST = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -25,7 +28,7 @@ def port() -> Iterator[int]:
     config = uvicorn.Config(
         create_app(Settings(), FakeBackend()),
         port=0,
-        http=bounded_protocol(TIMEOUT),
+        http=bounded_protocol(max_connections=CONNECTIONS, header_timeout=TIMEOUT),
         timeout_keep_alive=KEEP_ALIVE,
         log_config=None,
     )
@@ -89,6 +92,17 @@ def test_what_is_no_http_is_refused_in_the_shape_of_all_errors(port: int) -> Non
     assert error["request_id"].encode() in received.partition(b"\r\n\r\n")[0]
 
 
+def test_connections_are_bounded(port: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        received, _ = exchange(port)
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert error_of(received)["code"] == "too_many_connections"
+    last = REQUEST + b"connection: close\r\n\r\n"
+    wait_until(lambda: exchange(port, last)[0].startswith(b"HTTP/1.1 200 "), 10)
+
+
 def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
     last = REQUEST + b"connection: close\r\n\r\n"
     received, _ = exchange(port, REQUEST + b"\r\n", last, pause=TIMEOUT / 2)
@@ -106,7 +120,7 @@ def test_a_connection_whose_body_was_refused_unread_is_not_kept(port: int, is_wh
 
 
 def test_a_body_that_was_refused_unread_does_not_stand_in_the_next_requests_way(port: int) -> None:
-    size = 5 * MAX_HEADER_BYTES
+    size = 10 * MAX_HEADER_BYTES
     head = f"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
     pieces = [b"x" * (size // 5)] * 5
     received, _ = exchange(port, head, *pieces, REQUEST + b"\r\n", pause=0.05)

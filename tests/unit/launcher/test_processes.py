@@ -56,6 +56,20 @@ async def test_of_a_progress_bar_the_last_state_is_shown() -> None:
     assert list(child.tail) == ["100%"]
 
 
+async def test_a_progress_bar_is_read_while_it_grows() -> None:
+    seen = []
+
+    def read(line: str) -> int:
+        seen.append(line)
+        return logging.INFO
+
+    bar = r"import time; print('0%\r50%', end='', flush=True); time.sleep(0.3)"
+    command = [sys.executable, "-S", "-c", bar]
+    child = await Child.start("test-child", command, os.environ, stop_timeout=5, read_line=read)
+    await child.ended
+    assert seen == ["50%", "50%"]  # as it stands, and as it was left
+
+
 async def test_an_endless_line_does_not_block_the_child() -> None:
     child = await start(f"print('x' * {3 * MAX_LINE}, end='')")
     await child.ended

@@ -152,6 +152,12 @@ def test_load_progress_follows_the_log() -> None:
     assert not progress.failures
 
 
+def test_how_much_of_the_weights_is_there_is_told() -> None:
+    progress = LoadProgress(["generation"])
+    progress.read("Loading weights:  34%|###4      | 33/96 [00:02<00:04, 15.24it/s]")
+    assert str(progress) == "generation waiting, 34 % of the weights"
+
+
 def test_load_failure_is_told_without_the_traceback() -> None:
     progress = LoadProgress(["generation"])
     progress.read(
