@@ -74,21 +74,22 @@ def test_its_numbers_are_those_of_the_server(
     results = json.loads((tmp_path / "load.json").read_text())
     whole = results["requests"]["all"]
     ends: dict[str, int] = whole["ends"]
-    assert set(ends) <= {"answered", "left waiting", "left reading"} and "answered" in ends, ends
-    left_waiting, left_reading = ends.get("left waiting", 0), ends["left reading"]
+    assert {"answered", "left reading"} <= set(ends) and not {"failed", "refused"} & set(ends), ends
+    left_reading = ends["left reading"]
+    # Locust stops users between two requests, and now and then one that has just sent the next.
+    left_early = ends.get("left waiting", 0) + ends.get("stopped", 0)
     assert gained["stop"] == gained["error"] == gained["rejected"] == 0
     # Of those that left, the first may never have reached Triton, and the last have had all. The
     # checks of the health, ours and Locust's, are short requests.
     others = gained["length"] + gained["cancelled"] - ends["answered"]
-    assert left_reading <= others <= left_reading + left_waiting + 2
-    assert 0 < gained["cancelled"] <= left_reading + left_waiting
+    assert left_reading <= others <= left_reading + left_early + 2
+    assert 0 < gained["cancelled"] <= left_reading + left_early
 
     assert whole["goodput"] == goodput
     assert whole["tokens_per_second"] * whole["seconds"] == pytest.approx(100 * ends["answered"])
     assert set(results["users"]) == levels
-    kinds = set(results["requests"])
-    assert {"HTTP, text", "HTTP, conversation, turn 2", "gRPC, conversation, turn 2"} < kinds
-    assert {"HTTP, picture 112", "gRPC, picture 448"} & kinds
+    for kind in ("text", "picture", "conversation, turn 2"):
+        assert any(kind in name for name in results["requests"]), results["requests"]
 
     table = {(row["name"], row["method"]): row for row in locust_table(tmp_path)}
     for protocol in ("HTTP", "gRPC"):
