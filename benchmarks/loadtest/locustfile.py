@@ -38,6 +38,8 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
         )
         if environment.shape_class:
             environment.shape_class.runner = environment.runner
+            if chosen.num_users is None:
+                chosen.num_users = getattr(environment.shape_class, "default_users", None)
         if problem := preflight.problem(environment.user_classes, chosen):
             print(problem, file=sys.stderr)
             if not web_ui:

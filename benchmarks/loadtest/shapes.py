@@ -13,6 +13,8 @@ class _Shape(LoadTestShape):
     abstract = True
     # --users and --run-time are read below.
     use_common_options = True
+    # Without --users; Locust's own default of 1 would come first.
+    default_users = 1
 
     @property
     def seconds(self) -> float:
@@ -41,13 +43,14 @@ class Steps(_Shape):
 class Burst(_Shape):
     """A few users, and every half minute many more at once: who waits, and how soon is it over?"""
 
+    default_users = 4
+
     def tick(self) -> tuple[int, float] | None:
-        cycle, moment = divmod(self.seconds, BURST_EVERY_SECONDS)
-        if cycle >= BURSTS:
+        if self.seconds >= self.option("run_time", BURSTS * BURST_EVERY_SECONDS):
             return None
-        users = int(self.option("num_users", 4))
+        users = int(self.option("num_users", self.default_users))
         begin = BURST_EVERY_SECONDS - self.option("burst_seconds")
-        if moment >= begin:
+        if self.seconds % BURST_EVERY_SECONDS >= begin:
             users += int(self.option("burst_users"))
         return users, users
 
@@ -55,8 +58,10 @@ class Burst(_Shape):
 class Soak(_Shape):
     """The same users all the time: does anything get slower?"""
 
+    default_users = 8
+
     def tick(self) -> tuple[int, float] | None:
         if self.seconds >= self.option("run_time", SOAK_SECONDS):
             return None
-        users = int(self.option("num_users", 8))
+        users = int(self.option("num_users", self.default_users))
         return users, users
