@@ -12,6 +12,7 @@ from glm_client import AsyncClient
 from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
+from glm_frontend.metrics import Metrics
 from glm_frontend.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
@@ -27,6 +28,7 @@ from glm_frontend.routers import (
     docs,
     health,
     messages,
+    metrics,
     models,
     multimodal,
     responses,
@@ -49,11 +51,17 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         used_backend = backend or AsyncClient(settings.triton_url)
-        used_fetcher = fetcher or ImageFetcher(settings, create_transport())
-        app.state.services = build_services(settings, used_backend, used_fetcher)
+        counts = Metrics()
+        used_fetcher = fetcher or ImageFetcher(
+            settings, create_transport(), on_fetched=counts.count_fetch
+        )
+        services = build_services(settings, used_backend, used_fetcher, counts)
+        app.state.services = services
         try:
             yield
         finally:
+            if services.tracer is not None:
+                services.tracer.shut_down()
             await used_fetcher.aclose()
             await used_backend.aclose()
 
@@ -68,7 +76,7 @@ def create_app(
     )
     install_error_handlers(app)
     for module in (
-        chat, responses, messages, completions, multimodal, tokens, models, health, docs,
+        chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,
     ):  # fmt: skip
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())

@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from glm_frontend import otel
 from glm_frontend.answers import Answerer
 from glm_frontend.auth import APIKey, KeyRing
 from glm_frontend.backend import Backend
@@ -19,7 +20,11 @@ from glm_frontend.errors import APIError, unavailable
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, parse_rates
+from glm_frontend.metrics import Metrics
 from glm_frontend.settings import Settings
+
+if TYPE_CHECKING:
+    from glm_frontend.tracing import HTTPTracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Services:
     """All state of the app; ``app.state.services``.
 
     Attributes:
+        tracer: None where nothing is traced.
         started: Unix time in seconds.
         draining: set once the server is about to stop.
     """
@@ -38,6 +44,8 @@ class Services:
     keys: KeyRing
     limiter: InflightLimiter
     rates: RateLimiter
+    metrics: Metrics
+    tracer: "HTTPTracer | None"
     started: int
     draining: threading.Event = field(default_factory=threading.Event)
 
@@ -57,17 +65,28 @@ class Services:
             )
 
 
-def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) -> Services:
-    """The services over ``backend``; the caller closes that and ``fetcher``."""
+def build_services(
+    settings: Settings, backend: Backend, fetcher: ImageFetcher, metrics: Metrics
+) -> Services:
+    """The services over ``backend``; the caller closes that, ``fetcher`` and the tracer."""
     health = HealthProbe(backend, settings.status_file)
+    limiter = InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1)
+    metrics.watch_in_flight(lambda: limiter.inflight, settings.max_inflight)
+    tracer = None
+    if otel.is_on():
+        from glm_frontend.tracing import HTTPTracer
+
+        tracer = HTTPTracer(settings.served_model_name)
     return Services(
         settings=settings,
         backend=backend,
         answerer=Answerer(backend, fetcher, health, settings.request_timeout),
         health=health,
         keys=KeyRing(settings.keys),
-        limiter=InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1),
+        limiter=limiter,
         rates=RateLimiter(parse_rates(settings.rate_limit)),
+        metrics=metrics,
+        tracer=tracer,
         started=int(time.time()),
     )
 
@@ -119,7 +138,7 @@ async def require_key_or_x_api_key(
 async def get_caller(request: Request) -> Caller:
     """Who asks; behind :func:`require_key`."""
     key: APIKey | None = request.state.key
-    return Caller(request.state.request_id, "" if key is None else key.name)
+    return Caller(request.state.request_id, "" if key is None else key.name, request.state.record)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
