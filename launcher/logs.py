@@ -13,13 +13,13 @@ def configure_logging() -> None:
     """To be called before the settings are read, whose errors are logged as well."""
     handler = logging.StreamHandler(sys.stdout)
     if os.environ.get(variable("log_format"), "").lower() == "json":
-        handler.setFormatter(_RelayFormatter())
+        handler.setFormatter(RelayFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(name)-8s | %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-class _RelayFormatter(JsonFormatter):
+class RelayFormatter(JsonFormatter):
     """Leaves a line as it is which a child wrote as JSON already."""
 
     def format(self, record: logging.LogRecord) -> str:

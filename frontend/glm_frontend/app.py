@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from glm_client import AsyncClient
+from glm_frontend import otel
 from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
@@ -36,6 +37,7 @@ from glm_frontend.routers import (
 )
 from glm_frontend.services import build_services
 from glm_frontend.settings import Settings
+from glm_frontend.tracing import telemetry
 
 
 def create_app(
@@ -55,16 +57,16 @@ def create_app(
         used_fetcher = fetcher or ImageFetcher(
             settings, create_transport(), on_fetched=counts.count_fetch
         )
-        services = build_services(settings, used_backend, used_fetcher, counts)
-        app.state.services = services
+        app.state.services = build_services(settings, used_backend, used_fetcher, counts)
         try:
             yield
         finally:
-            if services.tracer is not None:
-                services.tracer.shut_down()
+            if provider is not None:
+                otel.shut_down(provider)
             await used_fetcher.aclose()
             await used_backend.aclose()
 
+    provider = otel.create_provider("glm-frontend") if otel.is_on() else None
     app = DocumentedAPI(
         title="GLM-4.6V-Flash",
         version=version("glm-triton-server"),
@@ -73,6 +75,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         middleware=_middleware(settings),
+        telemetry=telemetry(provider),
     )
     install_error_handlers(app)
     for module in (

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glm_frontend import tracing
 from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal, overloaded
 from glm_frontend.logs import LOGGER_NAME
 from glm_frontend.metrics import NO_ROUTE
@@ -45,12 +46,10 @@ class RequestContextMiddleware:
         request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         if not _SANE_REQUEST_ID.fullmatch(request_id):
             request_id = f"req-{uuid.uuid4().hex}"
-        record = RequestRecord()
+        record = RequestRecord(trace_context=tracing.trace_context())
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         services: Services = scope["app"].state.services
-        span = None if services.tracer is None else services.tracer.start(scope)
-        if span is not None and services.tracer is not None:
-            record.trace_context = services.tracer.traceparent(span)
+        served_model = services.settings.served_model_name
         status = 0  # stays 0 when the request ends without an answer
         sent = 0
         started = time.perf_counter()
@@ -69,6 +68,8 @@ class RequestContextMiddleware:
                 headers.update(scope["state"].get("headers", {}))
                 if services.draining.is_set():
                     headers["connection"] = "close"
+            elif not message.get("more_body"):
+                tracing.describe(record, request_id, served_model)  # before the span ends
             await send(message)
 
         try:
@@ -84,8 +85,7 @@ class RequestContextMiddleware:
                 seconds=seconds,
                 response_bytes=sent,
             )
-            if span is not None and services.tracer is not None:
-                services.tracer.end(span, scope, record, route=route, status=status)
+            tracing.describe(record, request_id, served_model)  # of a client that has left
             self._log(scope, record, status=status, seconds=seconds)
 
     def _log(self, scope: Scope, record: RequestRecord, *, status: int, seconds: float) -> None:

@@ -6,12 +6,11 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from glm_frontend import otel
 from glm_frontend.answers import Answerer
 from glm_frontend.auth import APIKey, KeyRing
 from glm_frontend.backend import Backend
@@ -23,16 +22,12 @@ from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, parse_rate
 from glm_frontend.metrics import Metrics
 from glm_frontend.settings import Settings
 
-if TYPE_CHECKING:
-    from glm_frontend.tracing import HTTPTracer
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """All state of the app; ``app.state.services``.
 
     Attributes:
-        tracer: None where nothing is traced.
         started: Unix time in seconds.
         draining: set once the server is about to stop.
     """
@@ -45,7 +40,6 @@ class Services:
     limiter: InflightLimiter
     rates: RateLimiter
     metrics: Metrics
-    tracer: "HTTPTracer | None"
     started: int
     draining: threading.Event = field(default_factory=threading.Event)
 
@@ -68,15 +62,10 @@ class Services:
 def build_services(
     settings: Settings, backend: Backend, fetcher: ImageFetcher, metrics: Metrics
 ) -> Services:
-    """The services over ``backend``; the caller closes that, ``fetcher`` and the tracer."""
+    """The services over ``backend``; the caller closes that and ``fetcher``."""
     health = HealthProbe(backend, settings.status_file)
     limiter = InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1)
     metrics.watch_in_flight(lambda: limiter.inflight, settings.max_inflight)
-    tracer = None
-    if otel.is_on():
-        from glm_frontend.tracing import HTTPTracer
-
-        tracer = HTTPTracer(settings.served_model_name)
     return Services(
         settings=settings,
         backend=backend,
@@ -86,7 +75,6 @@ def build_services(
         limiter=limiter,
         rates=RateLimiter(parse_rates(settings.rate_limit)),
         metrics=metrics,
-        tracer=tracer,
         started=int(time.time()),
     )
 

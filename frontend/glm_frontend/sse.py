@@ -64,7 +64,7 @@ class EventStream(StreamingResponse):
                     "unexpected error in a stream request_id=%(request_id)s",
                     {"request_id": caller.request_id},
                 )
-            caller.record.error_code = error.code
+            caller.record.error_code, caller.record.failed_in_stream = error.code, True
             yield self._error(error, caller.request_id)
         yield self._end()
 

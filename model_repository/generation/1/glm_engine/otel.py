@@ -1,4 +1,4 @@
-"""OpenTelemetry's tracing, where its standard variables switch it on; else nothing is imported.
+"""OpenTelemetry's SDK, where its standard variables switch it on; else it is not imported.
 
 Each part of the server works alone, so each that traces has this file.
 """
