@@ -28,7 +28,9 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings.header_timeout),
+        http=bounded_protocol(
+            max_connections=settings.max_connections, header_timeout=settings.header_timeout
+        ),
         log_config=None,
         access_log=False,  # ours has the request id
         server_header=False,

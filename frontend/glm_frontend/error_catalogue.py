@@ -108,6 +108,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "As many requests are under way as the server takes.",
             "Try again after `retry-after` seconds.",
         ),
+        "too_many_connections": Entry(
+            503,
+            "As many connections are open as the server takes.",
+            "Try again later, and use connections again.",
+        ),
         "rate_limit_exceeded": Entry(
             429,
             "The rate limit of the API key, or of the address, is reached.",

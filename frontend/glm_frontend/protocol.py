@@ -1,7 +1,8 @@
-"""The HTTP parser of uvicorn, with bounds on how long and how large a request's headers may be.
+"""The HTTP parser of uvicorn, with bounds on connections and on the headers of their requests.
 
-uvicorn waits for ever for a client that connects and sends nothing, or half a header, and takes
-headers of any size. What it answers by itself is said here in our own shape.
+uvicorn waits for ever for a client that connects and sends nothing, or half a header, takes
+headers of any size, and any number of connections. What it answers by itself is said here in our
+own shape.
 """
 
 import asyncio
@@ -21,10 +22,12 @@ class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose next request has no complete headers in time.
 
     Attributes:
+        max_connections: open at a time; one more is refused.
         header_timeout: in seconds, from the connection's beginning and from each response on; on a
             connection that is silent uvicorn's shorter keep-alive limit holds.
     """
 
+    max_connections = 1000
     header_timeout = 30.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -37,6 +40,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for the first request, but not for ever."""
         super().connection_made(transport)
         self._await_headers()
+        if len(self.connections) > self.max_connections:
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"There are {self.max_connections} connections already.",
+                code="too_many_connections",
+            )
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
@@ -110,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._header_timer = None
 
 
-def bounded_protocol(header_timeout: float) -> type[BoundedProtocol]:
+def bounded_protocol(*, max_connections: int, header_timeout: float) -> type[BoundedProtocol]:
     """The protocol for uvicorn's ``http``; it makes an instance for each connection."""
-    return type("Protocol", (BoundedProtocol,), {"header_timeout": header_timeout})
+    limits = {"max_connections": max_connections, "header_timeout": header_timeout}
+    return type("Protocol", (BoundedProtocol,), limits)

@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     """Requests of one key, or of one address where no key is asked for, as 60/minute;1000/hour."""
     body_timeout: Seconds = 60
     """Seconds for the body of a request to arrive."""
+    max_connections: int = Field(default=1000, ge=1)
+    """Connections open at a time."""
     header_timeout: Seconds = 30
     """Seconds for a request's headers to arrive."""
     request_timeout: Seconds = 600

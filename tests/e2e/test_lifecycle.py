@@ -90,33 +90,6 @@ def test_ctrl_c_while_models_load(start: StartStack) -> None:
     assert_nothing_is_left(server, regions)
 
 
-def test_what_is_loaded_so_far_is_told(start: StartStack) -> None:
-    server = start()
-    health, live = f"{server.base_url}/v1/health", f"{server.base_url}/v1/health/live"
-
-    def listens() -> bool:
-        try:
-            return requests.get(live, timeout=10).status_code == 200
-        except requests.ConnectionError:
-            return False
-
-    wait_until(listens, START_TIMEOUT)
-    report = requests.get(health, timeout=10)
-    assert report.status_code == 503
-    assert report.json()["checks"]["generation"] == "loading"
-    told, refused = set(), set()
-    while (report := requests.get(health, timeout=10)).status_code == 503:
-        told.add(report.json()["message"])
-        response = post(server, chat("hello"))
-        if response.status_code == 503:
-            refused.add(response.json()["error"]["message"])
-            assert int(response.headers["retry-after"]) >= 1
-    assert refused & told
-    assert any("generation loading" in message for message in told), told
-    server.wait_ready()
-    assert content(post(server, chat("hello")))
-
-
 def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
     server = start()
     server.wait_ready()

@@ -5,11 +5,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import uvicorn
 
+from benchmarks.stack import wait_until
 from glm_frontend.app import create_app
 from glm_frontend.protocol import MAX_HEADER_BYTES, bounded_protocol
 from glm_frontend.settings import Settings
@@ -17,6 +19,7 @@ from unit.frontend.fakes import FakeBackend
 
 TIMEOUT = 0.5
 KEEP_ALIVE = 1
+CONNECTIONS = 5
 REQUEST = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -25,7 +28,7 @@ def port() -> Iterator[int]:
     config = uvicorn.Config(
         create_app(Settings(), FakeBackend()),
         port=0,
-        http=bounded_protocol(TIMEOUT),
+        http=bounded_protocol(max_connections=CONNECTIONS, header_timeout=TIMEOUT),
         timeout_keep_alive=KEEP_ALIVE,
         log_config=None,
     )
@@ -87,6 +90,17 @@ def test_what_is_no_http_is_refused_in_the_shape_of_all_errors(port: int) -> Non
     error = error_of(received)
     assert (error["code"], error["type"]) == ("bad_request", "invalid_request_error")
     assert error["request_id"].encode() in received.partition(b"\r\n\r\n")[0]
+
+
+def test_connections_are_bounded(port: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        received, _ = exchange(port)
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert error_of(received)["code"] == "too_many_connections"
+    last = REQUEST + b"connection: close\r\n\r\n"
+    wait_until(lambda: exchange(port, last)[0].startswith(b"HTTP/1.1 200 "), 10)
 
 
 def test_a_request_is_answered_and_so_is_the_next(port: int) -> None:
