@@ -328,9 +328,10 @@ class _Server:
         settings = self._settings
         self._log.info(
             "\n  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
-            "  gRPC     %s\n  metrics  %s/metrics\n\nTry:\n\n%s\n",
+            "  gRPC     %s\n  metrics  %s/metrics and %s/metrics\n\nTry:\n\n%s\n",
             *(settings.base_url,) * 3,
             settings.triton_grpc_url,
+            settings.base_url,
             settings.triton_metrics_url,
             first_picture.curl_command(
                 settings.base_url, settings.served_model_name, with_key=bool(settings.keys)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_a_value_that_would_be_ignored_stops_the_start(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"^{name}='{value}': only "):
         load_settings()
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(otel, "version", version)
+    assert not otel.is_on({})
+    with pytest.raises(ValueError, match=r"opentelemetry-sdk is not installed: pip install"):
+        otel.is_on(ENDPOINT)
 
 
 def test_the_sdk_is_not_imported_without_them() -> None:

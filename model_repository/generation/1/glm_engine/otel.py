@@ -6,6 +6,7 @@ Each part of the server works alone, so each that traces has this file.
 import os
 import threading
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def is_on(env: Mapping[str, str] = os.environ) -> bool:
     """Whether there is a collector to be told: an endpoint is named, or ``otlp`` as the exporter.
 
     Raises:
-        ValueError: naming a variable whose value is not supported.
+        ValueError: naming a variable whose value is not supported; or the SDK is not installed.
     """
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -35,7 +36,17 @@ def is_on(env: Mapping[str, str] = os.environ) -> bool:
         if value and value not in choices:
             raise ValueError(f"{name}={value!r}: only {' and '.join(choices)} are supported")
     exporter = env.get("OTEL_TRACES_EXPORTER", "").strip()
-    return exporter == "otlp" or (not exporter and any(env.get(name) for name in _ENDPOINTS))
+    if exporter == "none" or not (exporter or any(env.get(name) for name in _ENDPOINTS)):
+        return False
+    for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"):
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise ValueError(
+                f"the OTEL_ variables ask for traces, but {package} is not installed: "
+                "pip install 'glm-triton-server[tracing]', or set OTEL_SDK_DISABLED=true"
+            ) from None
+    return True
 
 
 def create_provider(service: str, env: Mapping[str, str] = os.environ) -> "TracerProvider":
@@ -45,20 +56,12 @@ def create_provider(service: str, env: Mapping[str, str] = os.environ) -> "Trace
 
     Args:
         service: the name to go by, unless the environment has one.
-
-    Raises:
-        ValueError: the packages are not installed.
     """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        raise ValueError(
-            f"the OTEL_ variables ask for traces, but {error.name} is not installed: "
-            "pip install 'glm-triton-server[tracing]', or set OTEL_SDK_DISABLED=true"
-        ) from None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     named = "OTEL_SERVICE_NAME" in env or f"{SERVICE_NAME}=" in env.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
