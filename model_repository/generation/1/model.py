@@ -305,6 +305,10 @@ class TritonPythonModel:
                 job = self._open(triton_request, sender)
             except GenerationError as error:
                 self._metrics.count_rejected(error)
+                logger.debug(
+                    "refused request_id=%(request_id)s reason=%(reason)s",
+                    {"request_id": triton_request.request_id(), "reason": type(error).__name__},
+                )
                 _send_error(sender, error)
                 continue
             except Exception:
@@ -782,6 +786,11 @@ class _Metrics:
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels={})
+        # Counters that were 0 tell nothing of a new start.
+        self._started = self._family(
+            "start_time_seconds", "Unix time of stage 2's start", gauge
+        ).Metric(labels={})
+        self._started.set(time.time())
         self._counters = {
             attribute: self._family(f"{name}_total", description, counter).Metric(labels={})
             for name, (description, attribute) in _COUNTERS.items()
