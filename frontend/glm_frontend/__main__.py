@@ -29,7 +29,9 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         http=bounded_protocol(
-            max_connections=settings.max_connections, header_timeout=settings.header_timeout
+            max_connections=settings.max_connections,
+            header_timeout=settings.header_timeout,
+            on_refused=lambda code: app.state.services.metrics.count_error(code),
         ),
         log_config=None,
         access_log=False,  # ours has the request id

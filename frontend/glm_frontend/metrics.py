@@ -123,7 +123,7 @@ class Metrics:
         self._request_bytes.labels(route).inc(record.request_bytes)
         self._response_bytes.labels(route).inc(response_bytes)
         if record.error_code is not None:
-            self._errors.labels(record.error_code).inc()
+            self.count_error(record.error_code)
         for answer in record.answers:
             if answer.time_to_first_token is not None:
                 self._ttft.observe(answer.time_to_first_token)
@@ -137,6 +137,10 @@ class Metrics:
                 self._cached.inc(prompt.cached_tokens)
                 self._completion.inc(answer.usage.completion_tokens)
                 self._reasoning.inc(completion.reasoning_tokens)
+
+    def count_error(self, code: str) -> None:
+        """A client was told of an error."""
+        self._errors.labels(code).inc()
 
     def count_fetch(self, kind: str, result: str, seconds: float) -> None:
         """A picture or a video was fetched, or could not be."""
