@@ -76,7 +76,7 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
         GLM_API_KEYS=KEY,
     )
     try:
-        wait_until(lambda: "ready after" in server.log, 180)
+        server.wait_ready()
         body = chat(f"What is in this image, {SECRET}?", "photo-square.jpg", stream=True)
         headers = {
             "authorization": f"Bearer {KEY}", "traceparent": CALLER, "x-request-id": "job-1"
