@@ -60,17 +60,16 @@ def describe(record: RequestRecord, request_id: str, served_model: str) -> None:
         span.set_status(trace.StatusCode.ERROR)
     if not record.answers:
         return
+    span.set_attribute("gen_ai.operation.name", record.answers[0].operation)
+    span.set_attribute("gen_ai.provider.name", "glm")
+    span.set_attribute("gen_ai.request.model", served_model)
+    span.set_attribute("gen_ai.response.model", served_model)
+    reasons = [reason for answer in record.answers for reason in answer.finish_reasons]
+    if reasons:
+        span.set_attribute("gen_ai.response.finish_reasons", reasons)
     usages = [answer.usage for answer in record.answers if answer.usage is not None]
-    span.set_attributes(
-        {
-            "gen_ai.operation.name": record.answers[0].operation,
-            "gen_ai.provider.name": "glm",
-            "gen_ai.request.model": served_model,
-            "gen_ai.response.model": served_model,
-            "gen_ai.response.finish_reasons": [
-                reason for answer in record.answers for reason in answer.finish_reasons
-            ],
-            "gen_ai.usage.input_tokens": sum(usage.prompt_tokens for usage in usages),
-            "gen_ai.usage.output_tokens": sum(usage.completion_tokens for usage in usages),
-        }
-    )
+    if usages:
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        completion = sum(usage.completion_tokens for usage in usages)
+        span.set_attribute("gen_ai.usage.input_tokens", prompt)
+        span.set_attribute("gen_ai.usage.output_tokens", completion)

@@ -661,18 +661,18 @@ class TritonPythonModel:
         if job in self._jobs:
             _send_error(job.sender, error)
             self._abort(job)
-            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"))
+            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"), error)
 
-    def _retire(self, job: Job, finish_reason: str) -> None:
+    def _retire(self, job: Job, finish_reason: str, error: Exception | None = None) -> None:
         self._jobs.discard(job)
         job.prompt_inputs = {}  # one that was cancelled early may wait for a BLS thread yet
         if job.cancel_key is not None:
             self._by_cancel_key.pop(job.cancel_key, None)
         self._admitted.pop(job, None)
         self._metrics.count_finished(finish_reason)
-        self._tell(job, finish_reason)
+        self._tell(job, finish_reason, error)
 
-    def _tell(self, job: Job, finish_reason: str) -> None:
+    def _tell(self, job: Job, finish_reason: str, error: Exception | None) -> None:
         """Log and trace a job that has ended."""
         ended = time.monotonic()
         fields = {
@@ -691,7 +691,7 @@ class TritonPythonModel:
                     job.request_id,
                     (job.received, job.taken, ended),
                     [choice.request for choice in job.choices],
-                    finish_reason,
+                    finish_reason if error is None else error,
                 )
             except Exception:  # a trace less is no reason to end the thread that answers
                 logger.exception("request %(request_id)s could not be traced", fields)

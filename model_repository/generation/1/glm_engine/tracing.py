@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from glm_engine import otel
+from glm_engine.errors import InvalidRequest, RequestCancelled
 from glm_engine.request import Request, Timeline
 
 
@@ -57,7 +58,7 @@ class RequestTracer:
         request_id: str,
         times: tuple[float, float, float],
         choices: Sequence[Request],
-        finish_reason: str,
+        outcome: str | Exception,
     ) -> None:
         """A request has ended.
 
@@ -65,7 +66,7 @@ class RequestTracer:
             trace_context: W3C ``traceparent`` of the caller's span.
             times: when it came, when its preprocessing began, and when it ended.
             choices: as of :func:`stages`.
-            finish_reason: of the last answer, or ``cancelled``, ``rejected`` or ``error``.
+            outcome: the finish reason of the last answer, or the error instead.
         """
         received, preprocessing, ended = times
         timelines = [choice.timeline for choice in choices]
@@ -79,7 +80,6 @@ class RequestTracer:
             start_time=epoch + _nanoseconds(received),
         )
         span.set_attribute("glm.request_id", request_id)
-        span.set_attribute("gen_ai.response.finish_reasons", [finish_reason])
         if choices:
             prompt = choices[0].prompt
             span.set_attribute("gen_ai.usage.input_tokens", prompt.num_tokens)
@@ -88,8 +88,12 @@ class RequestTracer:
             )
             span.set_attribute("glm.image_tokens", prompt.num_image_tokens)
             span.set_attribute("glm.cached_tokens", choices[0].num_cached)
-        if finish_reason == "error":
-            span.set_status(trace.StatusCode.ERROR)
+        if isinstance(outcome, str):
+            span.set_attribute("gen_ai.response.finish_reasons", [outcome])
+        else:
+            span.set_attribute("error.type", type(outcome).__name__)
+            if not isinstance(outcome, InvalidRequest | RequestCancelled):  # the client's doing
+                span.set_status(trace.StatusCode.ERROR)
         self._add_parts(span, whole, epoch)
 
     def shut_down(self) -> None:
