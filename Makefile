@@ -37,7 +37,7 @@ help: ## Show this help
 setup: ## Make .venv and install what the server needs (quick when nothing changed)
 	@$(call install,serve)
 
-serve: setup ## Start Triton and the frontend, show a first answer; Ctrl-C stops
+serve: setup ## Start Triton, the frontend and the web page, show a first answer; Ctrl-C stops
 	@exec $(BIN)/python -m launcher $(ARGS)
 
 notebook: ## JupyterLab with the quick start, for this machine only; run `make serve` beside it

@@ -27,10 +27,11 @@ class Stack:
     """
 
     def __init__(self, log: Path, prefix: Sequence[str] = (), **settings: str) -> None:
-        self.port, self.grpc_port, self.metrics_port, self.http_port = free_ports(4)
+        self.port, self.grpc_port, self.metrics_port, self.http_port, web_port = free_ports(5)
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.grpc_url = f"127.0.0.1:{self.grpc_port}"
         self.triton_http_url = f"http://127.0.0.1:{self.http_port}"
+        self.web_url = f"http://127.0.0.1:{web_port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         environment = {
             name: value
@@ -41,6 +42,7 @@ class Stack:
             "TMPDIR": str(log.parent),  # a killed launcher leaves its folder there
             "GLM_HOST": "127.0.0.1",
             "GLM_PORT": str(self.port),
+            "GLM_WEB_PORT": str(web_port),
             "GLM_TRITON_HOST": "127.0.0.1",
             "GLM_TRITON_GRPC_PORT": str(self.grpc_port),
             "GLM_TRITON_METRICS_PORT": str(self.metrics_port),

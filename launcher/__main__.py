@@ -28,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     configure_logging()
-    for name in ("launcher", "triton", "frontend"):
+    for name in ("launcher", "triton", "frontend", "web"):
         logging.getLogger(name).setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
     log = logging.getLogger("launcher")
     try:

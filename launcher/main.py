@@ -48,9 +48,12 @@ EXIT_GRACE = 10.0
 MAX_FAILED_STARTS = 5
 
 # A request under way needs those that come later.
-STOP_ORDER = ("frontend", "triton")
+STOP_ORDER = ("web", "frontend", "triton")
 
 FAILED, FORCED = 1, 130
+
+# Settings that only the frontend is told.
+SECRETS = ("api_keys", "api_keys_file")
 
 
 async def serve(settings: Settings, log: logging.Logger) -> int:
@@ -78,7 +81,8 @@ def log_error(log: logging.Logger, text: str) -> None:
 def check_ports(settings: Settings) -> None:
     """Raises LaunchError with every port that cannot be bound, and the setting that changes it."""
     problems = []
-    for port_field, host_field in PORTS.items():
+    for port_field in settings.ports:
+        host_field = PORTS[port_field]
         host, port = getattr(settings, host_field), getattr(settings, port_field)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -95,14 +99,14 @@ def check_ports(settings: Settings) -> None:
 
 
 class _Server:
-    """Triton and the frontend, each started again when it dies or hangs."""
+    """Triton, the frontend and the web page, each started again when it dies or hangs."""
 
     def __init__(self, settings: Settings, log: logging.Logger, triton: Triton, run: Path) -> None:
         self._settings = settings
         self._log = log
         self._triton = triton
         self._children: dict[str, Child] = {}
-        self._starting: asyncio.Task[Child] | None = None
+        self._starting: set[asyncio.Task[Child]] = set()
         self._regions = RegionWatch()
         self._admin_key = secrets.token_hex(16)
         self._status = Status(run / "status.json")
@@ -150,7 +154,10 @@ class _Server:
         try:
             self._status.tell(PARTS, "loading", "The model is being loaded.")
             await self._start_frontend()
-            await _first(self._run_triton(), self._keep_frontend())
+            parts = [self._run_triton(), self._keep("frontend", self._start_frontend)]
+            if self._settings.web:
+                parts.append(self._run_web())
+            await _first(*parts)
         finally:
             watching_regions.cancel()
 
@@ -195,7 +202,7 @@ class _Server:
             variable("model"): settings.model,
             variable("heartbeats"): str(self._heartbeats),
         }
-        for secret in ("api_keys", "api_keys_file"):  # the frontend's only
+        for secret in SECRETS:
             environment.pop(variable(secret), None)
         triton = await self._spawn(
             "triton",
@@ -281,7 +288,7 @@ class _Server:
         self._regions.remove_leftovers()
         self._stages.forget()
 
-    # ---- the frontend ----
+    # ---- the frontend and the web page ----
 
     async def _start_frontend(self) -> None:
         """Returns when it answers."""
@@ -296,22 +303,41 @@ class _Server:
         frontend = await self._spawn(
             "frontend", command, environment, max(settings.graceful_timeout, settings.drain_seconds)
         )
-        await self._answers(frontend, f"{settings.base_url}/v1/health/live", lambda: "frontend")
+        await self._answers(frontend, self._sign_of_life("frontend"), lambda: "frontend")
 
-    async def _keep_frontend(self) -> None:
+    async def _run_web(self) -> None:
         """For as long as the server runs."""
+        await self._start_web()
+        self._log.info("the web page is at %s", self._settings.web_url)
+        await self._keep("web", self._start_web)
+
+    async def _start_web(self) -> None:
+        """Returns when it answers."""
         settings = self._settings
+        environment = {**os.environ, variable("web_api_url"): settings.base_url}
+        for secret in SECRETS:
+            environment.pop(variable(secret), None)
+        command = [sys.executable, "-m", "glm_web"]
+        web = await self._spawn("web", command, environment, settings.graceful_timeout)
+        await self._answers(web, self._sign_of_life("web"), lambda: "the web page")
+
+    async def _keep(self, name: str, start: Callable[[], Awaitable[None]]) -> None:
+        """For as long as the server runs."""
         backoff = Backoff()
         while True:
             fault = await _first(
-                _end_of(self._children["frontend"]),
-                unresponsive(
-                    "frontend", f"{settings.base_url}/v1/health/live", settings.probe_timeout
-                ),
+                _end_of(self._children[name]),
+                unresponsive(name, self._sign_of_life(name), self._settings.probe_timeout),
             )
             log_error(self._log, f"{fault}; starting it again")
-            await self._children["frontend"].kill()
-            await self._start_again(backoff, self._start_frontend, self._children["frontend"].kill)
+            await self._children[name].kill()
+            await self._start_again(backoff, start, self._children[name].kill)
+
+    def _sign_of_life(self, name: str) -> str:
+        """The URL that answers as long as the frontend, or the web page's server, runs."""
+        if name == "web":
+            return f"{self._settings.web_url}/limits.json"
+        return f"{self._settings.base_url}/v1/health/live"
 
     async def _show_first_picture(self) -> None:
         settings = self._settings
@@ -327,8 +353,9 @@ class _Server:
     def _show_urls(self) -> None:
         settings = self._settings
         self._log.info(
-            "\n  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
+            "\n%s  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
             "  gRPC     %s\n  metrics  %s/metrics and %s/metrics\n\nTry:\n\n%s\n",
+            f"  web page {settings.web_url}\n" if settings.web else "",
             *(settings.base_url,) * 3,
             settings.triton_grpc_url,
             settings.base_url,
@@ -338,7 +365,7 @@ class _Server:
             ),
         )
 
-    # ---- both ----
+    # ---- all ----
 
     async def _start_again(
         self,
@@ -369,11 +396,13 @@ class _Server:
         read_line: ReadLine = information,
     ) -> Child:
         # A task of its own, for one that is cut off in the middle would leave an unknown process.
-        self._starting = asyncio.create_task(
+        starting = asyncio.create_task(
             Child.start(name, command, environment, stop_timeout + EXIT_GRACE, read_line)
         )
-        self._starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
-        return await asyncio.shield(self._starting)
+        self._starting.add(starting)
+        starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)
 
     async def _answers(
         self,
@@ -417,8 +446,8 @@ class _Server:
     async def _shut_down(self) -> None:
         """Ends all processes, in order, and clears what they left in /dev/shm."""
         self._stop.set()  # from here on, a signal forces
-        if self._starting is not None:
-            await asyncio.wait({self._starting})
+        if self._starting:
+            await asyncio.wait(self._starting)
         self._sample_regions()
         for child in (self._children[name] for name in STOP_ORDER if name in self._children):
             if not child.ended.done():

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-import glm_frontend.settings
+import glm_web.settings
 from glm_frontend.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,14 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # The setting of each port, with the setting of the address that it is bound to.
 PORTS = {
     "port": "host",
+    "web_port": "host",
     "triton_grpc_port": "triton_host",
     "triton_metrics_port": "triton_host",
     "triton_http_port": "triton_host",
 }
 
 
-class Settings(glm_frontend.settings.Settings):
-    """All that the frontend reads, so that its bad values stop the start too, and the launcher's.
+class Settings(glm_web.settings.Settings):
+    """All that the frontend and the web page read, so that their bad values stop the start too, and
+    the launcher's.
 
     Raises pydantic's ValidationError for a bad value; the frontend's `describe` puts it into words.
     """
@@ -35,6 +37,10 @@ class Settings(glm_frontend.settings.Settings):
 
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the frontend listens on."""
+    web: bool = True
+    """Whether there is a web page."""
+    web_port: int = Field(default=7860, ge=1, le=65535)
+    """Port of the web page."""
     triton_host: str = "127.0.0.1"
     """Address that Triton's three ports listen on."""
     triton_grpc_port: int = Field(default=8001, ge=1, le=65535)
@@ -77,7 +83,7 @@ class Settings(glm_frontend.settings.Settings):
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         owner: dict[int, str] = {}
-        for name in PORTS:
+        for name in self.ports:
             port = getattr(self, name)
             if port in owner:
                 raise ValueError(f"{variable(owner[port])} and {variable(name)} are both {port}")
@@ -88,6 +94,16 @@ class Settings(glm_frontend.settings.Settings):
     def base_url(self) -> str:
         """Where this machine reaches the frontend."""
         return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def ports(self) -> list[str]:
+        """The settings of the ports that are used."""
+        return [name for name in PORTS if self.web or name != "web_port"]
+
+    @property
+    def web_url(self) -> str:
+        """Where this machine reaches the web page."""
+        return f"http://{_reachable(self.host)}:{self.web_port}"
 
     @property
     def triton_grpc_url(self) -> str:

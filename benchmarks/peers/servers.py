@@ -45,7 +45,7 @@ def _ours(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]
     def command(checkpoint: Path, port: int) -> tuple[list[str], dict[str, str]]:
         ports = dict(zip(("GRPC", "METRICS", "HTTP"), _free_ports(3), strict=True))
         environment = {f"GLM_TRITON_{name}_PORT": str(free) for name, free in ports.items()}
-        environment |= {"GLM_PORT": str(port), "GLM_MODEL": str(checkpoint)}
+        environment |= {"GLM_PORT": str(port), "GLM_WEB": "false", "GLM_MODEL": str(checkpoint)}
         environment |= {"GLM_SERVED_MODEL_NAME": "model", "GLM_DTYPE": dtype}
         return [sys.executable, "-m", "launcher"], environment
 

@@ -19,8 +19,8 @@ from glm_frontend.services import Services
 PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
-# Asked every few seconds.
-_POLLED_PATHS = ("/v1/health/live", "/metrics")
+# Asked every few seconds, by this project's launcher and web page among others.
+_POLLED_PATHS = ("/v1/health", "/v1/health/live", "/metrics")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -131,7 +131,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def bounded_protocol(
-    *, max_connections: int, header_timeout: float, on_refused: Callable[[str], None]
+    *,
+    max_connections: int,
+    header_timeout: float,
+    on_refused: Callable[[str], None] = lambda code: None,
 ) -> type[BoundedProtocol]:
     """The protocol for uvicorn's ``http``; it makes an instance for each connection.
 

@@ -45,7 +45,8 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing(start: StartStack) -> None:
     server.interrupt()
     assert server.wait_stopped() == 0, server.log
     assert_nothing_is_left(server, regions)
-    assert server.log.index("stopping frontend") < server.log.index("stopping triton")
+    stops = [server.log.index(f"stopping {name}") for name in ("web", "frontend", "triton")]
+    assert stops == sorted(stops)
     assert "killed" not in server.log
 
 
@@ -59,15 +60,16 @@ def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None
     answer = requests.post(url, json=chat("Hello", max_tokens=4), headers=headers)
     assert answer.status_code == 200, answer.text
     assert "sk-from" not in server.log
-    stages = server.pids("triton_python_backend_stub")
-    assert stages
-    for pid in stages:
+    stages, web = server.pids("triton_python_backend_stub"), server.pids("glm_web")
+    assert stages and web
+    for pid in [*stages, *web]:
         assert b"GLM_API_KEYS" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_answers_that_are_not_done_in_time_are_told_so(start: StartStack) -> None:
-    server = start(GLM_GRACEFUL_TIMEOUT="1")
+    server = start(GLM_GRACEFUL_TIMEOUT="1", GLM_WEB="false")
     server.wait_ready()
+    assert not server.pids("glm_web") and "web page" not in server.log
     body = chat("hello", stream=True, ignore_eos=True, max_tokens=4000, n=16, temperature=1)
     url = f"{server.base_url}/v1/chat/completions"
     with requests.post(url, json=body, stream=True, timeout=60) as response:
@@ -107,7 +109,7 @@ def test_what_dies_is_started_again_and_nothing_is_left(start: StartStack) -> No
     # All at once, the stubs first: nobody is left who could clean up.
     victims = [
         pid
-        for program in ("triton_python_backend_stub", "bin/tritonserver", "glm_frontend")
+        for program in ("triton_python_backend_stub", "bin/tritonserver", "glm_frontend", "glm_web")
         for pid in server.pids(program)
     ]
     for pid in victims:
@@ -117,8 +119,8 @@ def test_what_dies_is_started_again_and_nothing_is_left(start: StartStack) -> No
     assert not set(victims) & set(server.pids())
 
     def answers() -> bool:
-        try:
-            return requests.get(f"{server.base_url}/v1/health", timeout=10).status_code == 200
+        try:  # the web page's server asks the frontend
+            return requests.get(f"{server.web_url}/v1/health", timeout=10).status_code == 200
         except requests.ConnectionError:
             return False
 

@@ -150,7 +150,8 @@ def test_signs_of_life_do_not_fill_the_log(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="glm_frontend")
-    assert client.get("/v1/health/live").status_code == 200
+    for path in ("/v1/health", "/v1/health/live"):
+        assert client.get(path).status_code == 200
     assert caplog.records == []
 
 

@@ -10,7 +10,7 @@ from launcher.settings import Settings
 
 @pytest.fixture
 def free_ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
     ports = [server.getsockname()[1] for server in sockets]
     for server in sockets:
         server.close()
@@ -18,11 +18,12 @@ def free_ports() -> list[int]:
 
 
 def settings_for(ports: list[int], host: str = "127.0.0.1") -> Settings:
-    port, grpc, metrics, http = ports
+    port, web, grpc, metrics, http = ports
     return Settings(
         model=str(Path.cwd()),
         host=host,
         port=port,
+        web_port=web,
         triton_grpc_port=grpc,
         triton_metrics_port=metrics,
         triton_http_port=http,
@@ -49,3 +50,11 @@ def test_every_taken_port_is_named_with_its_setting(free_ports: list[int]) -> No
 def test_an_address_of_another_machine_is_named(free_ports: list[int]) -> None:
     with pytest.raises(LaunchError, match=r"GLM_HOST=192\.0\.2\.1"):
         check_ports(settings_for(free_ports, host="192.0.2.1"))
+
+
+def test_the_port_of_no_web_page_may_be_taken(free_ports: list[int]) -> None:
+    settings = settings_for(free_ports)
+    with socket.create_server(("127.0.0.1", settings.web_port)):
+        with pytest.raises(LaunchError, match="GLM_WEB_PORT"):
+            check_ports(settings)
+        check_ports(settings.model_copy(update={"web": False}))
