@@ -6,9 +6,11 @@ of options says what they ask. Everything else is Locust's own.
 """
 
 import argparse
+import signal
 import sys
 from typing import Any
 
+import gevent
 from locust import events
 from locust.env import Environment
 from locust.runners import WorkerRunner
@@ -44,11 +46,23 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
             print(problem, file=sys.stderr)
             if not web_ui:
                 sys.exit(2)
+    # Left to Python, Ctrl-C ends whatever runs just then: gRPC's own thread perhaps, and no more.
+    # Workers that were forked are told by the master.
+    is_forked = isinstance(environment.runner, WorkerRunner) and chosen.processes
+    gevent.signal_handler(signal.SIGINT, _ignore if is_forked else _interrupt)
     book = Book(environment)
     if web_ui:
         page.extend(web_ui, book)
     if not isinstance(environment.runner, WorkerRunner):
         results.register(environment, book)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _ignore() -> None:
+    pass
 
 
 events.init_command_line_parser.add_listener(options.add)
