@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features chaos fuzz soak overload gpu-check profile clean
+	bench-structured compare-features chaos fuzz soak overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -39,6 +39,13 @@ setup: ## Make .venv and install what the server needs (quick when nothing chang
 
 serve: setup ## Start Triton, the frontend and the web page, show a first answer; Ctrl-C stops
 	@exec $(BIN)/python -m launcher $(ARGS)
+
+notebook: ## JupyterLab with the quick start, for this machine only; run `make serve` beside it
+	@$(call install,notebook)
+	@exec $(BIN)/jupyter lab --ip 127.0.0.1 --KernelManager.transport=ipc \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+		--LabApp.extension_manager=readonly --LabApp.news_url=None $(ARGS) \
+		client/examples/quickstart.ipynb
 
 test: ## Run all tests: unit, contract, and e2e over a real Triton
 	@$(call install,test)

@@ -36,7 +36,7 @@ class Stack:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if name == "GLM_MODEL" or not name.startswith(("GLM_", "TRITON_INTERPRET"))
+            if name == "GLM_MODEL" or not name.startswith(("GLM_", "OTEL_", "TRITON_INTERPRET"))
         }
         environment |= {
             "TMPDIR": str(log.parent),  # a killed launcher leaves its folder there

@@ -8,6 +8,7 @@ import sys
 from pydantic import ValidationError
 
 from glm_frontend.settings import describe
+from launcher.logs import configure_logging
 from launcher.main import log_error, serve
 from launcher.settings import Settings, settings_help
 
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show every line that Triton logs")
     arguments = parser.parse_args()
 
-    logging.basicConfig(format="%(name)-8s | %(message)s", stream=sys.stdout, level=logging.WARNING)
+    configure_logging()
     for name in ("launcher", "triton", "frontend", "web"):
         logging.getLogger(name).setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
     log = logging.getLogger("launcher")

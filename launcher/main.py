@@ -354,10 +354,11 @@ class _Server:
         settings = self._settings
         self._log.info(
             "\n%s  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
-            "  gRPC     %s\n  metrics  %s/metrics\n\nTry:\n\n%s\n",
+            "  gRPC     %s\n  metrics  %s/metrics and %s/metrics\n\nTry:\n\n%s\n",
             f"  web page {settings.web_url}\n" if settings.web else "",
             *(settings.base_url,) * 3,
             settings.triton_grpc_url,
+            settings.base_url,
             settings.triton_metrics_url,
             first_picture.curl_command(
                 settings.base_url, settings.served_model_name, with_key=bool(settings.keys)

@@ -33,8 +33,10 @@ if ! "$venv/bin/python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] 
     "$python" -m venv --clear "$venv"
 fi
 
-echo "setup: installing the packages for '$extra'. The first time this takes some minutes:"
-echo "setup: Triton is 55 MB, torch 200 MB (CPU build) to some GB (CUDA build)."
+echo "setup: installing the packages for '$extra'. The first time this takes some minutes."
+if [ "$extra" != notebook ]; then
+    echo "setup: Triton is 55 MB, torch 200 MB (CPU build) to some GB (CUDA build)."
+fi
 start=$SECONDS
 if ! "$venv/bin/python" -m pip install --progress-bar off "$@" --editable ".[$extra]" |
     sed -u -n \

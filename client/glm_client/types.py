@@ -58,6 +58,8 @@ class GenerationRequest:
         return_token_ids: ask for ``GenerationDelta.token_ids``.
         tenant: on whose behalf. Requests that wait are started so that each tenant gets an equal
             share of the engine.
+        trace_context: W3C ``traceparent`` of the caller's span; the server's spans of this request
+            become its children, where it traces.
 
     Raises:
         ValueError: none or several of ``messages``, ``text_input``, ``prompt`` and
@@ -77,6 +79,7 @@ class GenerationRequest:
     request_id: str = ""
     return_token_ids: bool = False
     tenant: str = ""
+    trace_context: str = ""
 
     def __post_init__(self) -> None:
         prompts = (self.messages, self.text_input, self.prompt, self.prompt_token_ids)

@@ -47,6 +47,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
+        "trace_context": "BYTES",
     }
 )
 OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
@@ -137,6 +138,11 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_token_ids", request.return_token_ids),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
+        *(
+            [_bytes("trace_context", request.trace_context.encode())]
+            if request.trace_context
+            else []
+        ),
         *_prompt_inputs(request),
     ]
 

@@ -22,14 +22,16 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=bounded_protocol(
-            max_connections=settings.max_connections, header_timeout=settings.header_timeout
+            max_connections=settings.max_connections,
+            header_timeout=settings.header_timeout,
+            on_refused=lambda code: app.state.services.metrics.count_error(code),
         ),
         log_config=None,
         access_log=False,  # ours has the request id

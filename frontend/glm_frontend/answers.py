@@ -129,6 +129,7 @@ class Answerer:
         Raises:
             APIError: with the HTTP request's names.
         """
+        record = caller.record.begin_answer(is_raw=translation.is_raw)
         request = await self._request(translation, caller)
         size = await self._picture_size(translation, request)
         try:
@@ -151,16 +152,15 @@ class Answerer:
                     boxes=find_boxes(text, size) if size else None,
                 )
             )
-        return Answer(
-            choices,
-            _usage(
-                prompt=generations[0].num_input_tokens,
-                images=generations[0].num_image_tokens,
-                cached=generations[0].num_cached_tokens,
-                completion=sum(generation.num_output_tokens for generation in generations),
-                reasoning=sum(generation.num_reasoning_tokens for generation in generations),
-            ),
+        record.usage = _usage(
+            prompt=generations[0].num_input_tokens,
+            images=generations[0].num_image_tokens,
+            cached=generations[0].num_cached_tokens,
+            completion=sum(generation.num_output_tokens for generation in generations),
+            reasoning=sum(generation.num_reasoning_tokens for generation in generations),
         )
+        record.finish_reasons += [generation.finish_reason for generation in generations]
+        return Answer(choices, record.usage)
 
     async def stream(self, translation: Translation, caller: Caller) -> AsyncGenerator[AnswerDelta]:
         """The answers, piece by piece, none empty but perhaps the last; close it to cancel.
@@ -168,6 +168,7 @@ class Answerer:
         Raises:
             APIError: with the HTTP request's names.
         """
+        record = caller.record.begin_answer(is_raw=translation.is_raw)
         request = await self._request(translation, caller)
         size = await self._picture_size(translation, request)
         contents = [""] * request.num_choices
@@ -188,7 +189,11 @@ class Answerer:
                     reasoning, content, calls = parsers[delta.index].parse(delta.text, last=last)
                     unfinished -= last
                     contents[delta.index] += content if size else ""
+                    if delta.finish_reason is not None:
+                        record.finish_reasons.append(delta.finish_reason)
                     if reasoning or content or calls or delta.logprobs or last:
+                        usage = _usage(**counts)
+                        record.note_piece(usage, len(parsers))
                         yield AnswerDelta(
                             index=delta.index,
                             reasoning=reasoning,
@@ -198,7 +203,7 @@ class Answerer:
                             num_reasoning_tokens=delta.num_reasoning_tokens,
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
-                            usage=_usage(**counts),
+                            usage=usage,
                             boxes=find_boxes(contents[delta.index], size)
                             if size and last
                             else None,

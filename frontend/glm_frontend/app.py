@@ -9,9 +9,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from glm_client import AsyncClient
+from glm_frontend import otel
 from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
+from glm_frontend.metrics import Metrics
 from glm_frontend.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
@@ -27,6 +29,7 @@ from glm_frontend.routers import (
     docs,
     health,
     messages,
+    metrics,
     models,
     multimodal,
     responses,
@@ -34,6 +37,7 @@ from glm_frontend.routers import (
 )
 from glm_frontend.services import build_services
 from glm_frontend.settings import Settings
+from glm_frontend.tracing import telemetry
 
 
 def create_app(
@@ -49,14 +53,20 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         used_backend = backend or AsyncClient(settings.triton_url)
-        used_fetcher = fetcher or ImageFetcher(settings, create_transport())
-        app.state.services = build_services(settings, used_backend, used_fetcher)
+        counts = Metrics()
+        used_fetcher = fetcher or ImageFetcher(
+            settings, create_transport(), on_fetched=counts.count_fetch
+        )
+        app.state.services = build_services(settings, used_backend, used_fetcher, counts)
         try:
             yield
         finally:
+            if provider is not None:
+                otel.shut_down(provider)
             await used_fetcher.aclose()
             await used_backend.aclose()
 
+    provider = otel.create_provider("glm-frontend") if otel.is_on() else None
     app = DocumentedAPI(
         title="GLM-4.6V-Flash",
         version=version("glm-triton-server"),
@@ -65,10 +75,11 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         middleware=_middleware(settings),
+        telemetry=telemetry(provider),
     )
     install_error_handlers(app)
     for module in (
-        chat, responses, messages, completions, multimodal, tokens, models, health, docs,
+        chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,
     ):  # fmt: skip
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())

@@ -1,6 +1,8 @@
 """Who asks, and under which id: what goes with a request all the way to the model server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from glm_frontend.record import RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,7 +11,9 @@ class Caller:
     request_id: for the logs of all parts.
     tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
         asked for.
+    record: what happens to the request is noted here.
     """
 
     request_id: str
     tenant: str = ""
+    record: RequestRecord = field(default_factory=RequestRecord)

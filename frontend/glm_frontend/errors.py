@@ -94,6 +94,7 @@ class APIError(Exception):
 
     def response(self, scope: Scope) -> JSONResponse:
         """The error as the answer to a request."""
+        scope["state"]["record"].error_code = self.code
         asks_anthropic = f"{scope['path']}/".startswith(f"{MESSAGES_PATH}/")
         body = self.anthropic_body if asks_anthropic else self.openai_body
         return JSONResponse(body(scope["state"]["request_id"]), self.status, self.headers)

@@ -9,14 +9,18 @@ from http import HTTPStatus
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glm_frontend.errors import APIError, internal, overloaded
+from glm_frontend import tracing
+from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal, overloaded
 from glm_frontend.logs import LOGGER_NAME
+from glm_frontend.metrics import NO_ROUTE
+from glm_frontend.record import RequestRecord
+from glm_frontend.services import Services
 
 PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 # Asked every few seconds, by this project's launcher and web page among others.
-_POLLED_PATHS = ("/v1/health", "/v1/health/live")
+_POLLED_PATHS = ("/v1/health", "/v1/health/live", "/metrics")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -24,10 +28,12 @@ logger = logging.getLogger(LOGGER_NAME)
 
 
 class RequestContextMiddleware:
-    """Gives each request an id (the client's own where it is sane) and writes the access log.
+    """Gives each request an id (the client's own where it is sane), and tells the access log, the
+    metrics and the trace of it when it has ended.
 
     The id is in ``request.state.request_id`` and in the response's ``x-request-id`` and
-    ``request-id``; its ``openai-processing-ms`` tells the time until the response began.
+    ``request-id``; its ``openai-processing-ms`` tells the time until the response began. What is to
+    be told is noted in ``request.state.record``.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,12 +46,17 @@ class RequestContextMiddleware:
         request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         if not _SANE_REQUEST_ID.fullmatch(request_id):
             request_id = f"req-{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        record = RequestRecord(trace_context=tracing.trace_context())
+        scope.setdefault("state", {}).update(request_id=request_id, record=record)
+        services: Services = scope["app"].state.services
+        served_model = services.settings.served_model_name
         status = 0  # stays 0 when the request ends without an answer
+        sent = 0
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
+            sent += len(message.get("body", b""))
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -55,27 +66,49 @@ class RequestContextMiddleware:
                 headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
                 headers["x-content-type-options"] = "nosniff"
                 headers.update(scope["state"].get("headers", {}))
-                if scope["app"].state.services.draining.is_set():
+                if services.draining.is_set():
                     headers["connection"] = "close"
+            elif not message.get("more_body"):
+                tracing.describe(record, request_id, served_model)  # before the span ends
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
-            key = scope["state"].get("key")
-            logger.log(
-                logging.DEBUG if path in _POLLED_PATHS else logging.INFO,
-                "request method=%s path=%s status=%d duration_ms=%.1f client=%s key=%s "
-                "request_id=%s",
-                scope["method"],
-                path,
-                status,
-                (time.perf_counter() - started) * 1000,
-                (scope.get("client") or ("-",))[0],
-                "-" if key is None else key.name,
-                request_id,
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", None)
+            services.metrics.count_request(
+                record,
+                method=scope["method"],
+                route=route or NO_ROUTE,
+                status=status or CLIENT_CLOSED_REQUEST,
+                seconds=seconds,
+                response_bytes=sent,
             )
+            tracing.describe(record, request_id, served_model)  # of a client that has left
+            self._log(scope, record, status=status, seconds=seconds)
+
+    def _log(self, scope: Scope, record: RequestRecord, *, status: int, seconds: float) -> None:
+        path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+        key = scope["state"].get("key")
+        fields = {
+            "method": scope["method"],
+            "path": path,
+            "status": status,
+            "duration_ms": round(1000 * seconds, 1),
+            "client": (scope.get("client") or ("-",))[0],
+            "key": "-" if key is None else key.name,
+            "request_id": scope["state"]["request_id"],
+        }
+        if record.error_code is not None:
+            fields["code"] = record.error_code
+        if record.trace_context:
+            fields["trace_id"] = record.trace_context.split("-")[1]
+        logger.log(
+            logging.DEBUG if path in _POLLED_PATHS else logging.INFO,
+            " ".join(["request", *(f"{name}=%({name})s" for name in fields)]),
+            fields,
+        )
 
 
 class UnexpectedErrorMiddleware:
@@ -99,7 +132,9 @@ class UnexpectedErrorMiddleware:
             await self._app(scope, receive, note_start)
         except Exception:
             request_id = scope["state"]["request_id"]
-            logger.exception("unexpected error request_id=%s", request_id)
+            logger.exception(
+                "unexpected error request_id=%(request_id)s", {"request_id": request_id}
+            )
             if started:
                 raise  # too late for a status; the server cuts the connection
             await internal().response(scope)(scope, receive, send)
@@ -145,6 +180,7 @@ class BodyLimitMiddleware:
             await self._app(scope, receive_limited, send)
         finally:
             self._inflight_bytes -= received
+            scope["state"]["record"].request_bytes = received
 
     def _too_large(self) -> APIError:
         return APIError(

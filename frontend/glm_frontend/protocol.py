@@ -7,15 +7,20 @@ own shape.
 
 import asyncio
 import json
+import logging
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from glm_frontend.errors import APIError
+from glm_frontend.logs import LOGGER_NAME
 
 MAX_HEADER_BYTES = 64 * 1024
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -29,6 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     max_connections = 1000
     header_timeout = 30.0
+    on_refused: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -102,7 +108,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
+            self.on_refused(code)
             request_id = f"req-{uuid.uuid4().hex}"
+            logger.info(
+                "refused status=%(status)d code=%(code)s request_id=%(request_id)s",
+                {"status": status, "code": code, "request_id": request_id},
+            )
             error = APIError(status, message, code=code)
             body = json.dumps(error.openai_body(request_id)).encode()
             head = (
@@ -119,7 +130,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._header_timer = None
 
 
-def bounded_protocol(*, max_connections: int, header_timeout: float) -> type[BoundedProtocol]:
-    """The protocol for uvicorn's ``http``; it makes an instance for each connection."""
-    limits = {"max_connections": max_connections, "header_timeout": header_timeout}
-    return type("Protocol", (BoundedProtocol,), limits)
+def bounded_protocol(
+    *,
+    max_connections: int,
+    header_timeout: float,
+    on_refused: Callable[[str], None] = lambda code: None,
+) -> type[BoundedProtocol]:
+    """The protocol for uvicorn's ``http``; it makes an instance for each connection.
+
+    Args:
+        on_refused: is told the code of the error that a connection got in the application's place.
+    """
+    attributes = {
+        "max_connections": max_connections,
+        "header_timeout": header_timeout,
+        "on_refused": staticmethod(on_refused),
+    }
+    return type("Protocol", (BoundedProtocol,), attributes)

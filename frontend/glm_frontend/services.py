@@ -19,6 +19,7 @@ from glm_frontend.errors import APIError, unavailable
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, parse_rates
+from glm_frontend.metrics import Metrics
 from glm_frontend.settings import Settings
 
 
@@ -38,6 +39,7 @@ class Services:
     keys: KeyRing
     limiter: InflightLimiter
     rates: RateLimiter
+    metrics: Metrics
     started: int
     draining: threading.Event = field(default_factory=threading.Event)
 
@@ -57,17 +59,22 @@ class Services:
             )
 
 
-def build_services(settings: Settings, backend: Backend, fetcher: ImageFetcher) -> Services:
+def build_services(
+    settings: Settings, backend: Backend, fetcher: ImageFetcher, metrics: Metrics
+) -> Services:
     """The services over ``backend``; the caller closes that and ``fetcher``."""
     health = HealthProbe(backend, settings.status_file)
+    limiter = InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1)
+    metrics.watch_in_flight(lambda: limiter.inflight, settings.max_inflight)
     return Services(
         settings=settings,
         backend=backend,
         answerer=Answerer(backend, fetcher, health, settings.request_timeout),
         health=health,
         keys=KeyRing(settings.keys),
-        limiter=InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1),
+        limiter=limiter,
         rates=RateLimiter(parse_rates(settings.rate_limit)),
+        metrics=metrics,
         started=int(time.time()),
     )
 
@@ -119,7 +126,7 @@ async def require_key_or_x_api_key(
 async def get_caller(request: Request) -> Caller:
     """Who asks; behind :func:`require_key`."""
     key: APIKey | None = request.state.key
-    return Caller(request.state.request_id, "" if key is None else key.name)
+    return Caller(request.state.request_id, "" if key is None else key.name, request.state.record)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from glm_frontend import otel
 from glm_frontend.auth import APIKey, all_keys, is_key
 from glm_frontend.limits import parse_rates
 
@@ -129,12 +130,21 @@ class Settings(BaseSettings):
         "info"
     )
     """Least severe records that are logged."""
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    """Whether a log line is text or a JSON object."""
+    metrics_public: bool = False
+    """Whether ``/metrics`` is for everybody, also where there are keys."""
 
     _keys: tuple[APIKey, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _read_keys(self) -> Self:
         self._keys = all_keys(self.api_keys, self.api_keys_file)
+        return self
+
+    @model_validator(mode="after")
+    def _check_tracing(self) -> Self:
+        otel.is_on()  # its variables are not ours, but a bad value of theirs stops the start, too
         return self
 
     @property

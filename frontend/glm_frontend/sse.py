@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from glm_frontend.caller import Caller
 from glm_frontend.errors import APIError, internal
 from glm_frontend.logs import LOGGER_NAME
 from glm_frontend.schemas.common import NamedEvent
@@ -27,11 +28,11 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(
-        self, events: AsyncGenerator[BaseModel], source: AsyncGenerator[object], request_id: str
+        self, events: AsyncGenerator[BaseModel], source: AsyncGenerator[object], caller: Caller
     ) -> None:
         self._source = source
         super().__init__(
-            self._as_text(events, request_id),
+            self._as_text(events, caller),
             media_type="text/event-stream",
             # For proxies: pass each event on as it comes.
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
@@ -51,16 +52,20 @@ class EventStream(StreamingResponse):
         return "data: [DONE]\n\n"
 
     async def _as_text(
-        self, events: AsyncGenerator[BaseModel], request_id: str
+        self, events: AsyncGenerator[BaseModel], caller: Caller
     ) -> AsyncGenerator[str]:
         try:
             async for event in events:
                 yield self._event(event)
-        except APIError as error:
-            yield self._error(error, request_id)
-        except Exception:
-            logger.exception("unexpected error in a stream request_id=%s", request_id)
-            yield self._error(internal(), request_id)
+        except Exception as failure:
+            error = failure if isinstance(failure, APIError) else internal()
+            if error is not failure:
+                logger.exception(
+                    "unexpected error in a stream request_id=%(request_id)s",
+                    {"request_id": caller.request_id},
+                )
+            caller.record.error_code, caller.record.failed_in_stream = error.code, True
+            yield self._error(error, caller.request_id)
         yield self._end()
 
 
@@ -94,11 +99,11 @@ class ResponseStream(NamedEventStream):
         self,
         events: AsyncGenerator[BaseModel],
         source: AsyncGenerator[object],
-        request_id: str,
+        caller: Caller,
         failed: Callable[[APIError], Iterable[BaseModel]],
     ) -> None:
         self._failed = failed
-        super().__init__(events, source, request_id)
+        super().__init__(events, source, caller)
 
     def _error(self, error: APIError, request_id: str) -> str:
         return "".join(self._event(event) for event in self._failed(error))

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.middleware import BodyLimitMiddleware, UnexpectedErrorMiddleware
+from glm_frontend.record import RequestRecord
 from glm_web.proxy import Proxy
 from glm_web.settings import Settings
 
@@ -94,7 +95,9 @@ class PageHeadersMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["request_id"] = f"req-{uuid.uuid4().hex}"
+        scope.setdefault("state", {}).update(
+            request_id=f"req-{uuid.uuid4().hex}", record=RequestRecord()
+        )
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -185,8 +185,21 @@ def test_the_repository_holds_models_only() -> None:
     assert folders == set(MODELS)
 
 
-def test_both_stages_show_their_signs_of_life_in_the_same_way() -> None:
-    # Each model folder has to work alone, so each has the file.
-    packages = ("generation/1/glm_engine", "preprocessing/1/glm_preprocessing")
-    first, second = ((REPOSITORY / package / "heartbeat.py").read_text() for package in packages)
-    assert first == second
+# Each model folder has to work alone, so each part that needs one of these files has it.
+_ENGINE, _PREPROCESSING = (
+    REPOSITORY / f"{model}/1/glm_{package}"
+    for model, package in (("generation", "engine"), ("preprocessing", "preprocessing"))
+)
+_FRONTEND = REPOSITORY.parent / "frontend" / "glm_frontend"
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("heartbeat.py", _ENGINE, _PREPROCESSING),
+        ("json_log.py", _ENGINE, _FRONTEND),
+        ("otel.py", _ENGINE, _FRONTEND),
+    ],
+)
+def test_copies_are_alike(name: str, first: Path, second: Path) -> None:
+    assert (first / name).read_text() == (second / name).read_text()

@@ -164,6 +164,10 @@ def test_several_answers_to_one_prompt(client: grpc.InferenceServerClient) -> No
             [_text("text_input", b"hi"), _text("sampling_parameters", b'{"beams": 7}')],
             "sampling_parameters.beams: is not supported",
         ),
+        (
+            [_text("text_input", b"hi"), _text("trace_context", b"00-1-2-01")],
+            "trace_context: is not a W3C traceparent",
+        ),
     ],
 )
 def test_errors_have_their_code_and_name_the_field(

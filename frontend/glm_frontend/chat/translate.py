@@ -68,6 +68,7 @@ class Translation:
             chat_template_kwargs=self.template_kwargs or None,
             request_id=caller.request_id,
             tenant=caller.tenant,
+            trace_context=caller.record.trace_context,
         )
 
     def http_param(self, wire_param: str) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import binascii
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,7 @@ _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+OnFetched = Callable[[str, str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class ImageFetcher:
     Args:
         transport: sends one request to one address; see :func:`create_transport`.
         resolve: from host and port to addresses.
+        on_fetched: is told of each that was dialled for: image or video, ``ok`` or the code of the
+            error, and the seconds that it took.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class ImageFetcher:
         settings: Settings,
         transport: httpx2.AsyncBaseTransport,
         resolve: Resolve = resolve,
+        on_fetched: OnFetched | None = None,
     ) -> None:
         images = settings.max_images, settings.max_image_bytes
         videos = settings.max_videos, settings.max_video_bytes
@@ -117,6 +122,7 @@ class ImageFetcher:
         self._allowed_hosts = frozenset(host.lower() for host in settings.image_fetch_allowed_hosts)
         self._transport = transport
         self._resolve = resolve
+        self._on_fetched = on_fetched
 
     async def load_all(self, pictures: Sequence[Picture]) -> list[bytes]:
         """The files of all, in order; what has to be fetched is fetched at the same time.
@@ -167,6 +173,27 @@ class ImageFetcher:
                 f"{scheme['scheme'].lower()}: URLs are not taken, only data, http and https",
                 code=f"invalid_{kind.code}_url",
             )
+        if not self._enabled:
+            raise invalid(
+                param,
+                f"this server does not fetch {kind.noun}s; send {kind.prefix}...",
+                code=f"{kind.code}_fetch_disabled",
+            )
+        began, result = time.perf_counter(), "cancelled"
+        try:
+            file = await self._fetch_in_time(source, param, kind, budget)
+            result = "ok"
+            return file
+        except APIError as error:
+            result = str(error.code)
+            raise
+        finally:
+            if self._on_fetched is not None:
+                self._on_fetched(kind.code, result, time.perf_counter() - began)
+
+    async def _fetch_in_time(
+        self, source: str, param: str, kind: _Kind, budget: "_Budget"
+    ) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._fetch(source, param, kind, budget)
@@ -178,12 +205,6 @@ class ImageFetcher:
             raise _failed(param, kind, type(error).__name__) from None
 
     async def _fetch(self, source: str, param: str, kind: _Kind, budget: "_Budget") -> bytes:
-        if not self._enabled:
-            raise invalid(
-                param,
-                f"this server does not fetch {kind.noun}s; send {kind.prefix}...",
-                code=f"{kind.code}_fetch_disabled",
-            )
         url = httpx2.URL(source)
         for _ in range(MAX_REDIRECTS + 1):
             request = await self._pinned(url, param, kind)

@@ -66,7 +66,7 @@ async def create_chat_completion(
             num_choices=body.n or 1,
             top_logprobs=body.top_logprobs or 0,
         )
-        return EventStream(writer.write(await started(request, deltas)), deltas, caller.request_id)
+        return EventStream(writer.write(await started(request, deltas)), deltas, caller)
     answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     choices = []
     for index, own in enumerate(answer.choices):

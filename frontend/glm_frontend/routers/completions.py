@@ -51,7 +51,7 @@ async def create_completion(
     writer = _Writer(body, services.answerer, caller)
     if body.stream:
         pieces = writer.stream()
-        return EventStream(await started(request, pieces), pieces, caller.request_id)
+        return EventStream(await started(request, pieces), pieces, caller)
     return json_response(await until_disconnect(request, writer.complete()))
 
 

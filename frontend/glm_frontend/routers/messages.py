@@ -54,7 +54,7 @@ async def create_message(
     if body.stream:
         deltas = services.answerer.stream(translation, caller)
         events = EventWriter(answer_id, body.model).write(await started(request, deltas))
-        return MessageStream(events, deltas, caller.request_id)
+        return MessageStream(events, deltas, caller)
     answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     return json_response(whole_answer(answer_id, body.model, answer))
 

@@ -91,7 +91,7 @@ async def create_multimodal_inference(
     if body.stream:
         deltas = services.answerer.stream(translation, caller)
         events = _chunks(head, await started(request, deltas))
-        return EventStream(events, deltas, caller.request_id)
+        return EventStream(events, deltas, caller)
     answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     (choice,) = answer.choices
     return json_response(

@@ -49,7 +49,7 @@ async def create_response(
     if body.stream:
         deltas = services.answerer.stream(translation, caller)
         events = writer.write(await started(request, deltas))
-        return ResponseStream(events, deltas, caller.request_id, writer.failed)
+        return ResponseStream(events, deltas, caller, writer.failed)
     answer = await until_disconnect(request, services.answerer.complete(translation, caller))
     return json_response(writer.whole(answer))
 

@@ -23,11 +23,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from glm_engine import otel
 from glm_engine.admission import QueueLimits, Waiting, check_room, queue_full
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine, EngineStats
@@ -41,6 +42,7 @@ from glm_engine.errors import (
 )
 from glm_engine.fair_queue import FairQueue
 from glm_engine.heartbeat import Heartbeat
+from glm_engine.json_log import JsonFormatter
 from glm_engine.request import (
     Output,
     Prompt,
@@ -52,6 +54,9 @@ from glm_engine.request import (
 )
 from glm_engine.structured_output import Guide
 from glm_engine.vision import KnownImage
+
+if TYPE_CHECKING:
+    from glm_engine.tracing import RequestTracer
 
 # BLS calls wait for a preprocessing process; more threads than processes keep those busy.
 _BLS_THREADS = 8
@@ -106,6 +111,7 @@ _ATTEMPTS = 2
 # As long as whoever watches Triton may need to load it again; then requests fail at once.
 _PREPROCESSING_PATIENCE = 15.0
 _PREPROCESSING_RETRY_SECONDS = 0.1
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Triton's codes of errors, by the class of ours.
 _ERROR_CODES = {
     "InvalidRequest": "INVALID_ARG",
@@ -141,6 +147,8 @@ class Job:
         tenant: on whose behalf.
         num_bytes: of its images and videos as they were sent.
         cancel_key: the client's secret, by which it can give the job up.
+        trace_context: W3C traceparent of the client's span; empty where it has none.
+        taken: by the thread that calls preprocessing, when, as ``received``; 0 for not yet.
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
         image_tokens: of its prompt, once that is ready.
         num_open: choices that are not answered to their end.
@@ -157,6 +165,8 @@ class Job:
     received: float
     tenant: str = ""
     cancel_key: bytes | None = None
+    trace_context: str = ""
+    taken: float = 0.0
     cancelled: bool = False
     num_bytes: int = 0
     image_tokens: int = 0
@@ -241,8 +251,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model and start the threads; what fails here fails the load, in plain words."""
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
         config = EngineConfig.from_env()
+        _configure_logging(config)
+        self._tracer = _create_tracer()
         self._outbox = _Outbox()
         self._heartbeat = Heartbeat(args["model_name"])
         self._engine = Engine(config, self._take_outputs, self._heartbeat)
@@ -294,10 +305,17 @@ class TritonPythonModel:
                 job = self._open(triton_request, sender)
             except GenerationError as error:
                 self._metrics.count_rejected(error)
+                logger.debug(
+                    "refused request_id=%(request_id)s reason=%(reason)s",
+                    {"request_id": triton_request.request_id(), "reason": type(error).__name__},
+                )
                 _send_error(sender, error)
                 continue
             except Exception:
-                logger.exception("a request could not be read")
+                logger.exception(
+                    "request %(request_id)s could not be read",
+                    {"request_id": triton_request.request_id()},
+                )
                 _send_error(sender, EngineFailure("the request could not be read"))
                 continue
             self._outbox.put(job)
@@ -313,6 +331,8 @@ class TritonPythonModel:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
+        if self._tracer is not None:
+            self._tracer.shut_down()
         self._heartbeat.end()
 
     def _vital(self, work: Callable[[], None]) -> None:
@@ -350,6 +370,7 @@ class TritonPythonModel:
             received=time.monotonic(),
             tenant=_text(triton_request, "tenant") or "",
             cancel_key=_value(triton_request, "cancel_key"),
+            trace_context=_trace_context(triton_request),
             num_bytes=sum(
                 len(file)
                 for name in ("image", "video")
@@ -385,6 +406,7 @@ class TritonPythonModel:
         try:
             if job.cancelled:
                 raise RequestCancelled("the request was cancelled")
+            job.taken = time.monotonic()
             inputs, known = self._without_known_images(job.prompt_inputs)
             response = self._call_preprocessing(job, inputs)
             prompt = self._to_prompt(response, job, known)
@@ -407,7 +429,10 @@ class TritonPythonModel:
         except GenerationError as error:
             self._outbox.put(_Failed(job, error))
         except Exception as error:
-            logger.exception("request %s failed before it reached the engine", job.request_id)
+            logger.exception(
+                "request %(request_id)s failed before it reached the engine",
+                {"request_id": job.request_id},
+            )
             is_full = isinstance(error, MemoryError) or _NO_SHARED_MEMORY.search(str(error))
             fault = EngineFailure("the request could not be prepared")
             self._outbox.put(_Failed(job, OutOfMemory() if is_full else fault))
@@ -418,6 +443,7 @@ class TritonPythonModel:
         while True:
             response = pb_utils.InferenceRequest(
                 model_name="preprocessing",
+                request_id=job.request_id,
                 requested_output_names=list(_PROMPT_OUTPUTS),
                 inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
             ).exec()
@@ -506,7 +532,10 @@ class TritonPythonModel:
                 try:
                     self._send(choice)
                 except Exception:  # of this job only: the thread answers all the others
-                    logger.exception("request %s could not be answered", choice.job.request_id)
+                    logger.exception(
+                        "request %(request_id)s could not be answered",
+                        {"request_id": choice.job.request_id},
+                    )
                     self._close(choice.job, EngineFailure("the answer could not be sent"))
             if now - polled >= _CANCELLATION_POLL_SECONDS:
                 self._poll_cancellations()
@@ -632,15 +661,40 @@ class TritonPythonModel:
         if job in self._jobs:
             _send_error(job.sender, error)
             self._abort(job)
-            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"))
+            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"), error)
 
-    def _retire(self, job: Job, finish_reason: str) -> None:
+    def _retire(self, job: Job, finish_reason: str, error: Exception | None = None) -> None:
         self._jobs.discard(job)
         job.prompt_inputs = {}  # one that was cancelled early may wait for a BLS thread yet
         if job.cancel_key is not None:
             self._by_cancel_key.pop(job.cancel_key, None)
         self._admitted.pop(job, None)
         self._metrics.count_finished(finish_reason)
+        self._tell(job, finish_reason, error)
+
+    def _tell(self, job: Job, finish_reason: str, error: Exception | None) -> None:
+        """Log and trace a job that has ended."""
+        ended = time.monotonic()
+        fields = {
+            "request_id": job.request_id,
+            "finish_reason": finish_reason,
+            "output_tokens": sum(len(choice.request.token_ids) for choice in job.choices),
+            "duration_ms": round(1000 * (ended - job.received), 1),
+        }
+        if job.trace_context:
+            fields["trace_id"] = job.trace_context.split("-")[1]
+        logger.debug(" ".join(["ended", *(f"{name}=%({name})s" for name in fields)]), fields)
+        if self._tracer is not None and job.trace_context:
+            try:
+                self._tracer.send(
+                    job.trace_context,
+                    job.request_id,
+                    (job.received, job.taken, ended),
+                    [choice.request for choice in job.choices],
+                    finish_reason if error is None else error,
+                )
+            except Exception:  # a trace less is no reason to end the thread that answers
+                logger.exception("request %(request_id)s could not be traced", fields)
 
     # ---- metrics thread ----
 
@@ -654,6 +708,25 @@ class TritonPythonModel:
                 logger.exception("metrics could not be published")
 
 
+def _configure_logging(config: EngineConfig) -> None:
+    handler = logging.StreamHandler()
+    if config.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for name in ("generation", "glm_engine"):  # libraries have too much to say when debugged
+        logging.getLogger(name).setLevel(config.log_level.upper())
+
+
+def _create_tracer() -> "RequestTracer | None":
+    if not otel.is_on():
+        return None
+    from glm_engine.tracing import RequestTracer
+
+    return RequestTracer()
+
+
 # Upper bounds in seconds: of whole requests and their parts, and of what happens once a token.
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 _TOKEN_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5]
@@ -661,6 +734,7 @@ _TOKEN_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075
 # Name of the metric without glm_, what it is, and where EngineStats has it.
 _GAUGES = {
     "requests_running": ("Requests that the engine runs", "running"),
+    "image_cache_bytes": ("Embeddings of pictures that are kept", "image_cache_bytes"),
     "kv_cache_blocks": ("Blocks of the KV cache", "kv_blocks"),
     "kv_cache_blocks_used": ("Blocks of the KV cache that requests hold", "kv_blocks_used"),
 }
@@ -682,6 +756,7 @@ _HISTOGRAMS = {
     "queue_seconds": ("From the engine's queue to the first part of the prompt", _SECONDS),
     "vision_seconds": ("Vision encoder, per step that had images", _SECONDS),
     "prefill_seconds": ("From the first part of the prompt to the first token", _SECONDS),
+    "decode_seconds": ("From the first token to the last", _SECONDS),
     "time_to_first_token_seconds": ("From stage 2's door to the first token", _SECONDS),
     "time_per_output_token_seconds": ("Per request, after the first token", _TOKEN_SECONDS),
     "request_seconds": ("From stage 2's door to the last token", _SECONDS),
@@ -711,6 +786,11 @@ class _Metrics:
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels={})
+        # Counters that were 0 tell nothing of a new start.
+        self._started = self._family(
+            "start_time_seconds", "Unix time of stage 2's start", gauge
+        ).Metric(labels={})
+        self._started.set(time.time())
         self._counters = {
             attribute: self._family(f"{name}_total", description, counter).Metric(labels={})
             for name, (description, attribute) in _COUNTERS.items()
@@ -752,6 +832,7 @@ class _Metrics:
         for times in _taken(stats.times):
             self._histograms["queue_seconds"].observe(times.queue)
             self._histograms["prefill_seconds"].observe(times.prefill)
+            self._histograms["decode_seconds"].observe(times.decode)
             self._histograms["time_to_first_token_seconds"].observe(times.ttft)
             self._histograms["request_seconds"].observe(times.end_to_end)
             if times.tpot is not None:
@@ -825,6 +906,16 @@ def _flag(triton_request: Any, name: str, *, default: bool) -> bool:
     return default if value is None else bool(value)
 
 
+def _trace_context(triton_request: Any) -> str:
+    """W3C traceparent; empty where there is none."""
+    given = _text(triton_request, "trace_context") or ""
+    if given and not _TRACEPARENT.fullmatch(given):
+        raise InvalidRequest(
+            "trace_context", "is not a W3C traceparent such as 00-<32 hex>-<16 hex>-01"
+        )
+    return given
+
+
 def _text(triton_request: Any, name: str) -> str | None:
     value = _value(triton_request, name)
     try:
@@ -860,7 +951,7 @@ def _send_error(sender: Any, error: Exception) -> None:
         response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
         sender.send(response, flags=final)
     except Exception:  # as when shared memory is full
-        logger.exception("an error could not be sent: %s", message)
+        logger.exception("an error could not be sent")
         with contextlib.suppress(Exception):
             sender.send(flags=final)
 

@@ -1,5 +1,6 @@
 """Triton adapter of stage 1: tensors in and out, errors to Triton's codes."""
 
+import traceback
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,12 @@ class TritonPythonModel:
         except InvalidInput as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
-            pb_utils.Logger.log_error(f"preprocessing failed: {error!r}")
+            # Not its message, of which the prompt may be a part.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            pb_utils.Logger.log_error(
+                f"preprocessing failed request_id={request.request_id()}: "
+                f"{type(error).__name__} at {place.filename}:{place.lineno}"
+            )
             return _error("preprocessing failed", pb_utils.TritonError.INTERNAL)
 
 

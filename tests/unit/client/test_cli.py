@@ -48,13 +48,42 @@ def test_the_thought_goes_to_stderr_on_demand(
     triton: FakeTriton, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--show-thinking", "Why?"]) == 0
-    assert capsys.readouterr() == ("A red circle.\n", "hm")
+    assert capsys.readouterr() == ("A red circle.\n", "hm\n")
 
 
-def test_a_server_error_is_one_line(triton: FakeTriton, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_one_line_and_wrong_usage(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
     triton.script = [rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "image[0]: not\nan image")]
-    assert main(["Why?"]) == 1
+    assert main(["Why?"]) == 2
     assert capsys.readouterr() == ("", "error: image[0]: not an image\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "told"),
+    [
+        (
+            "UNAVAILABLE",
+            "queue full: 9 wait; retry in 2 s",
+            "the server is full, try again later (",
+        ),
+        ("UNAVAILABLE", "no connection", "the server at 127.0.0.1:8001 is still loading (preproc"),
+        ("INTERNAL", "a fault", "a fault\n"),
+    ],
+)
+def test_a_failure_says_what_to_do(
+    triton: FakeTriton, capsys: pytest.CaptureFixture[str], status: str, message: str, told: str
+) -> None:
+    triton.script = [rpc_error(grpc.StatusCode[status], message)]
+    assert main(["Why?"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_a_server_that_is_not_there(triton: FakeTriton, capsys: pytest.CaptureFixture[str]) -> None:
+    triton.reachable = False
+    triton.script = [rpc_error(grpc.StatusCode.UNAVAILABLE, "connection refused")]
+    assert main(["Why?"]) == 1
+    assert "no Triton answers over gRPC at 127.0.0.1:8001" in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_wrong_usage(
@@ -65,11 +94,33 @@ def test_a_missing_picture_is_wrong_usage(
     assert not triton.streams
 
 
-@pytest.mark.parametrize("arguments", [[], ["--max-tokens", "x", "Why?"]])
-def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+BAD = [
+    (["--max-tokens", "x"], "--max-tokens: invalid int value: 'x'"),
+    (["--temperature", "nan"], "--temperature: 'nan' has to be a finite number"),
+    (["--timeout", "0"], "--timeout: '0' has to be more than 0"),
+    (["--url", "http://127.0.0.1:8001"], "--url: 'http://127.0.0.1:8001' has to be host:port"),
+    (["--url", "127.0.0.1"], "--url: '127.0.0.1' has to be host:port"),
+    (["--url", "127.0.0.1:99999"], "--url: '127.0.0.1:99999' has to be host:port"),
+    (["--system", "\udcff"], "--system: is not valid UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), [*BAD, (["--bogus"], "arguments: --bogus")])
+@pytest.mark.parametrize("command", [["Why?"], ["chat", "-p", "Why?"]])
+def test_wrong_usage(
+    command: list[str], arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main([*command, *arguments])
     assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_question_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "QUESTION" in capsys.readouterr().err
 
 
 def test_a_picture_without_a_question(picture: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ def test_a_conversation() -> None:
         sampling_parameters={"max_tokens": 5},
         request_id="r-1",
         tenant="alice",
+        trace_context="00-1",
     )
     call = build_call(request, stream=True, cancel_key=b"key")
     values = inputs(call)
@@ -49,6 +50,7 @@ def test_a_conversation() -> None:
     assert values["stream"].tolist() == [True]
     assert values["cancel_key"].tolist() == [b"key"]
     assert values["tenant"].tolist() == [b"alice"]
+    assert values["trace_context"].tolist() == [b"00-1"]
     assert (call["model_name"], call["request_id"]) == ("generation", "r-1")
 
 
@@ -56,9 +58,8 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
     values = inputs(build_call(GenerationRequest(text_input="hi"), stream=False, cancel_key=b"key"))
     assert values["text_input"].tolist() == [b"hi"]
     assert values["stream"].tolist() == [False]
-    assert not {"messages", "image", "video", "tools", "chat_template_kwargs", "tenant"} & set(
-        values
-    )
+    absent = {"messages", "image", "video", "tools", "chat_template_kwargs", "tenant"}
+    assert not (absent | {"trace_context"}) & set(values)
 
 
 @pytest.mark.parametrize(

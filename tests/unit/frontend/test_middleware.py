@@ -51,7 +51,7 @@ def test_the_access_log_has_the_id(client: TestClient, caplog: pytest.LogCapture
     (line,) = [record.getMessage() for record in caplog.records]
     assert re.fullmatch(
         r"request method=GET path=/v1/models%0Aforged status=404 duration_ms=[\d.]+ "
-        r"client=testclient key=- request_id=job-1",
+        r"client=testclient key=- request_id=job-1 code=not_found",
         line,
     )
 

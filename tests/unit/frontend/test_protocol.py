@@ -25,10 +25,15 @@ REQUEST = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n"
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
+    app = create_app(Settings(), FakeBackend())
     config = uvicorn.Config(
-        create_app(Settings(), FakeBackend()),
+        app,
         port=0,
-        http=bounded_protocol(max_connections=CONNECTIONS, header_timeout=TIMEOUT),
+        http=bounded_protocol(
+            max_connections=CONNECTIONS,
+            header_timeout=TIMEOUT,
+            on_refused=lambda code: app.state.services.metrics.count_error(code),
+        ),
         timeout_keep_alive=KEEP_ALIVE,
         log_config=None,
     )
@@ -90,6 +95,8 @@ def test_what_is_no_http_is_refused_in_the_shape_of_all_errors(port: int) -> Non
     error = error_of(received)
     assert (error["code"], error["type"]) == ("bad_request", "invalid_request_error")
     assert error["request_id"].encode() in received.partition(b"\r\n\r\n")[0]
+    metrics, _ = exchange(port, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert b'glm_frontend_errors_total{code="bad_request"} 1.0' in metrics
 
 
 def test_connections_are_bounded(port: int) -> None:

@@ -7,6 +7,8 @@ from typing import Self
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+LOG_LEVELS = ("info", "debug", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class EngineConfig:
         gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs; without them it
             uses PyTorch's operations, slowly (``GLM_GPU_KERNELS``).
         cpu_threads: threads of one operation on a CPU; 0 for torch's default (``GLM_CPU_THREADS``).
+        log_level: of the least severe records that are logged (``GLM_LOG_LEVEL``).
+        log_format: whether a line of the log is text or a JSON object (``GLM_LOG_FORMAT``).
     """
 
     model: str
@@ -62,6 +66,8 @@ class EngineConfig:
     prefix_caching: bool = True
     gpu_kernels: bool = True
     cpu_threads: int = 1
+    log_level: str = "info"
+    log_format: str = "text"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -98,11 +104,13 @@ class EngineConfig:
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=1, minimum=0),
+            log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
+            log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )
 
 
 def _choice(env: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str:
-    value = env.get(key, "").strip() or choices[0]
+    value = env.get(key, "").strip().lower() or choices[0]
     if value not in choices:
         raise ValueError(f"{key}={value!r} is not one of {', '.join(choices)}")
     return value

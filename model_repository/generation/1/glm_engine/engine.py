@@ -51,6 +51,7 @@ class RequestTimes:
         queue: from the engine's queue to the first part of its prompt.
         prefill: from there to the first token.
         ttft: time to first token, from when stage 2 got the request.
+        decode: from the first token to the last.
         tpot: time per output token after the first; None where there was only one.
         end_to_end: from when stage 2 got the request.
     """
@@ -58,6 +59,7 @@ class RequestTimes:
     queue: float
     prefill: float
     ttft: float
+    decode: float
     tpot: float | None
     end_to_end: float
 
@@ -71,6 +73,7 @@ class EngineStats:
         prompt_tokens: of requests that were started, those found in the cache included.
         cached_tokens: of these, those found in the cache.
         kv_blocks_used, kv_blocks: now, and in all.
+        image_cache_bytes: of the embeddings that are kept.
         image_cache_hits, images_encoded: pictures whose embeddings were there, and were not.
         vision_seconds, times, cancellation_steps: one entry for each step that encoded pictures,
             each answered request, each request cancelled while the engine had it (steps begun
@@ -88,6 +91,7 @@ class EngineStats:
     waiting: int = 0
     kv_blocks_used: int = 0
     kv_blocks: int = 0
+    image_cache_bytes: int = 0
     image_cache_hits: int = 0
     images_encoded: int = 0
     vision_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
@@ -303,7 +307,8 @@ class Engine:
             try:
                 return self._attempt(step)
             except Exception as error:
-                logger.exception("a step of %d requests failed; each is tried alone", len(step))
+                ids = " ".join(part.request.request_id for part in step)
+                logger.exception("a step failed; its requests are tried alone: %s", ids)
                 if _is_out_of_memory(error):
                     torch.cuda.empty_cache()
         sampled: list[tuple[Scheduled, Sampled]] = []
@@ -313,11 +318,15 @@ class Engine:
 
     def _attempt(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
         began = time.monotonic()
-        encoded, found = self._runner.encode_images(step)
-        self.stats.images_encoded += encoded
-        self.stats.image_cache_hits += found
-        if encoded:
-            self.stats.vision_seconds.append(time.monotonic() - began)
+        images = self._runner.encode_images(step)
+        self.stats.images_encoded += images.num_encoded
+        self.stats.image_cache_hits += images.num_found
+        if images.num_encoded:
+            ended = time.monotonic()
+            self.stats.vision_seconds.append(ended - began)
+            for request in images.requests:
+                request.timeline.vision_began = request.timeline.vision_began or began
+                request.timeline.vision_ended = ended
         sampled = self._runner.run(step)
         self._scheduler.computed(step)
         return sampled
@@ -329,7 +338,7 @@ class Engine:
         except GenerationError as error:
             self._fail(request, error)
         except Exception as error:
-            logger.exception("request %s failed", request.request_id)
+            logger.exception("request %(request_id)s failed", {"request_id": request.request_id})
             if _is_out_of_memory(error):
                 self._fail(request, OutOfMemory())
             else:
@@ -398,6 +407,7 @@ class Engine:
     def _end(self, output: Output) -> None:
         """Free what a request holds and send its final output."""
         request = output.request
+        request.timeline.finished = time.monotonic()
         self._scheduler.remove(request)
         self._detokenizers.pop(request, None)
         request.encoded.clear()
@@ -405,7 +415,7 @@ class Engine:
         if request.cancelled:
             self.stats.cancellation_steps.append(self.stats.steps - request.cancelled_at_step)
         if output.error is None:
-            self.stats.times.append(_times(request, time.monotonic()))
+            self.stats.times.append(_times(request))
         self._outputs.append(output)
 
     def _flush(self) -> None:
@@ -413,6 +423,7 @@ class Engine:
         stats, scheduler = self.stats, self._scheduler
         stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
         stats.preemptions = scheduler.num_preemptions
+        stats.image_cache_bytes = self._runner.images.num_bytes
         stats.kv_blocks_used = self._blocks.num_blocks - self._blocks.num_free
         if self._outputs:
             outputs, self._outputs = self._outputs, []
@@ -436,13 +447,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _times(request: Request, now: float) -> RequestTimes:
+def _times(request: Request) -> RequestTimes:
     timeline, num_tokens = request.timeline, len(request.token_ids)
-    decoding = now - timeline.first_token
+    decode = timeline.finished - timeline.first_token
     return RequestTimes(
         queue=timeline.scheduled - timeline.queued,
         prefill=timeline.first_token - timeline.scheduled,
         ttft=timeline.first_token - timeline.received,
-        tpot=decoding / (num_tokens - 1) if num_tokens > 1 else None,
-        end_to_end=now - timeline.received,
+        decode=decode,
+        tpot=decode / (num_tokens - 1) if num_tokens > 1 else None,
+        end_to_end=timeline.finished - timeline.received,
     )

@@ -1,7 +1,8 @@
 """The model's weights, its KV cache and its steps. Only the engine thread calls it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,21 @@ _CPU_KV_CACHE_MEMORY = 512 * 2**20
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 512, 4096
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """What encoding the images of a step took.
+
+    Attributes:
+        num_encoded: images.
+        num_found: images that were there, encoded for another request.
+        requests: that waited for one to be encoded.
+    """
+
+    num_encoded: int = 0
+    num_found: int = 0
+    requests: Set[Request] = frozenset()
 
 
 class ModelRunner:
@@ -206,12 +222,8 @@ class ModelRunner:
         self._forward(Batch.of(step, cache.block_size), cache)
 
     @torch.inference_mode()
-    def encode_images(self, step: Sequence[Scheduled]) -> tuple[int, int]:
-        """Encode the images that this step's tokens need, all in one pass.
-
-        Returns:
-            How many were encoded, and how many were there, encoded for another request.
-        """
+    def encode_images(self, step: Sequence[Scheduled]) -> EncodedImages:
+        """Encode the images that this step's tokens need, all in one pass."""
         wanted: dict[bytes, PromptImage] = {}
         takers: list[tuple[Scheduled, PromptImage]] = []
         for part in step:
@@ -220,17 +232,22 @@ class ModelRunner:
                     takers.append((part, image))
                     wanted.setdefault(image.content_hash, image)
         if not takers:
-            return 0, 0
+            return EncodedImages()
         found = {key: known for key in wanted if (known := self.images.get(key))}
-        new = [image for key, image in wanted.items() if key not in found]
+        new = {key: image for key, image in wanted.items() if key not in found}
         if new:
-            encoded = self._encode([_patches(image) for image in new], [i.grid for i in new])
-            for image, embeddings in zip(new, encoded, strict=True):
+            images = list(new.values())
+            encoded = self._encode([_patches(i) for i in images], [i.grid for i in images])
+            for image, embeddings in zip(images, encoded, strict=True):
                 found[image.content_hash] = KnownImage(image.grid, embeddings)
                 self.images.add(image.content_hash, found[image.content_hash])
         for part, image in takers:
             part.request.encoded[image] = found[image.content_hash].embeddings
-        return len(new), len(takers) - len(new)
+        return EncodedImages(
+            num_encoded=len(new),
+            num_found=len(takers) - len(new),
+            requests={part.request for part, image in takers if image.content_hash in new},
+        )
 
     @torch.inference_mode()
     def run(self, step: Sequence[Scheduled]) -> list[tuple[Scheduled, Sampled]]:

@@ -426,13 +426,18 @@ class Timeline:
         received: by stage 2.
         queued: by the engine, after preprocessing.
         scheduled: first part of the prompt run.
+        vision_began, vision_ended: first step that encoded pictures of it, and last.
         first_token: chosen.
+        finished: last token chosen, or given up.
     """
 
     received: float = 0.0
     queued: float = 0.0
     scheduled: float = 0.0
+    vision_began: float = 0.0
+    vision_ended: float = 0.0
     first_token: float = 0.0
+    finished: float = 0.0
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,201 @@
+"""What the two command lines, ``cli`` and ``chat``, have in common: options, output, exit codes."""
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any
+
+from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL
+from glm_client.errors import GLMError, InvalidRequestError, OverloadedError, UnavailableError
+from glm_client.sync import Client
+from glm_client.thinking import ThinkingSplitter, ThinkingText
+from glm_client.types import GenerationDelta
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+URL_VARIABLE = "GLM_TRITON_URL"
+EXIT_CODES = (
+    "exit codes: 0 answered; 1 the server failed, is full or cannot be reached;\n"
+    "2 wrong usage, or a request that the server refuses; 130 stopped by Ctrl-C"
+)
+
+_DIM, _NORMAL = "\033[2m", "\033[0m"
+
+
+def program() -> str:
+    """How this program was called, for its help."""
+    return "python -m client" if sys.argv[0].endswith("__main__.py") else "glm-client"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which server to ask, and how."""
+    parser.add_argument(
+        "--url",
+        type=_host_and_port,
+        default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
+        metavar="HOST:PORT",
+        help=f"Triton's gRPC endpoint; by default ${URL_VARIABLE}, or else {DEFAULT_URL}",
+    )
+    parser.add_argument("--system", type=text, metavar="TEXT", help="system message")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to write (512)")
+    parser.add_argument(
+        "--temperature", type=_number, metavar="T", help="0 to 2; the checkpoint's own by default"
+    )
+    parser.add_argument(
+        "--top-p", type=_number, metavar="P", help="above 0, to 1; the checkpoint's own by default"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="limit for one whole answer (%(default)g)",
+    )
+
+
+def sampling_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given, by their names on the wire."""
+    names = ("max_tokens", "temperature", "top_p")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def text(argument: str) -> str:
+    """An argument that can be sent.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not UTF-8.
+    """
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("is not valid UTF-8") from None
+    return argument
+
+
+def _host_and_port(argument: str) -> str:
+    port = re.search(r"[^/]:(\d{1,5})$", argument)
+    if argument.startswith(("http://", "https://")) or not port or not 0 < int(port[1]) < 65536:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r} has to be host:port of Triton's gRPC, such as {DEFAULT_URL}"
+        )
+    return argument
+
+
+def _number(argument: str) -> float:
+    value = float(argument)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{argument!r} has to be a finite number")
+    return value
+
+
+def _seconds(argument: str) -> float:
+    value = _number(argument)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{argument!r} has to be more than 0")
+    return value
+
+
+class AnswerPrinter:
+    """Prints an answer while it comes: to standard output, and its thought to standard error.
+
+    Attributes:
+        content: the answer so far, without its thought.
+        num_tokens: tokens so far, those of the thought included.
+    """
+
+    def __init__(self, *, show_thinking: bool) -> None:
+        self.content = ""
+        self.num_tokens = 0
+        self._show_thinking = show_thinking
+        self._splitter = ThinkingSplitter()
+        self._thinks = False
+        self._cut = False
+        self._start = self._first = self._last = time.monotonic()
+
+    def feed(self, delta: GenerationDelta) -> None:
+        """The next piece."""
+        self._last = time.monotonic()
+        if not self.num_tokens:
+            self._first = self._last
+        self.num_tokens += delta.num_output_tokens
+        self._cut = delta.finish_reason == "length"
+        self._print(self._splitter.feed(delta.text))
+
+    def finish(self) -> None:
+        """The end, also of an answer that was stopped: call it once."""
+        self._print(self._splitter.finish())
+        if self._thinks:
+            self._end_thought()
+        print(flush=True)
+
+    def speed(self) -> str:
+        """Tokens, time to the first of them (TTFT), tokens per second of the whole time."""
+        words = [f"{self.num_tokens} token{'s' * (self.num_tokens != 1)}"]
+        if self.num_tokens:
+            words.append(f"TTFT {(self._first - self._start) * 1000:.0f} ms")
+            words.append(f"{self.num_tokens / (self._last - self._start):.0f} tokens/s")
+        if self._cut:
+            words.append("cut off by max_tokens")
+        return ", ".join(words)
+
+    def _print(self, piece: ThinkingText) -> None:
+        if piece.reasoning and self._show_thinking:
+            self._thinks = True
+            print(dim(piece.reasoning), end="", file=sys.stderr, flush=True)
+        if piece.content:
+            if self._thinks:
+                self._end_thought()
+            self.content += piece.content
+            print(piece.content, end="", flush=True)
+
+    def _end_thought(self) -> None:
+        self._thinks = False
+        print(file=sys.stderr, flush=True)
+
+
+def dim(words: str) -> str:
+    """For standard error: dimmed where that is a terminal."""
+    return f"{_DIM}{words}{_NORMAL}" if sys.stderr.isatty() else words
+
+
+def explain(error: GLMError, client: Client, url: str) -> str:
+    """What went wrong, and what to do, in one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, OverloadedError):
+        return f"the server is full, try again later ({message})"
+    if isinstance(error, UnavailableError):
+        return why_not_ready(client, url) or message
+    return message
+
+
+def why_not_ready(client: Client, url: str) -> str:
+    """Why the server cannot answer now; empty if it can."""
+    if not client.server_live():
+        return (
+            f"no Triton answers over gRPC at {url}: it is not running (make serve), or is still"
+            f" loading, or is elsewhere (--url, {URL_VARIABLE})"
+        )
+    loading = [name for name, ready in client.models_ready().items() if not ready]
+    return f"the server at {url} is still loading ({', '.join(loading)})" if loading else ""
+
+
+def exit_code(error: GLMError) -> int:
+    """Of a command whose one request ended in this."""
+    return EXIT_USAGE if isinstance(error, InvalidRequestError) else EXIT_ERROR
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error in one line; returns ``code``."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def close_stdout() -> None:
+    """After a BrokenPipeError, as in ``... | head -1``: the interpreter's last flush is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
