@@ -56,7 +56,9 @@ lint: ## Check style, formatting, types, dangerous code and known vulnerabilitie
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive \
-		launcher client frontend model_repository demo_model benchmarks
+		launcher client frontend model_repository demo_model benchmarks deploy
+	$(BIN)/hadolint Dockerfile.triton
+	$(BIN)/shellcheck .ci/run $$(git ls-files '*.sh')
 	@$(MAKE) --no-print-directory types
 	@$(BIN)/python -m benchmarks.audit
 

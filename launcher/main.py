@@ -152,10 +152,13 @@ class _Server:
     async def _serve(self) -> None:
         watching_regions = asyncio.create_task(self._watch_regions())
         try:
-            self._status.tell(PARTS, "loading", "The model is being loaded.")
-            await self._start_frontend()
-            parts = [self._run_triton(), self._keep("frontend", self._start_frontend)]
-            if self._settings.web:
+            if self._settings.frontend:
+                self._status.tell(PARTS, "loading", "The model is being loaded.")
+                await self._start_frontend()
+            parts = [self._run_triton()]
+            if self._settings.frontend:
+                parts.append(self._keep("frontend", self._start_frontend))
+            if self._settings.frontend and self._settings.web:
                 parts.append(self._run_web())
             await _first(*parts)
         finally:
@@ -168,13 +171,8 @@ class _Server:
             async with asyncio.timeout(self._settings.start_timeout):
                 await self._start_triton()
                 self._status.clear()
-                # The frontend may still wait a moment before it dials Triton again.
-                await self._answers(
-                    self._children["triton"],
-                    f"{self._settings.base_url}/v1/health",
-                    lambda: "a first answer",
-                )
-                await self._show_first_picture()
+                if self._settings.frontend:
+                    await self._show_first_picture()
         except TimeoutError:
             raise LaunchError(
                 f"not ready in {self._settings.start_timeout:g} s ({variable('start_timeout')})"
@@ -341,6 +339,10 @@ class _Server:
 
     async def _show_first_picture(self) -> None:
         settings = self._settings
+        # The frontend may still wait a moment before it dials Triton again.
+        await self._answers(
+            self._children["triton"], f"{settings.base_url}/v1/health", lambda: "a first answer"
+        )
         headers = {}
         if settings.keys:
             headers["Authorization"] = f"Bearer {settings.keys[0].secret.get_secret_value()}"
@@ -352,18 +354,23 @@ class _Server:
 
     def _show_urls(self) -> None:
         settings = self._settings
-        self._log.info(
-            "\n%s  API      %s/v1   documentation: %s/docs\n  health   %s/v1/health\n"
-            "  gRPC     %s\n  metrics  %s/metrics and %s/metrics\n\nTry:\n\n%s\n",
-            f"  web page {settings.web_url}\n" if settings.web else "",
-            *(settings.base_url,) * 3,
-            settings.triton_grpc_url,
-            settings.base_url,
-            settings.triton_metrics_url,
-            first_picture.curl_command(
-                settings.base_url, settings.served_model_name, with_key=bool(settings.keys)
-            ),
+        page = f"  web page {settings.web_url}\n" if settings.web else ""
+        api = (
+            f"  API      {settings.base_url}/v1   documentation: {settings.base_url}/docs\n"
+            f"  health   {settings.base_url}/v1/health\n"
         )
+        triton = (
+            f"  gRPC     {settings.triton_grpc_url}\n"
+            f"  metrics  {settings.triton_metrics_url}/metrics"
+        )
+        if not settings.frontend:
+            self._log.info("\n%s\n", triton)
+            return
+        example = first_picture.curl_command(
+            settings.base_url, settings.served_model_name, with_key=bool(settings.keys)
+        )
+        triton += f" and {settings.base_url}/metrics"
+        self._log.info("\n%s%s%s\n\nTry:\n\n%s\n", page, api, triton, example)
 
     # ---- all ----
 

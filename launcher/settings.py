@@ -37,6 +37,8 @@ class Settings(glm_web.settings.Settings):
 
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the frontend listens on."""
+    frontend: bool = True
+    """Whether there is a frontend here, and a web page; false: Triton alone, watched."""
     web: bool = True
     """Whether there is a web page."""
     web_port: int = Field(default=7860, ge=1, le=65535)
@@ -98,7 +100,8 @@ class Settings(glm_web.settings.Settings):
     @property
     def ports(self) -> list[str]:
         """The settings of the ports that are used."""
-        return [name for name in PORTS if self.web or name != "web_port"]
+        unused = {"port": not self.frontend, "web_port": not (self.frontend and self.web)}
+        return [name for name in PORTS if not unused.get(name)]
 
     @property
     def web_url(self) -> str:

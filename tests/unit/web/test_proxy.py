@@ -111,7 +111,7 @@ def breaking_frontend(answer: bytes) -> Iterator[str]:
                 connection.recv(65536)
                 connection.sendall(answer)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.join()
