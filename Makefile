@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features chaos fuzz soak overload gpu-check profile notebook clean
+	bench-structured compare-features chaos fuzz load load-ui soak overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -100,6 +100,16 @@ compare-features: ## The same requests to this server and to vLLM, which it inst
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.structured_output
+
+load: ## Ever more users on a server that runs (make serve): throughput, TTFT, TPOT, goodput
+	@$(call install,load)
+	@$(BIN)/python -m locust --config benchmarks/loadtest/locust.conf --headless --only-summary \
+		--html build/load/report.html --csv build/load/load $(ARGS)
+
+load-ui: ## The same by hand, on Locust's page: http://127.0.0.1:8089
+	@$(call install,load)
+	@$(BIN)/python -m locust --config benchmarks/loadtest/locust.conf --web-host 127.0.0.1 \
+		--class-picker $(ARGS)
 
 soak: ## Half an hour of a mixed load: is every request accounted for, is the memory flat?
 	@$(call install,bench)

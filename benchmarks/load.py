@@ -23,10 +23,15 @@ QUESTION = "What is in the picture? Answer in one short sentence."
 SIDE = 224
 
 
-def picture(seed: int) -> str:
-    """A PNG of waves in a data URI, ``SIDE`` pixels square, about 80 KiB; no two seeds alike."""
+def picture(seed: int, side: int = SIDE) -> str:
+    """:func:`picture_file` in a data URI."""
+    return "data:image/png;base64," + base64.b64encode(picture_file(seed, side)).decode()
+
+
+def picture_file(seed: int, side: int) -> bytes:
+    """A PNG of waves, ``side`` pixels square, 80 KiB with 224; no two seeds alike."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     waves = [
         np.sin(random.uniform(6, 38) * x + random.uniform(6, 38) * y + random.uniform(0, 6.28))
         for _ in range(3)
@@ -34,7 +39,7 @@ def picture(seed: int) -> str:
     pixels = (127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 @dataclass
@@ -52,14 +57,18 @@ class Server:
     keep_alive: bool = True
 
     def body(self, uri: str, max_tokens: int) -> bytes:
-        """One request."""
+        """One request with one picture."""
         parts = [
             {"type": "image_url", "image_url": {"url": uri}},
             {"type": "text", "text": QUESTION},
         ]
+        return self.chat([{"role": "user", "content": parts}], max_tokens)
+
+    def chat(self, messages: list[dict[str, Any]], max_tokens: int) -> bytes:
+        """One request for exactly so many tokens, streamed."""
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": "user", "content": parts}],
+            "messages": messages,
             "max_tokens": max_tokens,
             "temperature": 0,
             "ignore_eos": True,

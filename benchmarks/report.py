@@ -2,32 +2,36 @@
 
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_MARKERS = 20
+MOST_COLUMNS = 3
 
 
 def hardware() -> str:
-    """Cores, processor, memory, GPU, and the versions that matter."""
+    """Cores, processor, memory, GPU, and the versions that matter; no GPU where torch is not."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in info if "model name" in line), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    machine = f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB"
+    python = f"Python {platform.python_version()}"
+    if not find_spec("torch"):  # where only a load is made
+        return f"{machine}; {python}"
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB, {gpu}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    return f"{machine}, {gpu}; {python}, torch {torch.__version__}"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot; a series is drawn bold if its name begins with ``ours``.
+    """One plot; a series is drawn bold if its name begins with ``ours``, and the others dashed.
 
     Attributes:
         over: what the plot is over. A concurrency is drawn in powers of two.
@@ -69,14 +73,20 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
 
     # The same numbers make the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "glm", "font.size": 9, "svg.fonttype": "none"})
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    columns = len(panels) if len(panels) <= MOST_COLUMNS else 2
+    rows = -(-len(panels) // columns)
+    size = (5 * columns, 3.6 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    is_comparison = any(name.startswith("ours") for panel in panels for name in panel.series)
+    has_one_legend = len({tuple(panel.series) for panel in panels}) == 1
+    for axis, panel in zip(axes.flat, panels, strict=True):
         for name, points in panel.series.items():
             ours = name.startswith("ours")
             axis.plot(
                 *zip(*points, strict=True), label=name, markersize=4,
                 marker="o" if len(points) <= MOST_MARKERS else "",
-                linewidth=2.6 if ours else 1.2, linestyle="-" if ours else "--",
+                linewidth=2.6 if ours else 1.2,
+                linestyle="-" if ours or not is_comparison else "--",
             )  # fmt: skip
         if panel.over == "concurrency":
             ticks = sorted({x for points in panel.series.values() for x, _ in points})
@@ -92,9 +102,15 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
         axis.set_xlabel(panel.over)
         axis.set_ylabel(panel.unit)
         axis.grid(alpha=0.3)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+        if not has_one_legend:
+            axis.legend(fontsize=8, frameon=False)
+    caption = textwrap.fill(caption, 100 * columns)
+    space = 0.02 / rows * (2 + caption.count("\n"))
+    if has_one_legend:
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="lower center", ncols=3, fontsize=8, frameon=False)
+        space += 0.06 * -(-len(names) // 3)
     figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
-    figure.tight_layout(rect=(0, 0.04 + 0.06 * -(-len(names) // 3), 1, 1))
+    figure.tight_layout(rect=(0, space, 1, 1))
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
