@@ -20,8 +20,7 @@ def main() -> int:
         prog="python -m launcher",
         description="Starts Triton with the model repository, then the frontend, and stops both "
         "on Ctrl-C (a second Ctrl-C kills them).",
-        epilog="Settings, by environment (README.md has those of the frontend and the models):\n"
-        + settings_help(),
+        epilog="Settings, by environment (deploy/README.md has all):\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--verbose", action="store_true", help="show every line that Triton logs")
