@@ -29,7 +29,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from glm_engine import otel
-from glm_engine.admission import QueueLimits, Waiting, check_room, queue_full
+from glm_engine.admission import (
+    Pace,
+    QueueLimits,
+    Waiting,
+    check_room,
+    check_wait,
+    queue_full,
+)
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine, EngineStats
 from glm_engine.errors import (
@@ -152,6 +159,7 @@ class Job:
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
         image_tokens: of its prompt, once that is ready.
         num_open: choices that are not answered to their end.
+        has_begun: whether its first token is there.
     """
 
     request_id: str
@@ -172,6 +180,7 @@ class Job:
     image_tokens: int = 0
     choices: list["Choice"] = field(default_factory=list)
     num_open: int = 0
+    has_begun: bool = False
 
     @property
     def waiting(self) -> Waiting | None:
@@ -258,9 +267,9 @@ class TritonPythonModel:
         self._heartbeat = Heartbeat(args["model_name"])
         self._engine = Engine(config, self._take_outputs, self._heartbeat)
         self._limit = config.max_num_seqs + config.max_queue
-        self._queue_limits = QueueLimits(
-            config.max_queue_bytes, config.max_queue_image_tokens, config.max_queue_seconds
-        )
+        self._queue_limits = QueueLimits(config.max_queue_bytes, config.max_queue_image_tokens)
+        self._max_queue_seconds = config.max_queue_seconds
+        self._pace = Pace()
         self._to_prepare: FairQueue[Job] = FairQueue()
         # From the door to the last response. What else knows of a job comes later or forgets it
         # earlier: the response thread has only those that it has seen.
@@ -382,19 +391,24 @@ class TritonPythonModel:
             raise InvalidRequest("cancel_key", "is that of another request")
         if len(self._admitted) >= self._limit:
             raise queue_full(f"{self._limit} requests run or wait already")
-        self._check_room(job)
+        self._check_queue(job)
         self._admitted[job] = None
         if job.cancel_key is not None:
             self._by_cancel_key[job.cancel_key] = job
         return job
 
-    def _check_room(self, job: Job) -> None:
-        """Raises EngineUnavailable where the job may not wait."""
+    def _check_queue(self, job: Job) -> None:
+        """Raises EngineUnavailable where a new job may not wait."""
+        newcomer = Waiting(job.tenant, job.received, job.num_bytes)
+        waiting, now = self._waiting_beside(job), time.monotonic()
+        if not waiting:
+            self._pace.begin(now)
+        check_wait(newcomer, waiting, self._max_queue_seconds, self._pace.rate(now), now)
+        check_room(newcomer, waiting, self._queue_limits)
+
+    def _waiting_beside(self, job: Job) -> list[Waiting]:
         others = [other.waiting for other in list(self._admitted) if other is not job]
-        waiting = [other for other in others if other is not None]
-        newcomer = job.waiting
-        if newcomer is not None:
-            check_room(newcomer, waiting, self._queue_limits, time.monotonic())
+        return [other for other in others if other is not None]
 
     # ---- BLS threads ----
 
@@ -411,8 +425,9 @@ class TritonPythonModel:
             response = self._call_preprocessing(job, inputs)
             prompt = self._to_prompt(response, job, known)
             job.image_tokens = prompt.num_image_tokens
-            if job.image_tokens:
-                self._check_room(job)
+            newcomer = job.waiting
+            if job.image_tokens and newcomer is not None:
+                check_room(newcomer, self._waiting_beside(job), self._queue_limits)
             tools = _tools(job.prompt_inputs)
             guides = [
                 self._engine.grammars.compile(job.params, tools, prompt)
@@ -559,6 +574,9 @@ class TritonPythonModel:
                         choice: Choice = output.request.context
                         if choice.job not in self._jobs:
                             continue  # given up
+                        if not choice.job.has_begun:
+                            choice.job.has_begun = True
+                            self._pace.note(time.monotonic())
                         choice.unsent.append(output)
                         if choice.job.stream or output.is_final:
                             ready[choice] = None

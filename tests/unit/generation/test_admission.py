@@ -4,16 +4,16 @@ import threading
 
 import pytest
 
-from glm_engine.admission import QueueLimits, Waiting, check_room
+from glm_engine.admission import Pace, QueueLimits, Waiting, check_room, check_wait
 from glm_engine.errors import EngineUnavailable
 from glm_engine.fair_queue import FairQueue
 
-LIMITS = QueueLimits(max_bytes=100, max_image_tokens=50, max_seconds=30)
+LIMITS = QueueLimits(max_bytes=100, max_image_tokens=50)
 
 
 def test_there_is_room() -> None:
     waiting = [Waiting("", 90.0, num_bytes=60, image_tokens=30)]
-    check_room(Waiting("", 100.0, num_bytes=40, image_tokens=20), waiting, LIMITS, 100.0)
+    check_room(Waiting("", 100.0, num_bytes=40, image_tokens=20), waiting, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,54 @@ def test_there_is_room() -> None:
 def test_too_much_waits(newcomer: Waiting, reason: str) -> None:
     waiting = [Waiting("", 90.0, num_bytes=60, image_tokens=30)]
     with pytest.raises(EngineUnavailable) as caught:
-        check_room(newcomer, waiting, LIMITS, 100.0)
-    assert str(caught.value) == f"queue full: {reason}; retry in 5 s"
+        check_room(newcomer, waiting, LIMITS)
+    assert str(caught.value) == f"queue full: {reason}; retry in 1 s"
 
 
 def test_alone_any_request_may_wait() -> None:
-    check_room(Waiting("", 0.0, num_bytes=10_000, image_tokens=10_000), [], LIMITS, 1000.0)
+    check_room(Waiting("", 0.0, num_bytes=10_000, image_tokens=10_000), [], LIMITS)
+    check_wait(Waiting("", 0.0), [], 30, 0.001, 1000.0)
 
 
 def test_a_tenant_whose_requests_wait_too_long_is_refused_and_no_other() -> None:
     waiting = [Waiting("slow", 60.0), Waiting("other", 99.0)]
     with pytest.raises(EngineUnavailable, match=r"waiting for 40 s; retry in 20 s$"):
-        check_room(Waiting("slow", 100.0), waiting, LIMITS, 100.0)
-    check_room(Waiting("other", 100.0), waiting, LIMITS, 100.0)
-    check_room(Waiting("new", 100.0), waiting, LIMITS, 100.0)
+        check_wait(Waiting("slow", 100.0), waiting, 30, None, 100.0)
+    check_wait(Waiting("other", 100.0), waiting, 30, None, 100.0)
+    check_wait(Waiting("new", 100.0), waiting, 30, None, 100.0)
+
+
+def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    waiting = [Waiting("", 90.0)] * 60
+    check_wait(Waiting("", 100.0), waiting, 30, 2.0, 100.0)
+    with pytest.raises(EngineUnavailable, match=r"would wait for 40 s; retry in 20 s$"):
+        check_wait(Waiting("", 100.0), waiting, 30, 1.5, 100.0)
+
+
+def test_an_estimate_needs_a_real_queue() -> None:
+    check_wait(Waiting("", 100.0), [Waiting("", 99.0)] * 60, 30, 0.1, 100.0)
+
+
+def test_a_flood_of_others_counts_by_turns() -> None:
+    """Beside 1,000 of another tenant the third of mine has two of mine and three others before."""
+    waiting = [Waiting("flood", 90.0)] * 1000 + [Waiting("mine", 90.0)] * 2
+    check_wait(Waiting("mine", 100.0), waiting, 30, 5 / 30, 100.0)
+    with pytest.raises(EngineUnavailable, match="would wait"):
+        check_wait(Waiting("mine", 100.0), waiting, 30, 4.9 / 30, 100.0)
+
+
+def test_the_pace_of_a_queue() -> None:
+    pace = Pace()
+    pace.begin(100.0)
+    assert pace.rate(101.0) is None
+    pace.note(101.0)
+    pace.note(102.0)
+    assert pace.rate(104.0) == 2 / 4
+    for second in range(105, 125):
+        pace.note(float(second))
+    assert pace.rate(125.0) == 10 / 10  # of the last ten seconds
+    pace.begin(126.0)
+    assert pace.rate(126.0) is None
 
 
 def test_tenants_are_served_in_turn() -> None:

@@ -1,10 +1,17 @@
 """Whether one more request may wait. Free of torch and Triton."""
 
 import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glm_engine.errors import EngineUnavailable
+
+# Of a queue's rate: long enough for what leaves in bursts, short enough to follow the load.
+_PACE_SECONDS = 10.0
+# The share of the longest wait that somebody must have waited: before, what waits is only on its
+# way through stage 1 or to the next step, and the rate that of the arrivals.
+_REAL_QUEUE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +22,10 @@ class QueueLimits:
         max_bytes: of their images and videos as they were sent.
         max_image_tokens: tokens that stand for their images; an image token is up to 2,352 bytes of
             pixels in memory (four patches).
-        max_seconds: a tenant's requests are refused while its oldest has waited this long.
     """
 
     max_bytes: int
     max_image_tokens: int
-    max_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +43,77 @@ class Waiting:
     image_tokens: int = 0
 
 
-def check_room(
-    newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits, now: float
-) -> None:
-    """Let one more request wait, or not. Alone it always may, however large it is.
+class Pace:
+    """How fast requests leave a queue: over the last seconds, since it was last empty.
 
-    That the oldest has waited for long says more than an estimate could: who comes now will wait
-    about as long. It is a tenant's own oldest, since tenants are served in turn.
+    While nobody has to wait the rate is that of the arrivals and tells nothing, so it begins anew
+    with every queue. One thread calls ``begin`` and ``rate``, any may call ``note``.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._left: deque[float] = deque()
+
+    def begin(self, now: float) -> None:
+        """The queue is empty."""
+        self._began = now
+        self._left.clear()
+
+    def note(self, now: float) -> None:
+        """One request has left the queue: its first token is there."""
+        self._left.append(now)
+
+    def rate(self, now: float) -> float | None:
+        """Requests per second; None where none has left yet."""
+        while self._left and self._left[0] < now - _PACE_SECONDS:
+            self._left.popleft()
+        seconds = min(_PACE_SECONDS, now - self._began)
+        return len(self._left) / seconds if self._left and seconds > 0 else None
+
+
+def check_wait(
+    newcomer: Waiting,
+    waiting: Sequence[Waiting],
+    max_seconds: float,
+    rate: float | None,
+    now: float,
+) -> None:
+    """Let one more request wait, or not, by how long it would.
+
+    A tenant's own requests decide: tenants are served in turn. That the oldest has waited too long
+    is certain, but comes too late where far more arrive than leave: by then the queue is many times
+    as long as it should be. So the newcomer's wait is estimated too, once there is a real queue.
+
+    Args:
+        rate: requests per second that leave the queue; None where that is not known.
+
+    Raises:
+        EngineUnavailable: with when to try again.
+    """
+    counts = Counter(other.tenant for other in waiting)
+    own = counts.pop(newcomer.tenant, 0)
+    if not own:
+        return
+    oldest = now - min(other.since for other in waiting if other.tenant == newcomer.tenant)
+    if oldest > max_seconds:
+        raise queue_full(f"requests have been waiting for {oldest:.0f} s", oldest)
+    if rate is None or oldest < max_seconds * _REAL_QUEUE:
+        return
+    wait = (own + sum(min(count, own + 1) for count in counts.values())) / rate
+    if wait > max_seconds:
+        raise queue_full(f"the request would wait for {wait:.0f} s", wait)
+
+
+def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits) -> None:
+    """Let one more request wait, or not, by what it takes. Alone it always may, however large.
 
     Raises:
         EngineUnavailable: with when to try again.
     """
     if not waiting:
         return
-    own = [other.since for other in waiting if other.tenant == newcomer.tenant]
-    oldest = now - min(own, default=now)
     reason = None
-    if oldest > limits.max_seconds:
-        reason = f"requests have been waiting for {oldest:.0f} s"
-    elif newcomer.num_bytes + sum(other.num_bytes for other in waiting) > limits.max_bytes:
+    if newcomer.num_bytes + sum(other.num_bytes for other in waiting) > limits.max_bytes:
         reason = f"more than {limits.max_bytes} bytes of images would wait"
     elif (
         newcomer.image_tokens + sum(other.image_tokens for other in waiting)
@@ -64,11 +121,10 @@ def check_room(
     ):
         reason = f"more than {limits.max_image_tokens} image tokens would wait"
     if reason is not None:
-        raise queue_full(reason, oldest)
+        raise queue_full(reason)
 
 
-def queue_full(reason: str, oldest: float = 0.0) -> EngineUnavailable:
-    """The error for a request that may not wait; half of what others waited is a good time to
-    come back."""
-    seconds = min(60, max(1, math.ceil(oldest / 2)))
+def queue_full(reason: str, wait: float = 0.0) -> EngineUnavailable:
+    """The error for a request that may not wait; half of the wait is a good time to come back."""
+    seconds = min(60, max(1, math.ceil(wait / 2)))
     return EngineUnavailable(f"queue full: {reason}; retry in {seconds} s")
