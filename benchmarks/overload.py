@@ -2,9 +2,10 @@
 
 First a closed loop of 64 clients measures the rate that the server sustains. Then requests come at
 random moments (Poisson), whatever becomes of those before: at half that rate, at the rate itself,
-and at 2, 5 and 10 times the rate. Each is a streamed chat with a picture and a fixed number of
-tokens. Every request must end in one whole answer, or in a 429 or 503 with Retry-After: none may be
-lost, none be answered twice. Goodput is the whole answers per second in the second half of the
+and at 2, 5 and 10 times the rate. Each is a streamed chat with a picture, whose answer has half to
+one and a half times as many tokens as the average: answers of one length would begin and end all
+together. Every request must end in one whole answer, or in a 429 or 503 with Retry-After: none may
+be lost, none be answered twice. Goodput is the whole answers per second in the second half of the
 arrivals, when what waits is as much as ever will; "in time" are those whose first token came within
 the limit.
 
@@ -117,18 +118,18 @@ class Overload:
     """Loads for one server.
 
     Args:
-        max_tokens: of every answer.
+        tokens: of an answer, on average.
         keys: whether the server knows the keys FLOOD and TRICKLE.
     """
 
-    def __init__(self, stack: Stack, max_tokens: int, *, keys: bool = False, seed: int = 1) -> None:
+    def __init__(self, stack: Stack, tokens: int, *, keys: bool = False, seed: int = 1) -> None:
         self._connections = Connections("127.0.0.1", stack.port)
         self._processes = Processes(stack)
-        self._max_tokens = max_tokens
+        self._tokens = tokens
         self._keys = keys
         self._random = random.Random(seed)
-        server = Server(stack.base_url, MODEL)
-        self._bodies = [server.body(picture(number), max_tokens) for number in range(PICTURES)]
+        self._server = Server(stack.base_url, MODEL)
+        self._pictures = [picture(number) for number in range(PICTURES)]
         self._count = 0
 
     async def sustained(self, seconds: float) -> float:
@@ -189,20 +190,21 @@ class Overload:
         exchange = Exchange()
         outcome = Outcome(key, time.perf_counter() - began)
         level.outcomes.append(outcome)
-        body = self._bodies[self._count % PICTURES]
+        tokens = self._random.randint(self._tokens // 2, self._tokens * 3 // 2)
+        body = self._server.body(self._pictures[self._count % PICTURES], tokens)
         try:
             await self._connections.post(CHAT, body, exchange, headers)
         except (OSError, asyncio.IncompleteReadError):
             return  # lost: there is no response, or not all of it
         outcome.ended = exchange.ended - began
         outcome.ttft = exchange.first - exchange.began
-        outcome.end = self._end(name, exchange)
+        outcome.end = self._end(name, exchange, tokens)
         if found := _ANSWER_ID.search(exchange.body):
             outcome.answer_id = found[1].decode()
         # Two is one too many: an answer has one finish reason, and one end.
         outcome.is_double = exchange.body.count(b'"finish_reason":"') > 1
 
-    def _end(self, name: str, exchange: Exchange) -> str:
+    def _end(self, name: str, exchange: Exchange, wanted: int) -> str:
         if exchange.headers["x-request-id"] != name:
             return f"the response to {exchange.headers['x-request-id']}"
         if exchange.status in (429, 503) and "retry-after" in exchange.headers:
@@ -214,7 +216,7 @@ class Overload:
             return f"a stream that ends in {bytes(tail[-200:])!r}"
         usage = next(line for line in reversed(tail.split(b"\n\n")) if b'"usage":{' in line)
         tokens = json.loads(usage.removeprefix(b"data: "))["usage"]["completion_tokens"]
-        return "answered" if tokens == self._max_tokens else f"an answer of {tokens} tokens"
+        return "answered" if tokens == wanted else f"an answer of {tokens} tokens"
 
     async def _watch(self, began: float, level: Level) -> None:
         while True:
@@ -305,14 +307,15 @@ def write(
         },
         over="arrivals / sustained rate",
     )
-    details = f"{arguments.seconds:g} s a level, {arguments.max_tokens} tokens an answer"
-    if arguments.queue_seconds:
-        details += f", GLM_MAX_QUEUE_SECONDS={arguments.queue_seconds}"
+    details = (
+        f"{arguments.seconds:g} s a level, {arguments.tokens} tokens an answer on average, "
+        f"GLM_MAX_QUEUE_SECONDS={arguments.queue_seconds}"
+    )
     report(page, "Overload", details, __doc__, lines, [goodput, ttft])
 
 
 async def _measure(stack: Stack, arguments: argparse.Namespace) -> tuple[float, list[Level]]:
-    overload = Overload(stack, arguments.max_tokens, keys=arguments.keys)
+    overload = Overload(stack, arguments.tokens, keys=arguments.keys)
     sustained = await overload.sustained(arguments.seconds / 2)
     trickle = TRICKLE_SHARE * sustained if arguments.keys else 0.0
     levels = []
@@ -326,15 +329,16 @@ def main() -> int:
     """Measure and report; 1 when something is lost, comes twice, or fails in another way."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload")
     parser.add_argument("--seconds", type=float, default=40)
-    parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--ttft-limit", type=float, default=2)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--keys", action="store_true", help="a flood and a trickle, by API key")
-    parser.add_argument("--queue-seconds", type=int, help="the server's GLM_MAX_QUEUE_SECONDS")
+    parser.add_argument("--queue-seconds", type=int, default=2, help="GLM_MAX_QUEUE_SECONDS")
+    parser.add_argument("--ttft-limit", type=float, help="default: twice the queue's seconds")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/overload.md")
     arguments = parser.parse_args()
-    settings = {"GLM_API_KEYS": f"{FLOOD},{TRICKLE}"} if arguments.keys else {}
-    if arguments.queue_seconds:
-        settings["GLM_MAX_QUEUE_SECONDS"] = str(arguments.queue_seconds)
+    arguments.ttft_limit = arguments.ttft_limit or 2 * arguments.queue_seconds
+    settings = {"GLM_MAX_QUEUE_SECONDS": str(arguments.queue_seconds)}
+    if arguments.keys:
+        settings["GLM_API_KEYS"] = f"{FLOOD},{TRICKLE}"
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "launcher.log", **settings)
         try:

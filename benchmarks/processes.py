@@ -84,7 +84,7 @@ def _name(command: Sequence[str]) -> str:
     line = " ".join(command)
     if stub := _STUB_OF.search(line):
         return stub[1]
-    known = ("tritonserver", "glm_frontend", "launcher")
+    known = ("tritonserver", "glm_frontend", "glm_web", "launcher")
     return next((name for name in known if f"/{name} " in line or f"-m {name}" in line), command[0])
 
 

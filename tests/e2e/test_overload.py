@@ -8,7 +8,7 @@ from e2e.calls import chat, content, metrics, post, wait_for
 
 
 def test_nothing_is_lost_and_nothing_comes_twice(stack: Stack) -> None:
-    overload = Overload(stack, max_tokens=128)
+    overload = Overload(stack, tokens=128)
     level = asyncio.run(overload.level(flood=250, trickle=0, seconds=3))
     assert level.count("lost") == 0 and level.others == [] and level.doubles == 0
     # A 429 without Retry-After would be among the others.

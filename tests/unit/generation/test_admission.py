@@ -43,20 +43,25 @@ def test_a_tenant_whose_requests_wait_too_long_is_refused_and_no_other() -> None
     check_wait(Waiting("new", 100.0), waiting, 30, None, 100.0)
 
 
+def test_what_is_known_of_the_rate_counts_more_than_what_others_waited() -> None:
+    """A queue that was too long and is not any more: who comes now waits 2 s, the oldest 40."""
+    check_wait(Waiting("", 100.0), [Waiting("", 60.0)] * 20, 30, 10.0, 100.0)
+
+
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    waiting = [Waiting("", 90.0)] * 60
+    waiting = [Waiting("", 80.0)] * 60
     check_wait(Waiting("", 100.0), waiting, 30, 2.0, 100.0)
     with pytest.raises(EngineUnavailable, match=r"would wait for 40 s; retry in 20 s$"):
         check_wait(Waiting("", 100.0), waiting, 30, 1.5, 100.0)
 
 
 def test_an_estimate_needs_a_real_queue() -> None:
-    check_wait(Waiting("", 100.0), [Waiting("", 99.0)] * 60, 30, 0.1, 100.0)
+    check_wait(Waiting("", 100.0), [Waiting("", 90.0)] * 60, 30, 0.1, 100.0)
 
 
 def test_a_flood_of_others_counts_by_turns() -> None:
     """Beside 1,000 of another tenant the third of mine has two of mine and three others before."""
-    waiting = [Waiting("flood", 90.0)] * 1000 + [Waiting("mine", 90.0)] * 2
+    waiting = [Waiting("flood", 80.0)] * 1000 + [Waiting("mine", 80.0)] * 2
     check_wait(Waiting("mine", 100.0), waiting, 30, 5 / 30, 100.0)
     with pytest.raises(EngineUnavailable, match="would wait"):
         check_wait(Waiting("mine", 100.0), waiting, 30, 4.9 / 30, 100.0)

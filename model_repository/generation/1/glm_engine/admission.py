@@ -11,7 +11,7 @@ from glm_engine.errors import EngineUnavailable
 _PACE_SECONDS = 10.0
 # The share of the longest wait that somebody must have waited: before, what waits is only on its
 # way through stage 1 or to the next step, and the rate that of the arrivals.
-_REAL_QUEUE = 0.25
+_REAL_QUEUE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,10 @@ def check_wait(
 ) -> None:
     """Let one more request wait, or not, by how long it would.
 
-    A tenant's own requests decide: tenants are served in turn. That the oldest has waited too long
-    is certain, but comes too late where far more arrive than leave: by then the queue is many times
-    as long as it should be. So the newcomer's wait is estimated too, once there is a real queue.
+    A tenant's own requests decide: tenants are served in turn. Where the rate is known the wait is
+    estimated. That the oldest has waited too long would be certain, but comes too late where far
+    more arrive than leave: by then the queue is many times as long as it should be, and no one is
+    let in until it is empty.
 
     Args:
         rate: requests per second that leave the queue; None where that is not known.
@@ -95,13 +96,13 @@ def check_wait(
     if not own:
         return
     oldest = now - min(other.since for other in waiting if other.tenant == newcomer.tenant)
-    if oldest > max_seconds:
-        raise queue_full(f"requests have been waiting for {oldest:.0f} s", oldest)
-    if rate is None or oldest < max_seconds * _REAL_QUEUE:
-        return
-    wait = (own + sum(min(count, own + 1) for count in counts.values())) / rate
-    if wait > max_seconds:
-        raise queue_full(f"the request would wait for {wait:.0f} s", wait)
+    if rate is None:
+        if oldest > max_seconds:
+            raise queue_full(f"requests have been waiting for {oldest:.0f} s", oldest)
+    elif oldest > max_seconds * _REAL_QUEUE:
+        wait = (own + sum(min(count, own + 1) for count in counts.values())) / rate
+        if wait > max_seconds:
+            raise queue_full(f"the request would wait for {wait:.0f} s", wait)
 
 
 def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits) -> None:
