@@ -18,7 +18,7 @@ from glm_frontend.caller import Caller
 from glm_frontend.errors import APIError, unavailable
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
-from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, parse_rates
+from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, Refusals, parse_rates
 from glm_frontend.metrics import Metrics
 from glm_frontend.settings import Settings
 
@@ -38,6 +38,7 @@ class Services:
     health: HealthProbe
     keys: KeyRing
     limiter: InflightLimiter
+    refusals: Refusals
     rates: RateLimiter
     metrics: Metrics
     started: int
@@ -73,6 +74,7 @@ def build_services(
         health=health,
         keys=KeyRing(settings.keys),
         limiter=limiter,
+        refusals=Refusals(),
         rates=RateLimiter(parse_rates(settings.rate_limit)),
         metrics=metrics,
         started=int(time.time()),
@@ -144,6 +146,7 @@ async def get_permit(
     if services.draining.is_set():
         raise unavailable("The server is about to stop.", code="draining")
     services.limiter.check(caller.tenant)
+    services.refusals.check(caller.tenant)
     key: APIKey | None = request.state.key
     address = request.client.host if request.client else ""
     own = None if key is None or key.rate is None else parse_rates(key.rate)
@@ -159,7 +162,11 @@ async def get_permit(
             headers={"connection": "close"},
         ) from None
     with services.limiter.acquire(caller.tenant) as permit:
-        yield permit
+        try:
+            yield permit
+        except APIError as error:
+            services.refusals.note(caller.tenant, error)
+            raise
 
 
 PermitDep = Annotated[Permit, Depends(get_permit)]

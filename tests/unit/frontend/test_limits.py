@@ -1,6 +1,7 @@
 """Permits: held until the last byte, and a 429 when there is none."""
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from glm_client import OverloadedError
 from glm_frontend.app import create_app
 from glm_frontend.errors import APIError
-from glm_frontend.limits import InflightLimiter, RateLimiter, parse_rates
+from glm_frontend.limits import (
+    REFUSAL_SECONDS,
+    InflightLimiter,
+    RateLimiter,
+    parse_rates,
+)
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import ANSWER, CHAT, FakeBackend, Visitor, chat
 
@@ -100,6 +107,28 @@ def test_there_is_always_room_for_who_has_none(
             limiter.give_back(principal)
             held[principal] -= 1
         assert limiter.inflight == held.total() <= max_inflight
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_full_queue_is_not_asked_again_at_once(stream: bool) -> None:
+    backend = FakeBackend([OverloadedError("queue full", 7)])
+    settings = Settings(api_keys=(SecretStr("a"), SecretStr("b")))
+
+    def ask(key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        response = client.post(CHAT, json=chat(stream=stream), headers=headers)
+        if response.status_code != 200:
+            assert response.headers["retry-after"] == "7"
+            assert response.json()["error"]["code"] == "overloaded"
+        return int(response.status_code)
+
+    with TestClient(create_app(settings, backend)) as client:
+        assert [ask("a"), ask("a")] == [429, 429]
+        assert len(backend.requests) == 1
+        backend.script = ANSWER
+        assert ask("b") == 200  # another's queue
+        time.sleep(REFUSAL_SECONDS)
+        assert ask("a") == 200
 
 
 def _app(**settings: Any) -> TestClient:
