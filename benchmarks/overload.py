@@ -328,7 +328,7 @@ async def _measure(stack: Stack, arguments: argparse.Namespace) -> tuple[float, 
 def main() -> int:
     """Measure and report; 1 when something is lost, comes twice, or fails in another way."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload")
-    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--keys", action="store_true", help="a flood and a trickle, by API key")
     parser.add_argument("--queue-seconds", type=int, default=2, help="GLM_MAX_QUEUE_SECONDS")

@@ -11,12 +11,13 @@ from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from glm_frontend.errors import APIError, overloaded
+from glm_frontend.errors import RETRY_AFTER_SECONDS, APIError, overloaded
 
 # See InflightLimiter.
 SHARE = 4
-# Of Refusals: short beside any wait in a queue.
-REFUSAL_SECONDS = 0.1
+# Of Refusals.
+REFUSAL_SHARE = 0.25
+MAX_REFUSAL_SECONDS = 1.0
 # Clients times limits whose windows are remembered; then counting begins anew.
 MAX_WINDOWS = 100_000
 
@@ -96,9 +97,12 @@ class InflightLimiter:
 
 
 class Refusals:
-    """Remembers for a moment to whom the model server said that its queue is full, and says so
+    """Remembers for a moment to whom the model server said that its queue is too long, and says so
     without asking it again. At ten times the load that it sustains, refusing would else take it a
     quarter of its time.
+
+    The moment is a part of the wait that it told, in which the queue does not run empty. The
+    shortest wait that can be told is no such sign: what is there may be free at once.
 
     Args:
         clock: seconds, monotonic.
@@ -110,8 +114,9 @@ class Refusals:
 
     def note(self, principal: str, error: APIError) -> None:
         """A request of this one has failed."""
-        if error.code == "overloaded":
-            self._held[principal] = (self._clock() + REFUSAL_SECONDS, error)
+        if error.code == "overloaded" and (told := _retry_after(error)) > RETRY_AFTER_SECONDS:
+            seconds = min(MAX_REFUSAL_SECONDS, told * REFUSAL_SHARE)
+            self._held[principal] = (self._clock() + seconds, error)
 
     def check(self, principal: str) -> None:
         """Whether the model server may be asked.
@@ -119,9 +124,12 @@ class Refusals:
         Raises:
             APIError: 429, as it said last.
         """
-        until, error = self._held.get(principal, (0.0, None))
-        if error is not None and self._clock() < until:
-            raise overloaded(error.message, int(error.headers["retry-after"]))
+        if (held := self._held.get(principal)) is not None and self._clock() < held[0]:
+            raise overloaded(held[1].message, _retry_after(held[1]))
+
+
+def _retry_after(error: APIError) -> int:
+    return int(error.headers["retry-after"])
 
 
 def parse_rates(text: str) -> tuple[RateLimitItem, ...]:

@@ -14,11 +14,12 @@ from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
 from glm_frontend.app import create_app
-from glm_frontend.errors import APIError
+from glm_frontend.errors import APIError, overloaded
 from glm_frontend.limits import (
-    REFUSAL_SECONDS,
+    REFUSAL_SHARE,
     InflightLimiter,
     RateLimiter,
+    Refusals,
     parse_rates,
 )
 from glm_frontend.settings import Settings
@@ -110,15 +111,15 @@ def test_there_is_always_room_for_who_has_none(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_full_queue_is_not_asked_again_at_once(stream: bool) -> None:
-    backend = FakeBackend([OverloadedError("queue full", 7)])
+def test_a_long_queue_is_not_asked_again_at_once(stream: bool) -> None:
+    backend = FakeBackend([OverloadedError("queue full", 2)])
     settings = Settings(api_keys=(SecretStr("a"), SecretStr("b")))
 
     def ask(key: str) -> int:
         headers = {"authorization": f"Bearer {key}"}
         response = client.post(CHAT, json=chat(stream=stream), headers=headers)
         if response.status_code != 200:
-            assert response.headers["retry-after"] == "7"
+            assert response.headers["retry-after"] == "2"
             assert response.json()["error"]["code"] == "overloaded"
         return int(response.status_code)
 
@@ -127,8 +128,21 @@ def test_a_full_queue_is_not_asked_again_at_once(stream: bool) -> None:
         assert len(backend.requests) == 1
         backend.script = ANSWER
         assert ask("b") == 200  # another's queue
-        time.sleep(REFUSAL_SECONDS)
+        time.sleep(2 * REFUSAL_SHARE)
         assert ask("a") == 200
+
+
+@pytest.mark.parametrize(("told", "seconds"), [(1, 0.0), (2, 0.5), (60, 1.0)])
+def test_for_how_long_it_is_not_asked(told: int, seconds: float) -> None:
+    now = 100.0
+    refusals = Refusals(clock=lambda: now)
+    refusals.note("a", overloaded("The queue is full.", told))
+    if seconds:
+        now += seconds - 0.01
+        with pytest.raises(APIError, match="The queue is full"):
+            refusals.check("a")
+        now += 0.02
+    refusals.check("a")
 
 
 def _app(**settings: Any) -> TestClient:
