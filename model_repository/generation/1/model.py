@@ -48,6 +48,7 @@ from glm_engine.errors import (
     RequestCancelled,
 )
 from glm_engine.fair_queue import FairQueue
+from glm_engine.heap import trim_heap
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.json_log import JsonFormatter
 from glm_engine.request import (
@@ -79,6 +80,7 @@ _RESPONSE_SECONDS = 0.005
 _RESPONSE_SECONDS_A_STREAM = 0.001
 _MAX_RESPONSE_SECONDS = 0.05
 _METRICS_SECONDS = 0.25
+_TRIM_SECONDS = 30.0
 _DRAIN_SECONDS = 20.0
 
 # The first four are the prompt itself, in the forms that it may have.
@@ -717,7 +719,11 @@ class TritonPythonModel:
     # ---- metrics thread ----
 
     def _publish_metrics(self) -> None:
+        trimmed = time.monotonic()
         while not self._stopped.wait(_METRICS_SECONDS):
+            if time.monotonic() - trimmed >= _TRIM_SECONDS:
+                trim_heap()
+                trimmed = time.monotonic()
             try:
                 self._metrics.publish(
                     self._engine.stats, len(self._jobs), self._preprocessing_seconds
