@@ -13,6 +13,7 @@ Who does what, and on which thread:
 """
 
 import contextlib
+import gc
 import json
 import logging
 import queue
@@ -294,6 +295,9 @@ class TritonPythonModel:
                 ("metrics", self._publish_metrics),
             )
         ]
+        # What is there now stays; the garbage collector need not look at it ever again.
+        gc.collect()
+        gc.freeze()
         self._engine.start()
         for thread in (*self._threads, *self._bls_threads):
             thread.start()
@@ -528,7 +532,10 @@ class TritonPythonModel:
     # ---- engine thread ----
 
     def _take_outputs(self, outputs: Sequence[Output]) -> None:
-        urgent = any(output.is_final or output.request.context.is_new for output in outputs)
+        urgent = any(
+            output.is_final or ((choice := output.request.context) is not None and choice.is_new)
+            for output in outputs
+        )
         self._outbox.put(outputs, urgent=urgent)
 
     # ---- response thread ----
@@ -573,8 +580,8 @@ class TritonPythonModel:
                     self._close(job, error)
                 case outputs:
                     for output in outputs:
-                        choice: Choice = output.request.context
-                        if choice.job not in self._jobs:
+                        choice: Choice | None = output.request.context
+                        if choice is None or choice.job not in self._jobs:
                             continue  # given up
                         if not choice.job.has_begun:
                             choice.job.has_begun = True
@@ -691,6 +698,11 @@ class TritonPythonModel:
         self._admitted.pop(job, None)
         self._metrics.count_finished(finish_reason)
         self._tell(job, finish_reason, error)
+        # They and the job know each other: without this prompts lay in memory until the garbage
+        # collector looks at everything, which it does seldom and for a tenth of a second.
+        for choice in job.choices:
+            choice.request.context = None
+        job.choices = []
 
     def _tell(self, job: Job, finish_reason: str, error: Exception | None) -> None:
         """Log and trace a job that has ended."""
