@@ -8,8 +8,8 @@ import pytest
 
 from unit.paths import ROOT
 
-# In a process of its own, whose heap has no gaps yet. The pieces are below the size from which glibc
-# maps memory for each.
+# In a process of its own, whose heap has no gaps yet. The pieces are below the size from which
+# glibc maps memory for each.
 SCRIPT = """
 import ctypes
 from glm_engine.heap import trim_heap
