@@ -31,7 +31,8 @@ def main() -> int:
         http=bounded_protocol(
             max_connections=settings.max_connections,
             header_timeout=settings.header_timeout,
-            on_refused=lambda code: app.state.services.metrics.count_error(code),
+            write_timeout=settings.write_timeout,
+            on_refused=lambda code: app.state.services.metrics.count_refused_connection(code),
         ),
         log_config=None,
         access_log=False,  # ours has the request id

@@ -240,7 +240,7 @@ class Answerer:
         return tokens.image_sizes[-1]
 
     async def _request(self, translation: Translation, caller: Caller) -> GenerationRequest:
-        images = await self._fetcher.load_all(translation.pictures)
+        images = await self._fetcher.load_all(translation.pictures, caller.hold)
         return translation.request(images, caller)
 
     def _failed(self, error: GLMError, translation: Translation) -> APIError:

@@ -13,6 +13,7 @@ from glm_frontend import otel
 from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.images.fetch import ImageFetcher, create_transport
+from glm_frontend.limits import InflightBytes
 from glm_frontend.metrics import Metrics
 from glm_frontend.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
@@ -110,7 +111,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(
             BodyLimitMiddleware,
             max_bytes=settings.max_body_bytes,
-            max_inflight_bytes=settings.max_inflight_bytes,
+            inflight=InflightBytes(settings.max_inflight_bytes, is_fair=len(settings.keys) > 1),
         )
     )
     return middleware

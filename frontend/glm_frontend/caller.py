@@ -1,5 +1,6 @@
 """Who asks, and under which id: what goes with a request all the way to the model server."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from glm_frontend.record import RequestRecord
@@ -12,8 +13,10 @@ class Caller:
     tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
         asked for.
     record: what happens to the request is noted here.
+    hold: is told how many bytes were fetched for it; raises APIError where they are too many.
     """
 
     request_id: str
     tenant: str = ""
     record: RequestRecord = field(default_factory=RequestRecord)
+    hold: Callable[[int], None] = lambda size: None

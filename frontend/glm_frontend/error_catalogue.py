@@ -97,6 +97,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType(
             "This page lists all paths; send the items of earlier answers in `input`.",
         ),
         "method_not_allowed": Entry(405, "The path has another method.", "This page lists all."),
+        "too_many_values": Entry(
+            400,
+            "The body has more lists, objects and entries than any request needs.",
+            "Send less at a time.",
+        ),
         "body_too_large": Entry(
             413, "The body is larger than the server takes.", "Send fewer or smaller pictures."
         ),

@@ -32,6 +32,11 @@ from glm_frontend.logs import LOGGER_NAME
 CLIENT_CLOSED_REQUEST = 499
 RETRY_AFTER_SECONDS = 1
 
+REFUSALS = ("requests", "share", "bytes", "queue", "rate_limit", "connections", "draining")
+"""What there was no room for: as many requests, or bytes of them, are under way as may be; or, the
+`share`, as one key may have; the model server's queue is full; a key's rate is reached; there are
+too many connections; the server is about to stop."""
+
 MESSAGES_PATH = "/v1/messages"
 _ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -54,6 +59,7 @@ class APIError(Exception):
     Attributes:
         param: path of the field in the client's JSON, such as ``messages[0].role``.
         code: for programs, of ``error_catalogue.CATALOGUE``; OpenAI's where OpenAI has one.
+        refusal: of ``REFUSALS``, where the request was not even begun; for the metrics.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class APIError(Exception):
         code: str | None = None,
         kind: str = "invalid_request_error",
         headers: Mapping[str, str] | None = None,
+        refusal: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -73,6 +80,7 @@ class APIError(Exception):
         self.code = code
         self.kind = kind
         self.headers = dict(headers or {})
+        self.refusal = refusal
 
     def openai_body(self, request_id: str) -> dict[str, Any]:
         """The error as OpenAI writes it."""
@@ -94,7 +102,8 @@ class APIError(Exception):
 
     def response(self, scope: Scope) -> JSONResponse:
         """The error as the answer to a request."""
-        scope["state"]["record"].error_code = self.code
+        record = scope["state"]["record"]
+        record.error_code, record.refusal = self.code, self.refusal
         asks_anthropic = f"{scope['path']}/".startswith(f"{MESSAGES_PATH}/")
         body = self.anthropic_body if asks_anthropic else self.openai_body
         return JSONResponse(body(scope["state"]["request_id"]), self.status, self.headers)
@@ -106,7 +115,7 @@ def invalid(param: str | None, reason: str, *, code: str = "invalid_value") -> A
     return APIError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
-def overloaded(message: str, retry_after: int = RETRY_AFTER_SECONDS) -> APIError:
+def overloaded(message: str, refusal: str, retry_after: int = RETRY_AFTER_SECONDS) -> APIError:
     """A 429: as many requests are under way as fit. ``retry_after``: in seconds."""
     return APIError(
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -114,10 +123,11 @@ def overloaded(message: str, retry_after: int = RETRY_AFTER_SECONDS) -> APIError
         code="overloaded",
         kind="rate_limit_error",
         headers={"retry-after": str(retry_after)},
+        refusal=refusal,
     )
 
 
-def unavailable(message: str, *, code: str = "unavailable") -> APIError:
+def unavailable(message: str, *, code: str = "unavailable", refusal: str | None = None) -> APIError:
     """A 503: not now."""
     return APIError(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -125,6 +135,7 @@ def unavailable(message: str, *, code: str = "unavailable") -> APIError:
         code=code,
         kind="server_error",
         headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        refusal=refusal,
     )
 
 
@@ -170,7 +181,8 @@ def from_client_error(error: GLMError) -> APIError:
         )
     if isinstance(error, OverloadedError):
         retry_after = error.retry_after or RETRY_AFTER_SECONDS
-        return overloaded("The model server's queue is full; try again later.", retry_after)
+        message = "The model server's queue is full; try again later."
+        return overloaded(message, "queue", retry_after)
     if isinstance(error, InternalError):
         return internal()
     if isinstance(error, OutOfMemoryError):

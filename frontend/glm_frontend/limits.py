@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from types import TracebackType
@@ -68,13 +69,16 @@ class InflightLimiter:
         left = self._max_inflight - self.inflight
         if left <= 0:
             raise overloaded(
-                f"{self._max_inflight} requests are under way, as many as allowed; try again later."
+                f"{self._max_inflight} requests are under way, as many as allowed; "
+                "try again later.",
+                "requests",
             )
         own = self._held.get(principal, 0)
         if self._is_fair and own and (own >= SHARE * left or left == 1):
             raise overloaded(
                 f"{own} requests of this key are under way, its share of the "
-                f"{self._max_inflight} that are allowed; try again later."
+                f"{self._max_inflight} that are allowed; try again later.",
+                "share",
             )
 
     def acquire(self, principal: str = "") -> Permit:
@@ -94,6 +98,81 @@ class InflightLimiter:
         self._held[principal] -= 1
         if not self._held[principal]:
             del self._held[principal]
+
+
+class InflightBytes:
+    """Bounds the bytes of all requests under way: their bodies, and what was fetched for them.
+
+    A request alone always passes. Where there are several principals each may hold no more than
+    ``SHARE`` times the bytes that are left, as with :class:`InflightLimiter`.
+
+    Args:
+        is_fair: whether there are several.
+    """
+
+    def __init__(self, max_bytes: int, *, is_fair: bool = False) -> None:
+        self._max_bytes = max_bytes
+        self._is_fair = is_fair
+        self._held: Counter[str] = Counter()
+        self._total = 0
+
+    def of_request(self) -> "RequestBytes":
+        """For one more request, which has none yet."""
+        return RequestBytes(self)
+
+    def hold(self, principal: str, size: int, request: int) -> None:
+        """Count ``size`` more bytes of a request that then has ``request`` in all.
+
+        Raises:
+            APIError: 429; they are counted nevertheless.
+        """
+        self._held[principal] += size
+        self._total += size
+        if self._total == request:
+            return
+        left = self._max_bytes - self._total
+        if left < 0:
+            raise overloaded(
+                "The requests under way are too large together; try again later.", "bytes"
+            )
+        if self._is_fair and self._held[principal] > SHARE * left:
+            raise overloaded(
+                "The requests of this key that are under way are too large together; "
+                "try again later.",
+                "share",
+            )
+
+    def give_back(self, principal: str, size: int) -> None:
+        """Bytes of a request that has ended."""
+        self._held[principal] -= size
+        self._total -= size
+        if not self._held[principal]:
+            del self._held[principal]
+
+
+class RequestBytes:
+    """What one request holds of :class:`InflightBytes`."""
+
+    def __init__(self, all_bytes: InflightBytes) -> None:
+        self._all = all_bytes
+        self._principal = ""
+        self._held = 0
+
+    def hold(self, size: int, principal: str | None = None) -> None:
+        """Count so many bytes more; the first call says whose they are.
+
+        Raises:
+            APIError: 429.
+        """
+        if principal is not None and not self._held:
+            self._principal = principal
+        self._held += size
+        self._all.hold(self._principal, size, self._held)
+
+    def give_back(self) -> None:
+        """The request has ended."""
+        self._all.give_back(self._principal, self._held)
+        self._held = 0
 
 
 class Refusals:
@@ -125,7 +204,7 @@ class Refusals:
             APIError: 429, as it said last.
         """
         if (held := self._held.get(principal)) is not None and self._clock() < held[0]:
-            raise overloaded(held[1].message, _retry_after(held[1]))
+            raise overloaded(held[1].message, "queue", _retry_after(held[1]))
 
 
 def _retry_after(error: APIError) -> int:
@@ -194,5 +273,6 @@ class RateLimiter:
                 code="rate_limit_exceeded",
                 kind="rate_limit_error",
                 headers=headers | {"retry-after": str(seconds)},
+                refusal="rate_limit",
             )
         return headers

@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from glm_frontend.error_catalogue import CATALOGUE
+from glm_frontend.errors import REFUSALS
 from glm_frontend.record import RequestRecord
 
 NO_ROUTE = "other"
@@ -71,6 +72,11 @@ class Metrics:
         self._errors = self._counter("errors", "Errors told to clients, in streams too", "code")
         for code in CATALOGUE:  # so that the first of a kind is seen as an increase
             self._errors.labels(code)
+        self._refusals = self._counter(
+            "requests_rejected", "Requests that there was no room for", "reason"
+        )
+        for reason in REFUSALS:
+            self._refusals.labels(reason)
         self._ttft = self._histogram(
             "time_to_first_token_seconds",
             "Of streams: from the checked request to the first piece of the answer",
@@ -124,6 +130,8 @@ class Metrics:
         self._response_bytes.labels(route).inc(response_bytes)
         if record.error_code is not None:
             self.count_error(record.error_code)
+        if record.refusal is not None:
+            self.count_refusal(record.refusal)
         for answer in record.answers:
             if answer.time_to_first_token is not None:
                 self._ttft.observe(answer.time_to_first_token)
@@ -141,6 +149,16 @@ class Metrics:
     def count_error(self, code: str) -> None:
         """A client was told of an error."""
         self._errors.labels(code).inc()
+
+    def count_refused_connection(self, code: str) -> None:
+        """A connection was shut by :class:`glm_frontend.protocol.BoundedProtocol`."""
+        self.count_error(code)
+        if code == "too_many_connections":
+            self.count_refusal("connections")
+
+    def count_refusal(self, reason: str) -> None:
+        """There was no room for a request; ``reason`` is of ``errors.REFUSALS``."""
+        self._refusals.labels(reason).inc()
 
     def count_fetch(self, kind: str, result: str, seconds: float) -> None:
         """A picture or a video was fetched, or could not be."""

@@ -10,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glm_frontend import tracing
-from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal, overloaded
+from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal
+from glm_frontend.limits import InflightBytes
 from glm_frontend.logs import LOGGER_NAME
 from glm_frontend.metrics import NO_ROUTE
 from glm_frontend.record import RequestRecord
@@ -143,14 +144,14 @@ class UnexpectedErrorMiddleware:
 class BodyLimitMiddleware:
     """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives.
 
-    All bodies under way together are held to ``max_inflight_bytes``; one alone always passes.
+    All that is under way is held to ``inflight``. What the request holds of that is in
+    ``request.state.bytes``, for more than the body.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_inflight_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, inflight: InflightBytes) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._max_inflight_bytes = max_inflight_bytes
-        self._inflight_bytes = 0
+        self._inflight = inflight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -161,25 +162,23 @@ class BodyLimitMiddleware:
             await self._too_large().response(scope)(scope, receive, send)
             return
         received = 0
+        held = scope["state"]["bytes"] = self._inflight.of_request()
 
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             size = len(message.get("body", b""))
             received += size
-            self._inflight_bytes += size
             if received > self._max_bytes:
                 raise self._too_large()
-            if self._inflight_bytes > self._max_inflight_bytes and (
-                self._inflight_bytes > received
-            ):
-                raise overloaded("The requests under way are too large together; try again later.")
+            key = scope["state"].get("key")
+            held.hold(size, "" if key is None else key.name)
             return message
 
         try:
             await self._app(scope, receive_limited, send)
         finally:
-            self._inflight_bytes -= received
+            held.give_back()
             scope["state"]["record"].request_bytes = received
 
     def _too_large(self) -> APIError:

@@ -1,8 +1,8 @@
 """The HTTP parser of uvicorn, with bounds on connections and on the headers of their requests.
 
-uvicorn waits for ever for a client that connects and sends nothing, or half a header, takes
-headers of any size, and any number of connections. What it answers by itself is said here in our
-own shape.
+uvicorn waits for ever for a client that connects and sends nothing, or half a header, or does not
+read its answer, takes headers and trailers of any size, and any number of connections. What it
+answers by itself is said here in our own shape.
 """
 
 import asyncio
@@ -24,23 +24,26 @@ logger = logging.getLogger(LOGGER_NAME)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request has no complete headers in time.
+    """Closes a connection whose next request has no complete headers in time, or whose client does
+    not read what it asked for.
 
     Attributes:
         max_connections: open at a time; one more is refused.
         header_timeout: in seconds, from the connection's beginning and from each response on; on a
             connection that is silent uvicorn's shorter keep-alive limit holds.
+        write_timeout: in seconds, for a client to read the tens of KB that are on their way to it.
     """
 
     max_connections = 1000
     header_timeout = 30.0
+    write_timeout = 60.0
     on_refused: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
-        self._in_body = False
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
@@ -55,17 +58,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in."""
-        was_in_body = self._in_body
+        self._header_bytes += len(data)
         super().data_received(data)
-        # While the timer runs these are headers, or the rest of a body that nobody reads.
-        if self._header_timer is not None and not (was_in_body or self._in_body):
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES:
-                self._refuse(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"The request's headers have more than the {MAX_HEADER_BYTES} bytes allowed.",
-                    code="headers_too_large",
-                )
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The request's headers have more than the {MAX_HEADER_BYTES} bytes allowed.",
+                code="headers_too_large",
+            )
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -74,18 +74,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._header_bytes = 0
         self._await_headers()
 
     def on_headers_complete(self) -> None:
         """Its headers are there."""
         self._forget_timer()
-        self._in_body = True
         super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        """Its body is there, too. The next bytes are the next request's."""
-        self._in_body = False
-        super().on_message_complete()
+    def on_body(self, body: bytes) -> None:
+        """A part of its body is there. What follows may be trailers, which are headers, too."""
+        self._header_bytes = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         """A request is answered. The rest of a body that nobody reads is bounded in time, too."""
@@ -96,11 +96,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._forget_timer()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered."""
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_timeout, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has read nearly all."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
 
     def _await_headers(self) -> None:
         if self._header_timer is None:
-            self._header_bytes = 0
             self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
 
     def _refuse(self, status: HTTPStatus, message: str, *, code: str) -> None:
@@ -134,6 +147,7 @@ def bounded_protocol(
     *,
     max_connections: int,
     header_timeout: float,
+    write_timeout: float,
     on_refused: Callable[[str], None] = lambda code: None,
 ) -> type[BoundedProtocol]:
     """The protocol for uvicorn's ``http``; it makes an instance for each connection.
@@ -144,6 +158,7 @@ def bounded_protocol(
     attributes = {
         "max_connections": max_connections,
         "header_timeout": header_timeout,
+        "write_timeout": write_timeout,
         "on_refused": staticmethod(on_refused),
     }
     return type("Protocol", (BoundedProtocol,), attributes)

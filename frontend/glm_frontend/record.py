@@ -53,6 +53,7 @@ class RequestRecord:
     Attributes:
         trace_context: W3C traceparent of its span, for the model server; empty where there is none.
         error_code: of the error that the client was told, if any; of ``error_catalogue``.
+        refusal: why it was not even begun, if so; of ``errors.REFUSALS``.
         failed_in_stream: whether that came after the beginning of the answer.
         request_bytes: of its body, as far as they came.
         answers: one, but of ``/v1/completions`` with several prompts.
@@ -60,6 +61,7 @@ class RequestRecord:
 
     trace_context: str = ""
     error_code: str | None = None
+    refusal: str | None = None
     failed_in_stream: bool = False
     request_bytes: int = 0
     answers: list[AnswerRecord] = field(default_factory=list)

@@ -128,7 +128,8 @@ async def require_key_or_x_api_key(
 async def get_caller(request: Request) -> Caller:
     """Who asks; behind :func:`require_key`."""
     key: APIKey | None = request.state.key
-    return Caller(request.state.request_id, "" if key is None else key.name, request.state.record)
+    state = request.state
+    return Caller(state.request_id, "" if key is None else key.name, state.record, state.bytes.hold)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
@@ -144,7 +145,7 @@ async def get_permit(
         APIError: 408, 413, 429; 503 when the server is about to stop.
     """
     if services.draining.is_set():
-        raise unavailable("The server is about to stop.", code="draining")
+        raise unavailable("The server is about to stop.", code="draining", refusal="draining")
     services.limiter.check(caller.tenant)
     services.refusals.check(caller.tenant)
     key: APIKey | None = request.state.key

@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     """Connections open at a time."""
     header_timeout: Seconds = 30
     """Seconds for a request's headers to arrive."""
+    write_timeout: Seconds = 60
+    """Seconds for a client to read what is on its way to it, some tens of KB."""
     request_timeout: Seconds = 600
     """Seconds that an answer may take."""
     graceful_timeout: Seconds = 30

@@ -14,6 +14,9 @@ from glm_frontend.schemas.common import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# In JSON's own sense, roughly. Any text that fits the context has fewer commas and brackets, and as
+# Python objects so many take up to 100 MB for a moment.
+MAX_VALUES = 1_000_000
 MAX_SHOWN_ERRORS = 3
 MAX_SHOWN_VALUE = 64
 
@@ -31,8 +34,11 @@ async def read_json(request: Request, model: type[Model]) -> Model:
             f"The content-type has to be application/json, not {media_type or 'absent'}.",
             code="unsupported_media_type",
         )
+    body = await request.body()
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise invalid(None, f"The body has more than {MAX_VALUES} values.", code="too_many_values")
     try:
-        data = pydantic_core.from_json(await request.body(), allow_inf_nan=False)
+        data = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise invalid(None, f"The body is not valid JSON: {error}.", code="invalid_json") from None
     return validate(model, data, strict=True)

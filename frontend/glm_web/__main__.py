@@ -27,7 +27,9 @@ def main() -> int:
         host=settings.host,
         port=settings.web_port,
         http=bounded_protocol(
-            max_connections=settings.max_connections, header_timeout=settings.header_timeout
+            max_connections=settings.max_connections,
+            header_timeout=settings.header_timeout,
+            write_timeout=settings.write_timeout,
         ),
         log_config=None,
         access_log=False,  # the frontend's has the requests

@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glm_frontend.errors import install_error_handlers
+from glm_frontend.limits import InflightBytes
 from glm_frontend.middleware import BodyLimitMiddleware, UnexpectedErrorMiddleware
 from glm_frontend.record import RequestRecord
 from glm_web.proxy import Proxy
@@ -66,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(
                 BodyLimitMiddleware,
                 max_bytes=settings.max_body_bytes,
-                max_inflight_bytes=settings.max_inflight_bytes,
+                inflight=InflightBytes(settings.max_inflight_bytes),
             ),
         ],
     )

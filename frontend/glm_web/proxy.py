@@ -73,7 +73,9 @@ class Proxy:
         try:
             return await until_disconnect(request, self._ask(request, body))
         except httpx2.PoolTimeout:
-            raise overloaded("The web page has no connection left; try again later.") from None
+            raise overloaded(
+                "The web page has no connection left; try again later.", "connections"
+            ) from None
         except httpx2.TransportError:
             raise unreachable() from None
 
@@ -84,10 +86,9 @@ class Proxy:
         headers["x-request-id"] = request_id
         if request.client:  # rate limits go by address where no key is asked for
             headers["x-forwarded-for"] = request.client.host
+        path = request.scope["path"].lstrip("/")  # not of its URL, part of which is the Host header
         answer = await self._client.send(
-            self._client.build_request(
-                request.method, request.url.path.lstrip("/"), headers=headers, content=body or None
-            ),
+            self._client.build_request(request.method, path, headers=headers, content=body or None),
             stream=True,
         )
         own = {name: value for name, value in answer.headers.items() if name not in _OF_ONE_HOP}

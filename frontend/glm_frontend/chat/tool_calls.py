@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Any
 
 _MAX_REFERENCES = 32
+# Of a JSON schema, looked at for one argument. What is larger does not say what it allows.
+_MAX_OPTIONS = 1000
 
 CALL, _CALL_END = "<tool_call>", "</tool_call>"
 _KEY, _KEY_END = "<arg_key>", "</arg_key>"
@@ -232,7 +234,7 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         match schema:
             case {"$ref": str(path)}:
                 schema = root
-                for step in path.removeprefix("#").split("/")[1:]:
+                for step in path.removeprefix("#").split("/", _MAX_REFERENCES)[1:]:
                     schema = schema.get(step) if isinstance(schema, Mapping) else None
             case {"allOf": [only]}:
                 schema = only
@@ -243,10 +245,26 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _types(schema: Any, root: Mapping[str, Any]) -> set[str]:
     """The JSON types that a schema within ``root`` allows; empty where it does not say."""
-    schema = _resolved(schema, root)
-    for name in ("anyOf", "oneOf"):
-        if isinstance(schema.get(name), list):
-            return set().union(*(_types(option, root) for option in schema[name]))
+    types: set[str] = set()
+    todo = [schema]
+    # A small schema can refer to itself, or to parts twice that refer to parts twice.
+    seen: set[int] = set()
+    while todo:
+        part = _resolved(todo.pop(), root)
+        options = next((part[n] for n in ("anyOf", "oneOf") if isinstance(part.get(n), list)), None)
+        if options is None:
+            types |= _own_types(part)
+            continue
+        new = [option for option in options if id(option) not in seen]
+        seen.update(map(id, new))
+        if len(seen) > _MAX_OPTIONS:
+            return set()
+        todo += new
+    return types
+
+
+def _own_types(schema: Mapping[str, Any]) -> set[str]:
+    """Of a schema that is no choice among others."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return {kind}

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
 
 import httpx2
 
@@ -25,6 +24,8 @@ WEB_PORTS = frozenset({80, 443, *range(1024, 65536)})
 
 # Possessive, or a long text without a comma would be tried in a quadratic number of ways.
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*+)(?P<parameters>[^,]*+),", re.IGNORECASE)
+# All of base64's letters that a URL may escape. A general decoder takes seconds for a large file.
+_ESCAPED = (("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "="))
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -124,8 +125,13 @@ class ImageFetcher:
         self._resolve = resolve
         self._on_fetched = on_fetched
 
-    async def load_all(self, pictures: Sequence[Picture]) -> list[bytes]:
+    async def load_all(
+        self, pictures: Sequence[Picture], hold: Callable[[int], None] = lambda size: None
+    ) -> list[bytes]:
         """The files of all, in order; what has to be fetched is fetched at the same time.
+
+        Args:
+            hold: is told of every piece that comes how many bytes it has; what it raises ends all.
 
         Raises:
             APIError: 400, naming the picture or video.
@@ -138,7 +144,7 @@ class ImageFetcher:
                     f"the request has {len(own)} {kind.noun}s, and {kind.max_count} are allowed",
                     code=f"too_many_{kind.code}s",
                 )
-        budget = _Budget(self._max_total_bytes)
+        budget = _Budget(self._max_total_bytes, hold)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._load(picture, budget)) for picture in pictures]
@@ -296,10 +302,12 @@ class ImageFetcher:
 class _Budget:
     """Bytes that all fetched pictures and videos of one request may have together."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, hold: Callable[[int], None]) -> None:
         self._left = size
+        self._hold = hold
 
     def take(self, size: int) -> bool:
+        self._hold(size)
         self._left -= size
         return self._left >= 0
 
@@ -329,8 +337,8 @@ def _from_data_uri(uri: str, param: str, kind: _Kind) -> bytes:
 
 
 def _from_base64(text: str, param: str, kind: _Kind, *, hint: str) -> bytes:
-    if "%" in text:
-        text = unquote(text)
+    for escaped, letter in _ESCAPED:
+        text = text.replace(escaped, letter)
     text = "".join(text.split())
     text += "=" * (-len(text) % 4)
     if len(text) // 4 * 3 - 2 > kind.max_bytes:

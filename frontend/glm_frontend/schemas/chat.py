@@ -15,12 +15,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.common import (
+    MAX_MESSAGES,
+    MAX_METADATA,
+    MAX_PARTS,
     TAG,
     ReasoningEffort,
     RequestModel,
     SamplingParameters,
     Structure,
     Usage,
+    at_most,
     check_effort,
     check_only_structure,
     chosen_by,
@@ -112,7 +116,7 @@ def _content_tag(content: Any) -> str | None:
 
 Content = Annotated[
     Annotated[str, Tag(f"{TAG}text")]
-    | Annotated[list[ContentPart], Tag(f"{TAG}parts")]
+    | Annotated[list[ContentPart], *at_most(MAX_PARTS), Tag(f"{TAG}parts")]
     | Annotated[ContentPart, Tag(f"{TAG}part")],
     Discriminator(
         _content_tag,
@@ -250,7 +254,7 @@ class Message(RequestModel):
         None, description="The assistant's thought, as an earlier answer of this server gave it."
     )
 
-    tool_calls: list[ToolCall] | None = Field(
+    tool_calls: Annotated[list[ToolCall], *at_most(MAX_PARTS)] | None = Field(
         None, description="The assistant's calls, as an earlier answer of this server gave them."
     )
     tool_call_id: str | None = Field(
@@ -325,7 +329,7 @@ class ChatCompletionRequest(SamplingParameters):
     """A conversation to go on with."""
 
     model: str = Field(description="The name of the served model; GET /v1/models tells it.")
-    messages: list[Message] = Field(
+    messages: Annotated[list[Message], *at_most(MAX_MESSAGES)] = Field(
         min_length=1, description="The conversation so far; pictures may be anywhere in it."
     )
     max_completion_tokens: int | None = Field(
@@ -349,8 +353,8 @@ class ChatCompletionRequest(SamplingParameters):
         description="How many of the likeliest tokens to tell in each place; only with "
         "`logprobs`. Default 0.",
     )
-    tools: list[Tool] | None = Field(
-        None, max_length=MAX_TOOLS, description="Functions that the model may call."
+    tools: Annotated[list[Tool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
     )
     tool_choice: ToolChoice | None = Field(
         None,
@@ -398,7 +402,7 @@ class ChatCompletionRequest(SamplingParameters):
     safety_identifier: str | None = Field(
         None, description="Taken for compatibility, without effect."
     )
-    metadata: dict[str, str] | None = Field(
+    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
         None, description="Taken for compatibility, without effect; nothing is stored."
     )
 

@@ -19,6 +19,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 MAX_STOP_STRINGS = 16
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+"""Of one message, and of what else is a list of parts."""
+MAX_TOKEN_IDS = 1024
+"""Of `stop_token_ids` and `logit_bias`."""
+MAX_PROMPT_TOKENS = 256 * 1024
+MAX_CHOICES_OF_TEXT = 1000
+MAX_METADATA = 64
+MAX_FIELDS = 256
+"""Of one object; no object of the API has as many."""
 
 TAG = "~"
 """Begins the tags of our unions, which pydantic puts into the location of an error."""
@@ -54,6 +64,25 @@ def text_or_list(items: str) -> Discriminator:
         custom_error_type="text_or_list",
         custom_error_message=f"must be a string or a list of {items}",
     )
+
+
+def at_most(count: int) -> tuple[Any, ...]:
+    """For ``Annotated``: a list or an object of at most so many entries.
+
+    They are counted before any is looked at: pydantic would first describe what is wrong with each
+    of a million.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > count:
+            raise PydanticCustomError(
+                "too_many",
+                "has {given} entries, and {count} are allowed",
+                {"given": len(value), "count": count},
+            )
+        return value
+
+    return Field(max_length=count), BeforeValidator(check)
 
 
 UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -122,8 +151,8 @@ never ignored.
 StopString = Annotated[str, StringConstraints(min_length=1)]
 Stop = Annotated[
     list[StopString],
+    *at_most(MAX_STOP_STRINGS),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(max_length=MAX_STOP_STRINGS),
     WithJsonSchema(
         {
             "anyOf": [
@@ -148,6 +177,10 @@ class RequestModel(BaseModel):
     def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if len(data) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many", "has more than {count} fields", {"count": MAX_FIELDS}
+            )
         return {key: value for key, value in data.items() if not _asks_for_nothing(key, value)}
 
 
@@ -201,7 +234,9 @@ class StructuredOutputs(RequestModel):
     regex: str | None = Field(
         None, description="A text that matches this regular expression as a whole."
     )
-    choice: list[str] | None = Field(None, description="One of these texts.")
+    choice: Annotated[list[str], *at_most(MAX_CHOICES_OF_TEXT)] | None = Field(
+        None, description="One of these texts."
+    )
     grammar: str | None = Field(
         None, description="A text of this context-free grammar, in Lark's form or in GBNF."
     )
@@ -284,7 +319,7 @@ class SamplingParameters(RequestModel):
         None,
         description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it.",
     )
-    stop_token_ids: list[TokenId] | None = Field(
+    stop_token_ids: Annotated[list[TokenId], *at_most(MAX_TOKEN_IDS)] | None = Field(
         None, description="Further tokens that end the answer."
     )
     presence_penalty: float | None = Field(
@@ -300,9 +335,12 @@ class SamplingParameters(RequestModel):
         description="Above 1: less of what the prompt and the answer hold already. Default: the "
         "checkpoint's own.",
     )
-    logit_bias: dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        None, description="From token ids to what is added to their logits, -100 to 100."
-    )
+    logit_bias: (
+        Annotated[
+            dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]], *at_most(MAX_TOKEN_IDS)
+        ]
+        | None
+    ) = Field(None, description="From token ids to what is added to their logits, -100 to 100.")
     min_tokens: int | None = Field(
         None,
         ge=0,
@@ -332,7 +370,7 @@ class SamplingParameters(RequestModel):
     guided_regex: str | None = Field(
         None, description="The same as `structured_outputs.regex`, by its earlier name."
     )
-    guided_choice: list[str] | None = Field(
+    guided_choice: Annotated[list[str], *at_most(MAX_CHOICES_OF_TEXT)] | None = Field(
         None, description="The same as `structured_outputs.choice`, by its earlier name."
     )
     guided_grammar: str | None = Field(

@@ -7,11 +7,18 @@ from pydantic_core import PydanticCustomError
 
 from glm_client import FinishReason
 from glm_frontend.schemas.chat import MAX_CHOICES, MAX_TOP_LOGPROBS, StreamOptions
-from glm_frontend.schemas.common import TAG, SamplingParameters, TokenId, Usage
+from glm_frontend.schemas.common import (
+    MAX_PROMPT_TOKENS,
+    TAG,
+    SamplingParameters,
+    TokenId,
+    Usage,
+    at_most,
+)
 
 MAX_PROMPTS = 16
 
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1), *at_most(MAX_PROMPT_TOKENS)]
 
 
 def _prompt_tag(prompt: Any) -> str | None:
@@ -29,9 +36,9 @@ def _prompt_tag(prompt: Any) -> str | None:
 
 Prompt = Annotated[
     Annotated[str, Tag(f"{TAG}text")]
-    | Annotated[list[str], Field(max_length=MAX_PROMPTS), Tag(f"{TAG}texts")]
+    | Annotated[list[str], *at_most(MAX_PROMPTS), Tag(f"{TAG}texts")]
     | Annotated[Tokens, Tag(f"{TAG}tokens")]
-    | Annotated[list[Tokens], Field(max_length=MAX_PROMPTS), Tag(f"{TAG}several")],
+    | Annotated[list[Tokens], *at_most(MAX_PROMPTS), Tag(f"{TAG}several")],
     Discriminator(
         _prompt_tag,
         custom_error_type="prompt_type",

@@ -13,11 +13,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.common import (
+    MAX_MESSAGES,
+    MAX_PARTS,
     MAX_STOP_STRINGS,
     TAG,
     NamedEvent,
     RequestModel,
     StopString,
+    at_most,
     chosen_by,
     text_or_list,
 )
@@ -102,7 +105,8 @@ class ToolResultBlockParam(CacheableBlock):
     tool_use_id: str = Field(description="Which `tool_use` of the turn before it is the result of.")
     content: (
         Annotated[
-            Annotated[str, Tag(f"{TAG}text")] | Annotated[list[SeenBlock], Tag(f"{TAG}list")],
+            Annotated[str, Tag(f"{TAG}text")]
+            | Annotated[list[SeenBlock], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
             text_or_list("blocks"),
         ]
         | None
@@ -144,6 +148,7 @@ class UserTurn(RequestModel):
                     chosen_by("type", "text", "image", "tool_result"),
                 ]
             ],
+            *at_most(MAX_PARTS),
             Tag(f"{TAG}list"),
         ],
         text_or_list("blocks"),
@@ -168,6 +173,7 @@ class AssistantTurn(RequestModel):
                     chosen_by("type", "text", "thinking", "tool_use"),
                 ]
             ],
+            *at_most(MAX_PARTS),
             Tag(f"{TAG}list"),
         ],
         text_or_list("blocks"),
@@ -175,7 +181,8 @@ class AssistantTurn(RequestModel):
 
 
 SystemContent = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[TextBlockParam], Tag(f"{TAG}list")],
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[TextBlockParam], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
     text_or_list("blocks"),
 ]
 
@@ -293,7 +300,7 @@ class CountTokensRequest(CacheableBlock):
     """A conversation whose tokens are to be counted."""
 
     model: str = Field(description="The name of the served model; GET /v1/models tells it.")
-    messages: list[Turn] = Field(
+    messages: Annotated[list[Turn], *at_most(MAX_MESSAGES)] = Field(
         min_length=1,
         description="The conversation so far; pictures may be anywhere in it. The answer goes on "
         "with the last turn if it is the assistant's.",
@@ -302,8 +309,8 @@ class CountTokensRequest(CacheableBlock):
     thinking: Thinking | None = Field(
         None, description="Whether the model thinks before it answers. Default: it does not."
     )
-    tools: list[CustomTool] | None = Field(
-        None, max_length=MAX_TOOLS, description="Functions that the model may call."
+    tools: Annotated[list[CustomTool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
     )
     tool_choice: ToolChoice | None = Field(
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
@@ -320,9 +327,8 @@ class MessagesRequest(CountTokensRequest):
         description="true: the answer comes as server-sent events while it is written. "
         "Default false.",
     )
-    stop_sequences: list[StopString] | None = Field(
+    stop_sequences: Annotated[list[StopString], *at_most(MAX_STOP_STRINGS)] | None = Field(
         None,
-        max_length=MAX_STOP_STRINGS,
         description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it.",
     )
     temperature: float | None = Field(

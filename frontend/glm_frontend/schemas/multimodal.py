@@ -1,11 +1,11 @@
 """``POST /v1/multi-modal/inference``: one prompt, pictures, one text."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from glm_client import FinishReason
-from glm_frontend.schemas.common import SamplingParameters, Usage
+from glm_frontend.schemas.common import MAX_PARTS, SamplingParameters, Usage, at_most
 
 
 class MultimodalRequest(SamplingParameters):
@@ -13,7 +13,7 @@ class MultimodalRequest(SamplingParameters):
 
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
     prompt: str = Field(min_length=1, description="What to do with the pictures.")
-    images: list[str] = Field(
+    images: Annotated[list[str], *at_most(MAX_PARTS)] = Field(
         default_factory=list,
         description="The pictures, in order, each as `data:image/png;base64,...`, as plain base64 "
         "or as http(s) URL.",

@@ -26,11 +26,16 @@ from glm_frontend.schemas.chat import (
 )
 from glm_frontend.schemas.common import (
     CHOICE_ERROR,
+    MAX_MESSAGES,
+    MAX_METADATA,
+    MAX_PARTS,
+    MAX_PROMPT_TOKENS,
     TAG,
     ReasoningEffort,
     RequestModel,
     SamplingParameters,
     Structure,
+    at_most,
     check_effort,
     check_only_structure,
     chosen_by,
@@ -40,6 +45,7 @@ from glm_frontend.schemas.common import (
 
 LOGPROBS = "message.output_text.logprobs"
 
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -85,7 +91,9 @@ class OutputTextBack(RequestModel):
 
     type: Literal["output_text"]
     text: str
-    logprobs: list[dict[str, Any]] | None = Field(None, description=_FROM_AN_ANSWER)
+    logprobs: Annotated[list[dict[str, Any]], *at_most(MAX_PROMPT_TOKENS)] | None = Field(
+        None, description=_FROM_AN_ANSWER
+    )
 
 
 InputPart = Annotated[
@@ -97,7 +105,8 @@ InputPart = Annotated[
 
 
 InputContent = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[InputPart], Tag(f"{TAG}list")],
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[InputPart], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
     text_or_list("parts"),
 ]
 
@@ -153,8 +162,10 @@ class ReasoningBack(RequestModel):
     """The thought of an earlier answer."""
 
     type: Literal["reasoning"]
-    content: list[ReasoningTextBack] | None = None
-    summary: list[SummaryText] | None = Field(None, description="Used where there is no content.")
+    content: Annotated[list[ReasoningTextBack], *at_most(MAX_PARTS)] | None = None
+    summary: Annotated[list[SummaryText], *at_most(MAX_PARTS)] | None = Field(
+        None, description="Used where there is no content."
+    )
     id: str | None = Field(None, description=_FROM_AN_ANSWER)
     status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
 
@@ -188,7 +199,8 @@ InputItem = Annotated[
 ]
 
 Input = Annotated[
-    Annotated[str, Tag(f"{TAG}text")] | Annotated[list[InputItem], Tag(f"{TAG}list")],
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[InputItem], *at_most(MAX_MESSAGES), Tag(f"{TAG}list")],
     text_or_list("items"),
 ]
 
@@ -295,8 +307,8 @@ class ResponsesRequest(SamplingParameters):
     max_output_tokens: int | None = Field(
         None, ge=1, description="OpenAI's name of `max_tokens` here."
     )
-    tools: list[FunctionTool] | None = Field(
-        None, max_length=MAX_TOOLS, description="Functions that the model may call."
+    tools: Annotated[list[FunctionTool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
     )
     tool_choice: ToolChoice | None = Field(
         None,
@@ -309,13 +321,11 @@ class ResponsesRequest(SamplingParameters):
     )
     reasoning: ReasoningOptions | None = Field(None, description="How the model thinks.")
     text: TextOptions | None = Field(None, description="What the answer's text is like.")
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
-        Field(
-            None,
-            description="What to tell besides: how likely each token of the answer's text was. "
-            "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in "
-            "clear, and go back as they are.",
-        )
+    include: Annotated[list[Included], *at_most(MAX_PARTS)] | None = Field(
+        None,
+        description="What to tell besides: how likely each token of the answer's text was. "
+        "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in clear, "
+        "and go back as they are.",
     )
     top_logprobs: int | None = Field(
         None,
@@ -338,7 +348,7 @@ class ResponsesRequest(SamplingParameters):
     safety_identifier: str | None = Field(
         None, description="Taken for compatibility, without effect."
     )
-    metadata: dict[str, str] | None = Field(
+    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
         None, description="Comes back in the response; nothing is stored."
     )
 

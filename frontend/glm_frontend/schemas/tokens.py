@@ -1,12 +1,19 @@
 """``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.schemas.chat import MAX_TOOLS, Message, Tool
-from glm_frontend.schemas.common import ChatTemplateKwargs, RequestModel, TokenId
+from glm_frontend.schemas.common import (
+    MAX_MESSAGES,
+    MAX_PROMPT_TOKENS,
+    ChatTemplateKwargs,
+    RequestModel,
+    TokenId,
+    at_most,
+)
 
 
 class TokenizeRequest(RequestModel):
@@ -14,14 +21,14 @@ class TokenizeRequest(RequestModel):
 
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
     prompt: str | None = Field(None, description="A text; tags in it are tokens.")
-    messages: list[Message] | None = Field(
+    messages: Annotated[list[Message], *at_most(MAX_MESSAGES)] | None = Field(
         None,
         min_length=1,
         validate_default=True,
         description="A conversation, as for chat completions.",
     )
-    tools: list[Tool] | None = Field(
-        None, max_length=MAX_TOOLS, description="With `messages`: functions that the model knows."
+    tools: Annotated[list[Tool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="With `messages`: functions that the model knows."
     )
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
         None, description="With `messages`: switches of the chat template."
@@ -67,7 +74,7 @@ class DetokenizeRequest(RequestModel):
     """Token ids."""
 
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
-    tokens: list[TokenId] = Field(min_length=1)
+    tokens: Annotated[list[TokenId], *at_most(MAX_PROMPT_TOKENS)] = Field(min_length=1)
 
 
 class Detokenized(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from glm_frontend.errors import APIError
+from glm_frontend.errors import APIError, overloaded
 from glm_frontend.images.fetch import ImageFetcher, Picture, create_transport, resolve
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import PIXEL
@@ -649,3 +649,18 @@ async def test_a_video_is_refused_by_the_rules_of_pictures(
 async def test_pictures_and_videos_are_counted_apart() -> None:
     files = [Picture(b"1", "a"), Picture(b"2", "b", kind="video"), Picture(b"3", "c")]
     assert await Web().fetcher(max_images=2, max_videos=1).load_all(files) == [b"1", b"2", b"3"]
+
+
+async def test_each_piece_that_comes_is_told_and_may_end_it() -> None:
+    told: list[int] = []
+    files = await Web().fetcher().load_all([Picture(URL, "here")], told.append)
+    assert sum(told) == len(files[0])
+    body, web = endless(delay=0.001)
+
+    def refuse(size: int) -> None:
+        raise overloaded("full", "bytes")
+
+    with pytest.raises(APIError) as error:
+        await web.fetcher().load_all([Picture(URL, "here")], refuse)
+    assert error.value.status == 429
+    assert body.closed

@@ -17,6 +17,7 @@ from glm_frontend.app import create_app
 from glm_frontend.errors import APIError, overloaded
 from glm_frontend.limits import (
     REFUSAL_SHARE,
+    InflightBytes,
     InflightLimiter,
     RateLimiter,
     Refusals,
@@ -136,7 +137,7 @@ def test_a_long_queue_is_not_asked_again_at_once(stream: bool) -> None:
 def test_for_how_long_it_is_not_asked(told: int, seconds: float) -> None:
     now = 100.0
     refusals = Refusals(clock=lambda: now)
-    refusals.note("a", overloaded("The queue is full.", told))
+    refusals.note("a", overloaded("The queue is full.", "queue", told))
     if seconds:
         now += seconds - 0.01
         with pytest.raises(APIError, match="The queue is full"):
@@ -242,6 +243,32 @@ async def test_bodies_are_bounded_together_but_one_alone_passes() -> None:
         slow.go_on.set()
         await running
         assert slow.status == 200
+
+
+def test_one_keys_bytes_leave_room_for_anothers() -> None:
+    inflight = InflightBytes(1000, is_fair=True)
+    flood = [inflight.of_request() for _ in range(9)]
+    for request in flood[:8]:
+        request.hold(100, "flood")
+    with pytest.raises(APIError) as error:
+        flood[8].hold(100, "flood")
+    assert (error.value.status, error.value.refusal) == (429, "share")
+    flood[8].give_back()
+    other = inflight.of_request()
+    other.hold(100, "other")
+    other.hold(50)  # as when a picture is fetched
+    for request in (*flood, other):
+        request.give_back()
+    inflight.of_request().hold(2000, "alone")
+
+
+def test_bytes_of_all_keys_together_are_bounded() -> None:
+    inflight = InflightBytes(1000)
+    first, second = inflight.of_request(), inflight.of_request()
+    first.hold(900, "")
+    with pytest.raises(APIError) as error:
+        second.hold(200, "")
+    assert (error.value.status, error.value.refusal) == (429, "bytes")
 
 
 def test_a_refused_request_counts_nowhere_and_not_all_that_came_are_remembered(

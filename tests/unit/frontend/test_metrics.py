@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from glm_client import OverloadedError
 from glm_frontend.app import create_app
 from glm_frontend.error_catalogue import CATALOGUE
+from glm_frontend.errors import REFUSALS
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.metrics import Metrics
 from glm_frontend.record import AnswerRecord
@@ -74,6 +75,13 @@ def test_errors_by_code_also_in_streams(client: TestClient, backend: FakeBackend
     backend.script = (delta("<think>a thought</think>\nA "), OverloadedError("full"))
     assert client.post(CHAT, json=chat(stream=True)).status_code == 200
     assert value(client, "errors_total", code="overloaded") == 1
+
+
+def test_refusals_by_what_there_was_no_room_for(client: TestClient, backend: FakeBackend) -> None:
+    assert {value(client, "requests_rejected_total", reason=reason) for reason in REFUSALS} == {0}
+    backend.script = (OverloadedError("full"),)
+    assert client.post(CHAT, json=chat()).status_code == 429
+    assert value(client, "requests_rejected_total", reason="queue") == 1
 
 
 async def test_in_flight_and_a_client_that_leaves() -> None:

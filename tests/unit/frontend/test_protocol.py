@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -32,7 +32,8 @@ def port() -> Iterator[int]:
         http=bounded_protocol(
             max_connections=CONNECTIONS,
             header_timeout=TIMEOUT,
-            on_refused=lambda code: app.state.services.metrics.count_error(code),
+            on_refused=lambda code: app.state.services.metrics.count_refused_connection(code),
+            write_timeout=TIMEOUT,
         ),
         timeout_keep_alive=KEEP_ALIVE,
         log_config=None,
@@ -139,3 +140,36 @@ def test_a_body_that_nobody_reads_is_not_waited_for(port: int) -> None:
     request = b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\n"
     _, seconds = exchange(port, request, *[b"x"] * 40, pause=0.1)
     assert seconds < 3
+
+
+def test_trailers_are_headers_too(port: int) -> None:
+    head = (
+        b"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    )
+    trailer = b"x-large: " + b"x" * 1000 + b"\r\n"
+    count = 4 * MAX_HEADER_BYTES // len(trailer)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head)
+        sent = 0
+        with suppress(ConnectionResetError, BrokenPipeError):
+            for _ in range(count):
+                connection.sendall(trailer)
+                sent += 1
+                time.sleep(0.001)
+    assert sent < count
+
+
+def test_a_client_that_does_not_read_is_cut_off(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        # More answers than all buffers on the way can hold.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
+
+        def is_cut() -> bool:
+            try:
+                connection.sendall(request)
+            except (ConnectionResetError, BrokenPipeError):
+                return True
+            return False
+
+        wait_until(is_cut, 20)

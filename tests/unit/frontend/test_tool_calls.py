@@ -137,3 +137,22 @@ def test_text_arguments_come_as_they_are_written() -> None:
 def test_only_the_first_call_where_they_are_not_to_be_parallel() -> None:
     text = call("f", text="a") + call("g")
     assert [name for name, _ in parse([text], parallel=False)[1]] == ["f"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$defs": {
+                **{f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(60)},
+                "a60": {"type": "integer"},
+            },
+            "properties": {"x": {"$ref": "#/$defs/a0"}},
+        },
+        {"properties": {"x": {"anyOf": [{"$ref": "#/properties/x"}, {"type": "integer"}]}}},
+    ],
+)
+def test_schemas_that_are_endless_to_follow(schema: dict[str, Any]) -> None:
+    parser = ToolCallParser([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    _, calls = parser.feed(call("f", x="7"))
+    assert "".join(delta.arguments for delta in calls) == '{"x": 7}'

@@ -108,6 +108,12 @@ def test_what_is_absent_or_null_is_not_sent(client: TestClient, backend: FakeBac
         ("stop", ["x"] * 17),
         ("user", 7),
         ("metadata", {"a": 1}),
+        ("metadata", {str(i): "" for i in range(65)}),
+        ("stop_token_ids", list(range(1025))),
+        ("logit_bias", {str(i): 0 for i in range(1025)}),
+        ("messages", [1] * 4097),
+        ("tools", [1] * 129),
+        ("structured_outputs", {"choice": ["a"] * 1001}),
         ("messages", []),
         ("messages", "hi"),
         ("messages", None),
@@ -143,6 +149,28 @@ def test_bad_values_are_named(client: TestClient, field: str, value: Any) -> Non
 )
 def test_bad_parts_are_named(client: TestClient, changes: dict[str, Any], param: str) -> None:
     assert refused(client, chat() | changes)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "reason"),
+    [
+        (chat(messages=[1] * 1_000_000), None, "more than 1000000 values"),
+        (chat(messages=[1] * 900_000), "messages", "has 900000 entries, and 4096 are allowed"),
+        (
+            chat(messages=[{"role": "user", "content": [1] * 900_000}]),
+            "messages[0].content",
+            "has 900000 entries, and 1024 are allowed",
+        ),
+        (chat(**{f"x{i}": 1 for i in range(300)}), None, "has more than 256 fields"),
+    ],
+)
+def test_what_is_far_too_much_is_not_looked_at_one_by_one(
+    client: TestClient, body: Any, param: str | None, reason: str
+) -> None:
+    error = refused(client, body)
+    assert error["param"] == param
+    assert reason in error["message"]
+    assert len(error["message"]) < 200  # pydantic would name each
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
@@ -23,7 +24,8 @@ from glm_engine.request import (
     ToolChoice,
     parse_sampling_parameters,
 )
-from glm_engine.structured_output import MAX_GRAMMAR_BYTES, Grammars, Guide, allowed_tokens
+from glm_engine.structured_output import Grammars, Guide, allowed_tokens
+from glm_engine.tool_grammar import MAX_GRAMMAR_BYTES
 from unit.generation.conftest import Harness
 from unit.paths import DEMO_CHECKPOINT
 
@@ -396,6 +398,40 @@ def test_bad_parameters_of_a_tool_are_refused(grammars: Grammars, parameters: An
 
 
 # ---- sampling parameters ----
+
+
+def _doubling(depth: int) -> dict[str, Any]:
+    """A schema whose parts refer twice to the next: small, but endless to follow."""
+    parts = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(depth)}
+    return {"$defs": {**parts, f"a{depth}": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        _doubling(60) | {"properties": {"x": {"$ref": "#/$defs/a0"}}},
+        {"properties": {"x": {"anyOf": [{"$ref": "#/properties/x"}, {"type": "integer"}]}}},
+        {"properties": {"x": {"$ref": "#/" + "/".join(["a"] * 100_000)}}},
+        {  # the definitions would stand in the rule of each argument
+            "$defs": {f"d{i}": {"type": "integer", "maximum": i} for i in range(500)},
+            "properties": {f"p{i}": {"type": "array"} for i in range(500)},
+        },
+        {  # each of the options is a large one
+            "$defs": {"d": {f"x{i}": i for i in range(5000)}},
+            "properties": {"x": {"anyOf": [{"$ref": "#/$defs/d"} for _ in range(5000)]}},
+        },
+        {
+            "properties": {f"p{i}": {"type": "string"} for i in range(20_000)},
+            "required": [f"p{i}" for i in reversed(range(20_000))],
+        },
+    ],
+)
+@pytest.mark.timeout(60)  # they took minutes, or gigabytes
+def test_no_schema_of_a_tool_takes_long(grammars: Grammars, schema: dict[str, Any]) -> None:
+    function = {"name": "f", "parameters": {"type": "object", **schema}}
+    tool = {"type": "function", "function": function}
+    with suppress(InvalidRequest):
+        assert tool_guide(grammars, [tool], tool_choice=ToolChoice(True)) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The whole of stage 1, as stage 2 calls it."""
 
 import base64
+import itertools
 import json
 from dataclasses import replace
 from functools import partial
@@ -131,6 +132,11 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
         ),
         (PromptRequest(messages="{"), "messages: is not valid JSON"),
         (PromptRequest(messages="[" * 100_000), "messages: is not valid JSON"),
+        (PromptRequest(text_input="x", tools="[" + " " * 600_000 + "]"), "tools: have more than"),
+        (
+            PromptRequest(messages=json.dumps([{"role": "user", "content": "x"}] * 5000)),
+            "messages: has 5000, at most 4096",
+        ),
         (PromptRequest(text_input="x", tools="{"), "tools: is not valid JSON"),
         (PromptRequest(text_input="x", chat_template_kwargs="["), "chat_template_kwargs: "),
         (PromptRequest(messages='[{"role":"user","content":"x"}]', image=[b"x"]), "image: 1 given"),
@@ -154,6 +160,16 @@ def test_errors_name_the_field(
     assert str(caught.value).startswith(beginning)
 
 
+def test_pictures_that_take_too_long_together_are_refused(
+    preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=20)  # one picture takes so many
+    monkeypatch.setattr("glm_preprocessing.preprocessor.time.monotonic", lambda: next(seconds))
+    two = PromptRequest(text_input="x", image=[_png("red"), _png("blue")])
+    with pytest.raises(InvalidInput, match=r"image\[1\]: the images before it took more than 30 s"):
+        preprocessor(two)
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -161,6 +177,7 @@ def test_errors_name_the_field(
         ({"GLM_MODEL": "x", "GLM_MAX_IMAGE_SIDE": "big"}, "GLM_MAX_IMAGE_SIDE='big'"),
         ({"GLM_MODEL": "x", "GLM_MAX_VIDEO_FRAMES": "0"}, "GLM_MAX_VIDEO_FRAMES='0'"),
         ({"GLM_MODEL": "x", "GLM_VIDEO_DECODE_TIMEOUT": "no"}, "GLM_VIDEO_DECODE_TIMEOUT='no'"),
+        ({"GLM_MODEL": "x", "GLM_IMAGE_DECODE_TIMEOUT": "0"}, "GLM_IMAGE_DECODE_TIMEOUT='0'"),
         ({"GLM_MODEL": "x", "GLM_MAX_VIDEOS": "-1"}, "GLM_MAX_VIDEOS='-1'"),
         ({"GLM_MODEL": "x", "GLM_MAX_IMAGE_PIXELS": "0"}, "GLM_MAX_IMAGE_PIXELS='0'"),
     ],

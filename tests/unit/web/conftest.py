@@ -28,7 +28,10 @@ Connect = Callable[..., httpx2.Client]
 def served(app: FastAPI) -> Iterator[str]:
     """The URL of an app that a thread serves."""
     config = uvicorn.Config(
-        app, port=0, http=bounded_protocol(max_connections=100, header_timeout=5), log_config=None
+        app,
+        port=0,
+        http=bounded_protocol(max_connections=100, header_timeout=5, write_timeout=5),
+        log_config=None,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

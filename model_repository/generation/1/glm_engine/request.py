@@ -15,6 +15,8 @@ from glm_engine.errors import InvalidRequest
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
+# Of `stop_token_ids` and of `logit_bias`.
+MAX_TOKEN_IDS = 1024
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
 MAX_STRUCTURE_CHARACTERS = 128 * 1024
@@ -211,14 +213,16 @@ def _stop(value: Any, path: str) -> tuple[str, ...]:
 
 
 def _token_ids(value: Any, path: str) -> frozenset[int]:
-    if not isinstance(value, list):
-        raise InvalidRequest(path, "has to be a list of token ids")
+    if not isinstance(value, list) or len(value) > MAX_TOKEN_IDS:
+        raise InvalidRequest(path, f"has to be a list of at most {MAX_TOKEN_IDS} token ids")
     return frozenset(_whole(0)(token_id, f"{path}[{i}]") for i, token_id in enumerate(value))
 
 
 def _logit_bias(value: Any, path: str) -> dict[int, float]:
-    if not isinstance(value, dict):
-        raise InvalidRequest(path, "has to be an object of token ids and numbers")
+    if not isinstance(value, dict) or len(value) > MAX_TOKEN_IDS:
+        raise InvalidRequest(
+            path, f"has to be an object of at most {MAX_TOKEN_IDS} token ids and numbers"
+        )
     bias = {}
     for token_id, amount in value.items():
         if not token_id.isdecimal() or len(token_id) > 9:

@@ -22,9 +22,8 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from glm_engine.errors import InvalidRequest
 from glm_engine.request import Prompt, SamplingParams, StructuredOutputs, ThinkingTokens, ToolChoice
-from glm_engine.tool_grammar import ToolGrammar, json_rule, literal, regex
+from glm_engine.tool_grammar import MAX_GRAMMAR_BYTES, ToolGrammar, json_rule, literal, regex
 
-MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_CACHED = 64
 # Worst case of a step: about 5 ms of lexer and 10 ms of parser. What needs more fails by itself.
 _LIMITS = llguidance.LLParserLimits(

@@ -24,7 +24,11 @@ TAGS = (
 )
 """The tokens that the format is made of."""
 
+MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_REFERENCES = 32
+_MAX_STEPS = 32
+# Entries of schemas that are looked at; real tools need some thousand.
+_MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
 _WHITE_SPACE = " "
 """Between the parts of a JSON document there may be one space and nothing else.
@@ -61,13 +65,16 @@ class ToolGrammar:
         token: from a tag of ``TAGS`` to the rule that stands for its token.
 
     Raises:
-        InvalidRequest: a tool's parameters cannot be made into rules; names the tool.
+        InvalidRequest: a tool's parameters cannot be made into rules, or into too large ones, or
+            take too long; names the tool.
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]], token: Callable[[str], str]) -> None:
         (self._call, self._call_end, self._key, self._key_end, self._value, self._value_end) = map(
             token, TAGS
         )
+        self._work = _Work()
+        self._num_bytes = 0
         self.rules = ['LINE_BREAK: "\\n"', "ANY_TEXT: /(?s:.+)/"]
         self.names: list[str] = []
         """The rule of each tool's call."""
@@ -79,8 +86,8 @@ class ToolGrammar:
         root = function.get("parameters") or {}
         if not isinstance(root, dict):
             raise InvalidRequest(field, "has to be a JSON schema of an object")
-        schema = _resolved(root, root, field)
-        types = json_types(schema, root, field)
+        schema = _resolved(root, root, field, self._work)
+        types = _json_types(schema, root, field, self._work)
         if types and "object" not in types:
             raise InvalidRequest(field, "has to be a JSON schema of an object")
         properties = schema.get("properties", {})
@@ -89,6 +96,7 @@ class ToolGrammar:
         required = schema.get("required", [])
         if not isinstance(required, list):
             raise InvalidRequest(f"{field}.required", "has to be a list")
+        required = {key for key in required if isinstance(key, str)}
         arguments = []
         for i, (key, own) in enumerate(properties.items()):
             if own is False:  # nothing is allowed there
@@ -96,32 +104,42 @@ class ToolGrammar:
                     raise InvalidRequest(f"{field}.{key}", "is required, but allows no value")
                 continue
             rule = f"{name}_argument_{i}"
-            self._add_argument(rule, literal(key), self._value_of(own, root, f"{field}.{key}"))
+            value = self._value_of(own, root, f"{field}.{key}")
+            self._add_argument(rule, literal(key), value, field)
             arguments.append(rule if key in required else f"{rule}?")
         if not properties and schema.get("additionalProperties") is not False and root:
-            self._add_argument(f"{name}_argument", "/[^<>\\n]+/", "ANY_TEXT?")
+            self._add_argument(f"{name}_argument", "/[^<>\\n]+/", "ANY_TEXT?", field)
             arguments.append(f"{name}_argument*")
         self.names.append(name)
-        self.rules.append(
+        self._add(
             f"{name}: {self._call} {literal(function['name'])} LINE_BREAK? {' '.join(arguments)} "
-            f"{self._call_end}"
+            f"{self._call_end}",
+            field,
         )
 
-    def _add_argument(self, rule: str, key: str, value: str) -> None:
-        self.rules.append(
+    def _add_argument(self, rule: str, key: str, value: str, field: str) -> None:
+        self._add(
             f"{rule}: {self._key} {key} {self._key_end} LINE_BREAK? "
-            f"{self._value} {rule}_value {self._value_end} LINE_BREAK?"
+            f"{self._value} {rule}_value {self._value_end} LINE_BREAK?",
+            field,
         )
-        self.rules.append(f"{rule}_value: {value}")
+        self._add(f"{rule}_value: {value}", field)
+
+    def _add(self, rule: str, field: str) -> None:
+        # Now, not when all are there: definitions stand in the rule of every argument.
+        self._num_bytes += len(rule)
+        if self._num_bytes > MAX_GRAMMAR_BYTES:
+            raise InvalidRequest(field, f"is larger than {MAX_GRAMMAR_BYTES} bytes as a grammar")
+        self.rules.append(rule)
 
     def _value_of(self, schema: Any, root: Mapping[str, Any], field: str) -> str:
         """What may stand between an argument's tags."""
-        resolved = _resolved(schema, root, field)
+        resolved = _resolved(schema, root, field, self._work)
         values = [resolved["const"]] if "const" in resolved else resolved.get("enum")
         if isinstance(values, list) and values:
             texts = [v if isinstance(v, str) else json.dumps(v) for v in values]
             return " | ".join(literal(text) if text else '""' for text in texts)
-        types = json_types(resolved, root, field)
+        types = _json_types(resolved, root, field, self._work)
         if types == {"string"}:
             return _text_of(resolved, field)
         if not types or "string" in types:
@@ -130,25 +148,67 @@ class ToolGrammar:
         return json_rule({**definitions, **resolved})
 
 
-def json_types(schema: Mapping[str, Any], root: Mapping[str, Any], field: str) -> set[str]:
+class _Work:
+    """How much of schemas may yet be looked at. A small schema can refer to itself, or to parts
+    twice that refer to parts twice, and so be endless to look at."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_WORK
+
+    def spend(self, entries: int, field: str) -> None:
+        """Note that so many entries are looked at.
+
+        Raises:
+            InvalidRequest: they are too many.
+        """
+        self._left -= entries
+        if self._left < 0:
+            raise InvalidRequest(field, "is too complex: there is too much in it to look at")
+
+
+def _json_types(
+    schema: Mapping[str, Any], root: Mapping[str, Any], field: str, work: _Work
+) -> set[str]:
     """The JSON types that a schema allows; empty where it does not say."""
+    types: set[str] = set()
+    todo: list[Any] = [schema]
+    # Of the parts of `root`: one that comes again allows nothing new.
+    seen: set[int] = set()
+    while todo:
+        part = _resolved(todo.pop(), root, field, work)
+        options = None if "type" in part else _options(part)
+        if options is not None:
+            new = [option for option in options if id(option) not in seen]
+            work.spend(len(options), field)
+            seen.update(map(id, new))
+            todo += new
+            continue
+        own = _own_types(part)
+        if not own:
+            return set()
+        types |= own
+    return types
+
+
+def _options(schema: Mapping[str, Any]) -> list[Any] | None:
+    lists = (schema.get(name) for name in ("anyOf", "oneOf"))
+    return next((options for options in lists if isinstance(options, list)), None)
+
+
+def _own_types(schema: Mapping[str, Any]) -> set[str]:
+    """Of a schema that is no choice among others."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return {kind}
     if isinstance(kind, list):
         return {one for one in kind if isinstance(one, str)}
-    for name in ("anyOf", "oneOf"):
-        if isinstance(schema.get(name), list):
-            options = [_resolved(option, root, field) for option in schema[name]]
-            types = [json_types(option, root, field) for option in options]
-            return set().union(*types) if all(types) else set()
     values = schema.get("enum")
     if isinstance(values, list) and any(isinstance(value, str) for value in values):
         return {"string"}
     return {"object"} if "properties" in schema else set()
 
 
-def _resolved(schema: Any, root: Mapping[str, Any], field: str) -> dict[str, Any]:
+def _resolved(schema: Any, root: Mapping[str, Any], field: str, work: _Work) -> dict[str, Any]:
     """The schema that a chain of references (and of lone ``allOf``) leads to."""
     for _ in range(_MAX_REFERENCES):
         if isinstance(schema, bool):
@@ -156,24 +216,26 @@ def _resolved(schema: Any, root: Mapping[str, Any], field: str) -> dict[str, Any
         if not isinstance(schema, dict):
             raise InvalidRequest(field, "has to be a JSON schema")
         alone = schema.get("allOf")
-        if isinstance(alone, list) and len(alone) == 1 and isinstance(alone[0], dict):
-            schema = {**alone[0], **{k: v for k, v in schema.items() if k != "allOf"}}
-            continue
         path = schema.get("$ref")
-        if path is None:
+        if isinstance(alone, list) and len(alone) == 1 and isinstance(alone[0], dict):
+            found, name = alone[0], "allOf"
+        elif path is None:
             return schema
-        found = _found(path, root)
-        if not isinstance(found, dict):
-            raise InvalidRequest(field, f"refers to {path!r}, which is not there")
-        schema = {**found, **{k: v for k, v in schema.items() if k != "$ref"}}
+        else:
+            found, name = _found(path, root), "$ref"
+            if not isinstance(found, dict):
+                raise InvalidRequest(field, f"refers to {path!r}, which is not there")
+        work.spend(1 + len(found) + len(schema), field)
+        schema = {**found, **{key: value for key, value in schema.items() if key != name}}
     raise InvalidRequest(field, f"is a chain of more than {_MAX_REFERENCES} references")
 
 
 def _found(path: Any, root: Mapping[str, Any]) -> Any:
     if not isinstance(path, str) or not path.startswith("#"):
         return None
-    place: Any = root
-    for step in path.removeprefix("#").split("/")[1:]:
+    steps = path.removeprefix("#").split("/", _MAX_STEPS + 1)[1:]
+    place: Any = root if len(steps) <= _MAX_STEPS else None
+    for step in steps:
         if not isinstance(place, dict):
             return None
         place = place.get(step.replace("~1", "/").replace("~0", "~"))

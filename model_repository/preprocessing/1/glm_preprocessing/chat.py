@@ -16,6 +16,7 @@ DETAILS: dict[str | None, int] = {None: 0, "auto": 0, "high": 0, "low": 512 * 51
 """OpenAI's words for how closely a picture is looked at, as pixels that it may have."""
 
 ROLES = ("system", "user", "assistant", "tool")
+MAX_MESSAGES = 4096
 
 # GLM's own switch: a user turn that ends in it is answered without a thought. Typing it is allowed.
 _USER_TAGS = frozenset({"/nothink"})
@@ -122,6 +123,8 @@ def parse_conversation(
     """
     if not isinstance(messages, list) or not messages:
         raise InvalidInput("messages", "has to be a list of at least one message")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidInput("messages", f"has {len(messages)}, at most {MAX_MESSAGES} are taken")
     parser = _MessageParser(tokenizer)
     parsed = [parser.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     if template_kwargs is not None and not isinstance(template_kwargs, dict):

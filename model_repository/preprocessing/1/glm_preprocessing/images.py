@@ -93,7 +93,8 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
         image.load()
         if image.format == "PNG":
             _mend_transparency(image, bit_depth=data[24])
-        return _to_rgb(_upright(image))
+        image = _upright(image)  # no longer needed as it was: large ones fill memory
+        return _to_rgb(image)
     except InvalidInput:
         raise
     except UnidentifiedImageError:

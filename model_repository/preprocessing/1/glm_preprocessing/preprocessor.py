@@ -1,6 +1,7 @@
 """The whole of stage 1: one request in, everything that the engine needs out."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,8 @@ from glm_preprocessing.tokenizer import PromptTokenizer
 from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
 
 HASH_BYTES = 16
+# More than any context holds, and what a tool's schema costs to look at grows with its length.
+MAX_TOOLS_CHARACTERS = 512 * 1024
 Grid = tuple[int, int, int]
 
 
@@ -232,6 +235,8 @@ class Preprocessor:
             messages = parse_json(request.messages, "messages")
         else:
             messages = user_turn(request.text_input or "", len(request.image), len(request.video))
+        if len(request.tools or "") > MAX_TOOLS_CHARACTERS:
+            raise InvalidInput("tools", f"have more than {MAX_TOOLS_CHARACTERS} characters")
         tools = _optional_json(request.tools, "tools")
         kwargs = _optional_json(request.chat_template_kwargs, "chat_template_kwargs")
         try:
@@ -258,6 +263,8 @@ class Preprocessor:
             raise InvalidInput("image_hash", "needs one entry for each image")
         if not all(map(self._is_grid, request.known_grids.values())):
             raise InvalidInput("image_grid", "has to be the grid of an image, or zeros")
+        seconds = self._settings.image_decode_timeout
+        deadline = time.monotonic() + seconds
         sent = iter(range(len(request.image)))
         pictures = []
         for part in parts:
@@ -273,6 +280,8 @@ class Preprocessor:
                     raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
             name = name or content_hash(data, max_pixels)
             grid = request.known_grids.get(name)
+            if not grid and time.monotonic() > deadline:
+                raise InvalidInput(field, f"the images before it took more than {seconds} s")
             pictures.append(
                 _Visual(name, grid, None) if grid else self._image(data, field, name, max_pixels)
             )

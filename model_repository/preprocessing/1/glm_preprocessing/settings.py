@@ -18,6 +18,8 @@ class PreprocessingSettings:
         max_image_pixels: images, and frames of a video, with more pixels are refused before they
             are decoded (``GLM_MAX_IMAGE_PIXELS``).
         max_images: in one request (``GLM_MAX_IMAGES``).
+        image_decode_timeout: seconds after which no further image of a request is decoded
+            (``GLM_IMAGE_DECODE_TIMEOUT``). One alone takes some at the most.
         max_videos: in one request (``GLM_MAX_VIDEOS``).
         max_video_frames: videos with more frames are refused before they are decoded
             (``GLM_MAX_VIDEO_FRAMES``).
@@ -29,6 +31,7 @@ class PreprocessingSettings:
     max_image_side: int
     max_image_pixels: int
     max_images: int
+    image_decode_timeout: int
     max_videos: int
     max_video_frames: int
     video_decode_timeout: int
@@ -46,6 +49,7 @@ class PreprocessingSettings:
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
             max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=50_000_000, minimum=1),
             max_images=_integer(env, "GLM_MAX_IMAGES", default=16, minimum=0),
+            image_decode_timeout=_integer(env, "GLM_IMAGE_DECODE_TIMEOUT", default=30, minimum=1),
             max_videos=_integer(env, "GLM_MAX_VIDEOS", default=1, minimum=0),
             max_video_frames=_integer(env, "GLM_MAX_VIDEO_FRAMES", default=100_000, minimum=1),
             video_decode_timeout=_integer(env, "GLM_VIDEO_DECODE_TIMEOUT", default=30, minimum=1),
