@@ -101,7 +101,8 @@ def test_the_input_comes_first_unless_excluded(client: grpc.InferenceServerClien
 def test_a_stream_adds_up_to_the_whole(client: grpc.InferenceServerClient) -> None:
     inputs = [
         _text("messages", json.dumps([{"role": "user", "content": "你能做什么？"}]).encode()),
-        _text("sampling_parameters", b'{"temperature": 0}'),
+        # Long enough to come in pieces, however busy the machine is.
+        _text("sampling_parameters", b'{"temperature": 0, "ignore_eos": true, "max_tokens": 1000}'),
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", True),
     ]

@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from benchmarks.stack import Stack, free_ports
-from e2e.calls import DESCRIPTIONS, PICTURES, metrics, wait_for
+from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -28,12 +28,13 @@ pytestmark = pytest.mark.skipif(
 
 DESKTOP, PHONE = (1280, 860), (375, 740)
 SECONDS = 20.0
-# An answer that goes on until it is stopped: it may not end by itself.
+# Answers that go on until they are stopped: they may not end by themselves, and sixteen at a time
+# take the demo model ten seconds.
 ENDLESS = """
 const plain = window.fetch;
 window.fetch = (path, options) => {
   if (path !== "v1/chat/completions") return plain(path, options);
-  const body = { ...JSON.parse(options.body), ignore_eos: true };
+  const body = { ...JSON.parse(options.body), ignore_eos: true, max_tokens: 4000, n: 16 };
   return plain(path, { ...options, body: JSON.stringify(body) });
 };
 """
@@ -130,6 +131,13 @@ class Page:
         self.wait(lambda: len(self.all(".turn")) == count + 1)
         assert self.one("#prompt").get_attribute("value") == ""
 
+    def ask_in_vain(self, text: str) -> None:
+        """Type and press Enter; what was typed stays."""
+        count = len(self.all(".turn"))
+        self.one("#prompt").send_keys(text + Keys.ENTER)
+        assert self.one("#prompt").get_attribute("value") == text
+        assert len(self.all(".turn")) == count
+
     def last_turn(self, *states: str) -> WebElement:
         """The last turn, once it is in one of these states."""
         self.wait(
@@ -222,6 +230,19 @@ def test_paste_and_drop(stack: Stack, page: Page) -> None:
     assert page.one("#lightbox img").is_displayed()
 
 
+def test_a_picture_that_is_still_read_is_waited_for(stack: Stack, page: Page) -> None:
+    page.open(stack.web_url)
+    page.one("#prompt").send_keys("What is in this image?")
+    data = base64.b64encode((PICTURES / "photo-star.jpg").read_bytes()).decode()
+    submit = "document.querySelector('#composer').requestSubmit();"
+    page.run(GIVE_FILE + submit, page.one("main"), "drop", "photo-star.jpg", data)
+    page.wait(lambda: len(page.all("#attachments li")) == 1)
+    assert page.all(".turn") == []
+    page.wait(page.one("#send").is_enabled)
+    page.one("#send").click()
+    assert page.answer() == DESCRIPTIONS["photo-star.jpg"]
+
+
 def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page) -> None:
     def cancelled() -> float:
         return metrics(stack).get('glm_requests_total{finish_reason="cancelled"}', 0)
@@ -230,6 +251,7 @@ def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page
     page.run(ENDLESS)
     before = cancelled()
     for stop in ("button", "Escape"):
+        page.one("#new-chat").click()
         page.ask("Who are you?")
         turn = page.last_turn("thinking", "answering")
         assert not page.one("#send").is_displayed()
@@ -240,7 +262,7 @@ def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page
             assert text is not None
             if len(text) > lengths[-1]:
                 lengths.append(len(text))
-            return len(lengths) > 4
+            return len(lengths) > 2
 
         page.wait(grown)
         if stop == "button":
@@ -403,8 +425,8 @@ def test_a_server_with_keys_that_goes_and_comes_back(stack: Stack, page: Page) -
         page.open(web, state="gone")
         assert "cannot be reached" in page.one("#banner").text
         page.upload(photograph)
-        page.one("#prompt").send_keys("What is in this image?" + Keys.ENTER)
-        assert "not ready" in page.one("#notice").text  # and the text stays
+        page.ask_in_vain("What is in this image?")
+        assert "not ready" in page.one("#notice").text
         with program("glm_frontend", f"{api}/v1/health/live", **frontend):
             page.wait_state("ready")
             assert not page.one("#banner").is_displayed()
@@ -423,3 +445,26 @@ def test_a_server_with_keys_that_goes_and_comes_back(stack: Stack, page: Page) -
             page.wait_state("ready")
             page.one("#send").click()
             assert page.answer() == "The circle is blue."
+
+
+def test_a_server_that_loads_and_one_that_is_full(stack: Stack, page: Page) -> None:
+    api_port, web_port, nobodys = map(str, free_ports(3))
+    api, web = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{web_port}"
+    frontend = {"GLM_PORT": api_port, "GLM_MAX_INFLIGHT": "1"}
+    live = f"{api}/v1/health/live"
+    with program("glm_web", web, GLM_WEB_PORT=web_port, GLM_WEB_API_URL=api):
+        with program("glm_frontend", live, **frontend, GLM_TRITON_URL=f"127.0.0.1:{nobodys}"):
+            page.open(web, state="loading")
+            assert "Not ready yet" in page.one("#banner").text
+            page.ask_in_vain("Who are you?")
+            assert "not ready" in page.one("#notice").text
+        with program("glm_frontend", live, **frontend, GLM_TRITON_URL=stack.grpc_url):
+            page.wait_state("ready")
+            body = chat("hello", stream=True, ignore_eos=True, max_tokens=4000, n=16)
+            with requests.post(f"{api}/v1/chat/completions", json=body, stream=True, timeout=60):
+                page.one("#send").click()
+                assert "full" in page.last_turn("failed").text
+            retry = page.all("[data-action=retry]")[-1]
+            page.wait(retry.is_enabled)
+            retry.click()
+            assert page.answer()

@@ -16,6 +16,8 @@ const dropTarget = document.querySelector("#drop-target");
 let limits = { max_images: 16, max_image_bytes: 20 * 1024 ** 2 };
 let pictures = [];
 let countEarlier = () => 0;
+// Pictures that are being read; what is sent before they are there would be sent without them.
+let reading = 0;
 
 /**
  * Connect everything.
@@ -46,6 +48,8 @@ export async function setUpComposer(send, stop, earlierPictures) {
   document.addEventListener("paste", (event) => {
     const pasted = [...event.clipboardData.files];
     if (!pasted.length) return;
+    // Spreadsheets put a picture of the cells beside their text.
+    if (["text/plain", "text/html"].every((type) => event.clipboardData.types.includes(type))) return;
     event.preventDefault();
     attach(pasted);
   });
@@ -58,9 +62,10 @@ export async function setUpComposer(send, stop, earlierPictures) {
   }
 }
 
-/** What is there to send; null if nothing is. */
+/** What is there to send; null if nothing is, or not all is there yet. */
 export function draft() {
   const text = prompt.value.trim();
+  if (reading) return null;
   return text || pictures.length ? { text, pictures } : null;
 }
 
@@ -82,8 +87,10 @@ export function clearDraft() {
 
 /** Whether an answer is under way: then there is a stop button instead of the send button. */
 export function setBusy(busy) {
+  const focused = [sendButton, stopButton].includes(document.activeElement);
   sendButton.hidden = busy;
   stopButton.hidden = !busy;
+  if (focused) (busy ? stopButton : prompt).focus(); // what is hidden cannot have it
 }
 
 /** A short message above the text; "" for none. */
@@ -94,18 +101,23 @@ export function notify(key, values = {}) {
 
 async function attach(chosen) {
   notify("");
+  reading++;
+  refresh();
   for (const file of chosen) {
     if (countEarlier() + pictures.length >= limits.max_images) {
       notify("tooManyPictures", { count: limits.max_images });
       break;
     }
     try {
-      pictures.push(await readPicture(file, limits.max_image_bytes));
+      const picture = await readPicture(file, limits.max_image_bytes);
+      pictures = [...pictures, picture]; // others may have come or gone meanwhile
       showPictures();
     } catch {
       notify("notAPicture", { name: file.name || t("picture") });
     }
   }
+  reading--;
+  refresh();
   prompt.focus();
 }
 

@@ -1,5 +1,6 @@
 // Example pictures, each with a question. The demo checkpoint can answer all of them.
 
+import { notify } from "./composer.js";
 import { currentLanguage } from "./i18n.js";
 import { Picture } from "./pictures.js";
 
@@ -35,8 +36,12 @@ export function setUpExamples(choose) {
         question.append(example[currentLanguage()]);
         button.append(images, question);
         button.addEventListener("click", async () => {
-          const pictures = await Promise.all(example.pictures.map(load));
-          choose({ text: example[currentLanguage()], pictures });
+          try {
+            const pictures = await Promise.all(example.pictures.map(load));
+            choose({ text: example[currentLanguage()], pictures });
+          } catch {
+            notify("exampleMissing");
+          }
         });
         item.append(button);
         return item;
@@ -49,5 +54,6 @@ export function setUpExamples(choose) {
 
 async function load(name) {
   const response = await fetch(`examples/${name}`);
+  if (!response.ok) throw new Error(response.statusText);
   return new Picture(await response.blob(), name);
 }

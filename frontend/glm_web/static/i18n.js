@@ -1,5 +1,7 @@
 // All text of the page, in English and Chinese. The browser's language chooses, until the reader does.
 
+import { store, stored } from "./stored.js";
+
 const TEXTS = {
   en: {
     otherLanguage: "中文",
@@ -73,6 +75,7 @@ const TEXTS = {
     errorLoading: "The server cannot answer now.",
     tooManyPictures: "At most {count} pictures in one conversation.",
     notAPicture: "{name} is no picture that this browser or the server can read.",
+    exampleMissing: "The example could not be loaded.",
     waitForServer: "The server is not ready. Your message stays here.",
     stateChecking: "Connecting",
     stateReady: "Ready",
@@ -147,8 +150,8 @@ const TEXTS = {
     stopped: "已停止",
     boxesNote: "回答中的坐标以图片边长的千分之一为单位。",
     noAnswer: "模型思考后没有给出回答。",
-    notInHistory: "这一轮不会告诉模型。",
-    errorTitle: "没有成功",
+    notInHistory: "这一轮不会再发给模型。",
+    errorTitle: "请求失败",
     errorFull: "服务器已满，请在 {seconds} 秒后重试。",
     errorRate: "已达到您的请求频率上限，请在 {seconds} 秒后重试。",
     errorKey: "服务器需要 API 密钥，请在“参数”中填写。",
@@ -159,6 +162,7 @@ const TEXTS = {
     errorLoading: "服务器现在无法回答。",
     tooManyPictures: "一次对话最多 {count} 张图片。",
     notAPicture: "{name} 不是浏览器或服务器能读取的图片。",
+    exampleMissing: "示例加载失败。",
     waitForServer: "服务器尚未就绪。您的消息会保留在这里。",
     stateChecking: "连接中",
     stateReady: "就绪",
@@ -177,7 +181,7 @@ const TEXTS = {
 
 const STORED = "glm.language";
 
-let language = localStorage.getItem(STORED) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = stored(STORED) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 
 /** The reader's language, "en" or "zh". */
 export function currentLanguage() {
@@ -220,7 +224,7 @@ export function translate(root = document) {
 /** The other language from now on. */
 export function switchLanguage() {
   language = language === "zh" ? "en" : "zh";
-  localStorage.setItem(STORED, language);
+  store(STORED, language);
   translate();
   document.dispatchEvent(new Event("languagechange"));
 }

@@ -4,6 +4,7 @@ import { modelName, streamChat } from "./api.js";
 import { clearDraft, draft, notify, putBack, setBusy, setUpComposer } from "./composer.js";
 import { setUpExamples } from "./examples.js";
 import { switchLanguage, translate } from "./i18n.js";
+import { store } from "./stored.js";
 import {
   apiKey, closeOnBackdrop, detail, openSettings, requestFields, setUpSettings, systemPrompt,
 } from "./settings.js";
@@ -134,7 +135,7 @@ function switchTheme() {
     ? root.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("glm.theme", root.dataset.theme);
+  store("glm.theme", root.dataset.theme);
 }
 
 /** The end stays in view while the answer grows, unless the reader has scrolled up. */
@@ -153,7 +154,7 @@ setUpSettings(showModelName);
 setUpExamples((message) => {
   if (!controller && !ask(message)) putBack(message.text, message.pictures);
 });
-setUpComposer(send, stop, () => turns.flatMap((turn) => turn.pictures).length);
+setUpComposer(send, stop, () => turns.filter((one) => one.counts).flatMap((one) => one.pictures).length);
 closeOnBackdrop(document.querySelector("#lightbox"));
 followTheEnd();
 document.querySelector("#new-chat").addEventListener("click", newChat);
@@ -165,7 +166,8 @@ document.addEventListener("serverstate", ({ detail: state }) => {
   showModelName();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
+  // Escape also closes an input method's list of words.
+  if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) stop();
 });
 // Where there is room for a keyboard; on a phone it would cover the page.
 if (matchMedia("(pointer: fine)").matches) document.querySelector("#prompt").focus();

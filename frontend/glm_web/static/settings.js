@@ -1,5 +1,7 @@
 // The parameters of requests, kept in this browser.
 
+import { store, stored } from "./stored.js";
+
 const STORED = "glm.settings";
 const DEFAULTS = {
   thinking: true,
@@ -16,7 +18,7 @@ const DEFAULTS = {
 const dialog = document.querySelector("#settings");
 const { elements } = dialog.querySelector("form");
 
-let values = { ...DEFAULTS, ...JSON.parse(localStorage.getItem(STORED) ?? "{}") };
+let values = { ...DEFAULTS, ...parsed(stored(STORED)) };
 
 /** The API key; empty for none. */
 export function apiKey() {
@@ -59,12 +61,12 @@ export function setUpSettings(changed) {
       // What is out of range is left as it was; the browser marks it.
       else if (field.validity.valid) values[name] = field.value;
     }
-    localStorage.setItem(STORED, JSON.stringify(values));
+    store(STORED, JSON.stringify(values));
   });
   document.querySelector("#open-settings").addEventListener("click", () => openSettings());
   document.querySelector("#reset-settings").addEventListener("click", () => {
     values = { ...DEFAULTS, key: values.key };
-    localStorage.setItem(STORED, JSON.stringify(values));
+    store(STORED, JSON.stringify(values));
     fill();
   });
   dialog.addEventListener("close", changed);
@@ -76,6 +78,14 @@ export function closeOnBackdrop(one) {
   one.addEventListener("click", (event) => {
     if (event.target === one) one.close();
   });
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text ?? "{}");
+  } catch {
+    return {};
+  }
 }
 
 function fill() {

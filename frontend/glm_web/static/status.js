@@ -39,6 +39,8 @@ document.addEventListener("visibilitychange", () => {
 
 function show(next, message) {
   const changed = next !== state;
+  // Screen readers say what is written there, and not again every few seconds.
+  if (!changed && pill.title === message) return;
   state = next;
   pill.dataset.state = state;
   pill.title = message;

@@ -1,3 +1,7 @@
 // Runs before the page is drawn, so that a chosen theme does not flash.
-const chosenTheme = localStorage.getItem("glm.theme");
-if (chosenTheme) document.documentElement.dataset.theme = chosenTheme;
+try {
+  const chosen = localStorage.getItem("glm.theme");
+  if (chosen) document.documentElement.dataset.theme = chosen;
+} catch {
+  // This browser lets nobody keep anything.
+}

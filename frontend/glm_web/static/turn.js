@@ -257,9 +257,11 @@ export class Turn {
 
 /** Browsers give the clipboard only to pages of https and of this machine; others get the old way. */
 async function copyText(text) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
     return;
+  } catch {
+    // There is none, or the reader has not allowed it.
   }
   const field = document.createElement("textarea");
   field.value = text;

@@ -82,7 +82,7 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
     """
     check_parts(data, field)
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise InvalidInput(
