@@ -1,6 +1,9 @@
-"""What deploy/compose.yaml starts, as processes with the environments and commands of there."""
+"""What deploy/compose.yaml and Dockerfile.triton start, as processes with the files, environments
+and commands of there."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,8 @@ import requests
 import yaml
 
 from benchmarks.stack import ROOT, START_TIMEOUT, Stack, free_ports, wait_until
-from e2e.calls import chat, content
+from dockerfile import copy_stage, stages
+from e2e.calls import chat, content, post
 
 HEALTHCHECK = ROOT / "deploy" / "healthcheck.py"
 
@@ -31,6 +35,7 @@ class Services:
         self._here = {
             "triton:8001": self.triton.grpc_url,
             "http://frontend:8000": f"http://127.0.0.1:{self.port}",
+            "10.89.77.10": "127.0.0.1",
         }
         frontend = self._start("frontend", ["-m", "glm_frontend"], GLM_PORT=self.port)
         web = self._start(
@@ -88,3 +93,69 @@ def test_the_services_of_compose(services: Services) -> None:
     answer = requests.post(f"{page}/v1/chat/completions", json=body, timeout=60)
     assert content(answer) == "An orange star."
     services.stop()
+
+
+def _entrypoint(stage: str) -> list[str]:
+    (command,) = [value for name, value in stages()[stage] if name == "ENTRYPOINT"]
+    words: list[str] = json.loads(command)
+    return words
+
+
+def test_the_frontends_image(tmp_path: Path) -> None:
+    """Installed by deploy/install.sh, without what only the models need."""
+    copy_stage("frontend-build", tmp_path)
+    (install,) = [value for name, value in stages()["frontend-build"] if name == "RUN"]
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("GLM_")}
+    # The installer makes the environment with the first python3.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    run = subprocess.run(
+        install.split(), cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    for source in ("client", "frontend"):  # the stage that is built from this has the venv only
+        shutil.rmtree(tmp_path / source)
+    copy_stage("frontend", tmp_path)
+    (port,) = map(str, free_ports(1))
+    environment |= {"PATH": f"{tmp_path / 'venv/bin'}:{environment['PATH']}", "GLM_PORT": port}
+    python, *arguments = _entrypoint("frontend")
+    process = subprocess.Popen(
+        [shutil.which(python, path=environment["PATH"]) or python, *arguments],
+        cwd=tmp_path,
+        env=environment,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}/v1/health/live"
+        check = [sys.executable, str(tmp_path / "deploy/healthcheck.py"), url]
+        wait_until(lambda: subprocess.run(check, capture_output=True).returncode == 0, 60)
+    finally:
+        process.terminate()
+        process.wait(60)
+    packages = {path.name for path in tmp_path.glob("venv/lib/python3*/site-packages/*")}
+    assert "glm_frontend" in packages and not packages & {"torch", "transformers", "pytriton"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a folder as /opt/glm")
+def test_the_servers_image_by_the_manuals_script(tmp_path: Path) -> None:
+    """Only what the image has, in its place; started as from Jupyter, stopped as by Docker."""
+    tree = tmp_path / "glm"
+    copy_stage("server", tree)
+    copied = [value.split() for name, value in stages()["notebook"] if name == "COPY"]
+    (script,) = [words[-2] for words in copied if words[-1].endswith("推理.sh")]
+    shutil.copy2(ROOT / script, tmp_path / "start.sh")
+    place = 'mount -t tmpfs tmpfs /opt && mkdir /opt/glm && mount --bind "$0" /opt/glm && exec "$1"'
+    stack = Stack(
+        tmp_path / "launcher.log",
+        ("unshare", "--mount", "bash", "-c", place, str(tree), str(tmp_path / "start.sh")),
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        GLM_MODEL="/opt/glm/demo_model/checkpoint",
+    )
+    try:
+        stack.wait_ready()
+        command = Path(f"/proc/{stack.pids('tritonserver')[0]}/cmdline").read_text()
+        assert "--model-repository=/opt/glm/model_repository" in command
+        answer = post(stack, chat("What is in this image?", "photo-star.jpg"))
+        assert content(answer) == "An orange star."
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.wait_stopped() == 0, stack.log
+    finally:
+        stack.kill()

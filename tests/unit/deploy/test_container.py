@@ -1,28 +1,24 @@
 """The container's files, as far as they can be held against the tree without a Docker engine."""
 
 import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dockerfile import instructions, stages
 from launcher.settings import Settings, variable
 from launcher.triton import SHM_BYTES
 from unit.paths import ROOT
 
-DOCKERFILE = ROOT / "Dockerfile.triton"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 # Read by libraries and by Docker, not by us.
-OTHERS = {"PATH", "HOME", "HF_HOME", "HF_TOKEN", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
-
-
-@pytest.fixture(scope="module")
-def instructions() -> list[tuple[str, str]]:
-    lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("#"))
-    joined = re.sub(r"\\\n\s*", " ", text).splitlines()
-    return [(line.split()[0], line.partition(" ")[2]) for line in joined if line]
+OTHERS = {
+    *("PATH", "HOME", "HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+    *("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "FORWARDED_ALLOW_IPS"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +26,19 @@ def compose() -> Any:
     return yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
 
 
-def _stages(instructions: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    stages: dict[str, list[tuple[str, str]]] = {}
-    for instruction, value in instructions:
-        if instruction == "FROM":
-            name = value.partition(" AS ")[2]
-            stages[name] = []
-        elif stages:
-            stages[name].append((instruction, value))
-    return stages
-
-
-def test_what_is_copied_is_in_the_tree_and_let_through(
-    instructions: list[tuple[str, str]],
-) -> None:
+def test_what_is_copied_is_in_the_tree_and_let_through() -> None:
     let_through = [
         line[1:]
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     ]
-    stages = _stages(instructions)
     copied = 0
-    for instruction, value in instructions:
+    for instruction, value in instructions():
         words = value.split()
         if instruction != "COPY":
             continue
         if words[0].startswith("--from="):
-            assert words[0].removeprefix("--from=") in stages
+            assert words[0].removeprefix("--from=") in stages()
             continue
         for source in [word for word in words[:-1] if not word.startswith("--")]:
             copied += 1
@@ -65,10 +47,10 @@ def test_what_is_copied_is_in_the_tree_and_let_through(
     assert copied > 15
 
 
-def test_what_is_run_is_copied_before(instructions: list[tuple[str, str]]) -> None:
+def test_what_is_run_is_copied_before() -> None:
     extras = (ROOT / "pyproject.toml").read_text()
     scripts = 0
-    for steps in _stages(instructions).values():
+    for steps in stages().values():
         for instruction, value in steps:
             for script in re.findall(r"deploy/[\w.]+\.(?:sh|py)", value):
                 scripts += 1
@@ -80,28 +62,25 @@ def test_what_is_run_is_copied_before(instructions: list[tuple[str, str]]) -> No
     assert scripts > 8
 
 
-def test_images_are_pinned_and_nobody_is_root(
-    instructions: list[tuple[str, str]], compose: Any
-) -> None:
-    bases = [value.partition("=")[2] for name, value in instructions if name == "ARG"]
+def test_images_are_pinned_and_nobody_is_root(compose: Any) -> None:
+    bases = [value.partition("=")[2] for name, value in instructions() if name == "ARG"]
     images = bases + [s["image"] for s in compose["services"].values() if "image" in s]
     assert len(images) == 4
     for image in images:
         assert re.search(r":v?\d+\.\d+", image), image
-    stages = _stages(instructions)
     for target in ("frontend", "server"):  # the others begin with one of these
-        names = [name for name, _ in stages[target]]
-        assert ("USER", "10001:10001") in stages[target]
+        names = [name for name, _ in stages()[target]]
+        assert ("USER", "10001:10001") in stages()[target]
         assert {"HEALTHCHECK", "ENTRYPOINT", "STOPSIGNAL"} <= set(names)
     assert all(
-        value.startswith("[") for name, value in instructions if name == "ENTRYPOINT"
+        value.startswith("[") for name, value in instructions() if name == "ENTRYPOINT"
     )  # a shell would not hand SIGTERM on
 
 
-def test_settings_are_settings(instructions: list[tuple[str, str]], compose: Any) -> None:
+def test_settings_are_settings(compose: Any) -> None:
     names = {
         name
-        for instruction, value in instructions
+        for instruction, value in instructions()
         if instruction == "ENV"
         for name in re.findall(r"(\w+)=", value)
     }
@@ -113,20 +92,17 @@ def test_settings_are_settings(instructions: list[tuple[str, str]], compose: Any
     assert names - ours <= OTHERS | {"TRITON_CACHE_DIR", "NUMBA_CACHE_DIR"}
 
 
-def test_the_services_fit_the_dockerfile_and_the_tree(
-    instructions: list[tuple[str, str]], compose: Any
-) -> None:
-    stages = _stages(instructions)
+def test_the_services_fit_the_dockerfile_and_the_tree(compose: Any) -> None:
     services = compose["services"]
     assert set(services) == {"triton", "frontend", "web", "prometheus", "grafana"}
     for service in services.values():
         if "build" in service:
-            assert service["build"]["target"] in stages
+            assert service["build"]["target"] in stages()
             assert (COMPOSE.parent / service["build"]["context"] / "Dockerfile.triton").exists()
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
         for volume in service.get("volumes", []):
-            source = volume.partition(":")[0]
+            source = re.sub(r"^\$\{\w+:-(\w+)\}", r"\1", volume).partition(":")[0]
             if source.startswith("."):
                 assert (COMPOSE.parent / source).exists(), source
             else:
@@ -152,3 +128,18 @@ def test_shared_memory_is_enough_for_every_instance(compose: Any) -> None:
     size = compose["services"]["triton"]["shm_size"]
     assert size.endswith("gb")
     assert int(size.removesuffix("gb")) * 2**30 > 10 * 3 * SHM_BYTES
+
+
+def test_only_the_page_is_believed_for_whom_it_asks(compose: Any) -> None:
+    services = compose["services"]
+    page = services["web"]["networks"]["default"]["ipv4_address"]
+    assert services["frontend"]["environment"]["FORWARDED_ALLOW_IPS"] == page
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    assert ip_address(page) in ip_network(network["subnet"])
+
+
+def test_keys_are_neither_in_git_nor_in_an_image() -> None:
+    keys = yaml.safe_load((ROOT / "deploy/compose.keys.yaml").read_text(encoding="utf-8"))
+    file = Path("deploy", keys["secrets"]["glm_api_keys"]["file"])
+    for name, place in ((".gitignore", f"/{file}"), (".dockerignore", str(file))):
+        assert (ROOT / name).read_text().splitlines()[-1] == place  # the last that matches counts
