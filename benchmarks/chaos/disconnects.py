@@ -138,7 +138,7 @@ async def _until(stack: Stack, condition: Callable[[dict[str, float]], bool]) ->
 
 
 async def _idle(stack: Stack) -> dict[str, float]:
-    await asyncio.sleep(0.6)  # until the numbers are those of now
+    await asyncio.sleep(0.4)  # until the numbers are those of now
     return await _until(
         stack, lambda values: not values["glm_requests_running"] + values["glm_requests_waiting"]
     )

@@ -151,6 +151,8 @@ async def measure(folder: Path, workers: int) -> tuple[list[str], bool]:
             await asyncio.gather(*working)
     finally:
         for stack in stacks:
+            stack.process.terminate()  # all at once
+        for stack in stacks:
             stack.kill()
     for name, tally in tallies.items():
         for reason in tally.lost:
