@@ -108,8 +108,10 @@ def _draw(file: Path, panels: Sequence[Panel], caption: str) -> None:
     space = 0.02 / rows * (2 + caption.count("\n"))
     if has_one_legend:
         handles, names = axes[0][0].get_legend_handles_labels()
-        above_caption = {"loc": "lower center", "bbox_to_anchor": (0.5, space)}
-        figure.legend(handles, names, ncols=3, fontsize=8, frameon=False, **above_caption)
+        figure.legend(
+            handles, names, ncols=3, fontsize=8, frameon=False,
+            loc="lower center", bbox_to_anchor=(0.5, space),  # above the caption
+        )  # fmt: skip
         space += 0.06 * -(-len(names) // 3)
     figure.text(0.01, 0.005, caption, fontsize=6, color="gray")
     figure.tight_layout(rect=(0, space, 1, 1))

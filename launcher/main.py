@@ -47,8 +47,9 @@ EXIT_GRACE = 10.0
 # Starts in a row that may fail, once there was one that did not.
 MAX_FAILED_STARTS = 5
 
-# A request under way needs those that come later.
-STOP_ORDER = ("web", "frontend", "triton")
+# A request under way needs those that come later. The frontend is told at once that it is to stop;
+# it answers what is under way, that of the page, too.
+STOP_ORDER = (("web", "frontend"), ("triton",))
 
 FAILED, FORCED = 1, 130
 
@@ -261,23 +262,46 @@ class _Server:
         log_error(self._log, f"{fault}; loading it again")
         self._status.tell([fault.part], "restarting", _again(fault))
         url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
+        await asyncio.sleep(backoff.next())
+        self._stages.retire(fault.part)
+        problem = await _first(
+            self._ask_to_load_again(url), self._worse_than(fault), self._triton_is_gone()
+        )
+        if problem:
+            log_error(self._log, f"{fault.part}: Triton did not load it again: {problem}")
+            return False
+        backoff.started()
+        return True
+
+    async def _ask_to_load_again(self, url: str) -> str:
+        """Returns why it did not work; empty when it did."""
         headers = {ADMIN_HEADER: self._admin_key}
         timeout = self._settings.start_timeout
-        await asyncio.sleep(backoff.next())
         async with httpx2.AsyncClient(trust_env=False, headers=headers, timeout=timeout) as client:
             for verb in ("unload", "load"):
                 try:
                     response = await client.post(f"{url}/{verb}")
                 except httpx2.TransportError as error:
-                    log_error(self._log, f"{fault.part}: Triton did not {verb} it: {error!r}")
-                    return False
+                    return f"{verb}: {error!r}"
                 if response.status_code != 200:
-                    log_error(self._log, f"{fault.part}: Triton did not {verb} it: {response.text}")
-                    return False
-                if verb == "unload":
-                    self._stages.forget(fault.part)
-        backoff.started()
-        return True
+                    return f"{verb}: {response.text}"
+        return ""
+
+    async def _worse_than(self, fault: Fault) -> str:
+        """Returns when another model has a fault. Others of the same model end with it."""
+        while (other := await self._stages.fault()).part == fault.part:
+            log_error(self._log, str(other))
+        return str(other)
+
+    async def _triton_is_gone(self) -> str:
+        """Returns when Triton itself has ended, or does not answer."""
+        url = f"{self._settings.triton_http_url}/v2/health/live"
+        return str(
+            await _first(
+                _end_of(self._children["triton"]),
+                unresponsive("triton", url, self._settings.probe_timeout),
+            )
+        )
 
     async def _clear_triton(self) -> None:
         """Kill Triton and all its processes, and remove what they leave."""
@@ -304,10 +328,17 @@ class _Server:
         await self._answers(frontend, self._sign_of_life("frontend"), lambda: "frontend")
 
     async def _run_web(self) -> None:
-        """For as long as the server runs."""
-        await self._start_web()
-        self._log.info("the web page is at %s", self._settings.web_url)
-        await self._keep("web", self._start_web)
+        """For as long as the server runs, which does without the page where that cannot start."""
+        while True:
+            try:
+                await self._start_web()
+                self._log.info("the web page is at %s", self._settings.web_url)
+                await self._keep("web", self._start_web)
+            except LaunchError as error:
+                log_error(self._log, f"the web page: {error}; trying again later")
+                if "web" in self._children:
+                    await self._children["web"].kill()
+                await asyncio.sleep(Backoff.MOST_SECONDS)
 
     async def _start_web(self) -> None:
         """Returns when it answers."""
@@ -329,7 +360,7 @@ class _Server:
             )
             log_error(self._log, f"{fault}; starting it again")
             await self._children[name].kill()
-            await self._start_again(backoff, start, self._children[name].kill)
+            await self._start_again(backoff, start, lambda: self._children[name].kill())
 
     def _sign_of_life(self, name: str) -> str:
         """The URL that answers as long as the frontend, or the web page's server, runs."""
@@ -407,9 +438,16 @@ class _Server:
             Child.start(name, command, environment, stop_timeout + EXIT_GRACE, read_line)
         )
         self._starting.add(starting)
-        starting.add_done_callback(lambda task: self._children.update({name: task.result()}))
         starting.add_done_callback(self._starting.discard)
-        return await asyncio.shield(starting)
+        starting.add_done_callback(lambda task: self._note(name, task))
+        try:
+            return await asyncio.shield(starting)
+        except OSError as error:  # no memory, no process, no file left
+            raise LaunchError(f"{name} could not be started: {error}") from None
+
+    def _note(self, name: str, starting: "asyncio.Task[Child]") -> None:
+        if starting.exception() is None:
+            self._children[name] = starting.result()
 
     async def _answers(
         self,
@@ -456,15 +494,19 @@ class _Server:
         if self._starting:
             await asyncio.wait(self._starting)
         self._sample_regions()
-        for child in (self._children[name] for name in STOP_ORDER if name in self._children):
-            if not child.ended.done():
-                self._log.info("stopping %s", child.name)
-            # At a Ctrl-C the frontend need not wait for load balancers to notice.
-            interrupted = child.name == "frontend" and self._signal == signal.SIGINT
-            await child.stop(self._force, signal.SIGINT if interrupted else signal.SIGTERM)
+        for names in STOP_ORDER:
+            children = [self._children[name] for name in names if name in self._children]
+            await asyncio.gather(*map(self._stop_child, children))
         for name in self._regions.remove_leftovers():
             self._log.info("removed shared memory that Triton left: %s", name)
         self._log.info("stopped")
+
+    async def _stop_child(self, child: Child) -> None:
+        if not child.ended.done():
+            self._log.info("stopping %s", child.name)
+        # At a Ctrl-C the frontend need not wait for load balancers to notice.
+        interrupted = child.name == "frontend" and self._signal == signal.SIGINT
+        await child.stop(self._force, signal.SIGINT if interrupted else signal.SIGTERM)
 
 
 def _again(fault: Fault) -> str:

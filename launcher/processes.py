@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ TAIL_LINES = 10
 MAX_LINE = 64 * 1024
 # What a program has started gets this long to end after it.
 SESSION_GRACE = 2.0
+# And so long after a SIGKILL.
+KILL_SECONDS = 30.0
 
 ReadLine = Callable[[str], int]
 
@@ -63,23 +66,32 @@ class Child:
         the launcher. `stop_timeout`: seconds that it gets to end after a SIGTERM.
 
         Call from the main thread (see child.py).
+
+        Raises:
+            OSError: the system has no process, memory or file for it.
         """
         # A pipe of our own: asyncio's wait() would last until every process that the program has
         # started, and that has inherited its output, has ended too.
         read_end, write_end = os.pipe()
         output = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb")
-        )
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(CHILD_SCRIPT), str(os.getpid()), *command),
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            start_new_session=True,
-        )
-        os.close(write_end)
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb")
+            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(CHILD_SCRIPT), str(os.getpid()), *command),
+                    env=environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=write_end,
+                    start_new_session=True,
+                )
+            except OSError:
+                transport.close()
+                raise
+        finally:
+            os.close(write_end)
         return cls(name, process, output, stop_timeout, read_line)
 
     @property
@@ -123,9 +135,14 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL to the whole session. Returns when no process of it is left."""
-        while self.session_pids():
+        """SIGKILL to the whole session. Returns when no process of it is left, or when one does not
+        go: the kernel may hold it, as where a GPU is lost."""
+        deadline = time.monotonic() + KILL_SECONDS
+        while pids := self.session_pids():
             self._kill_session()
+            if time.monotonic() > deadline:
+                logging.getLogger(self.name).error("cannot be killed: %s", pids)
+                return
             await asyncio.sleep(0.05)
         await self.ended
 

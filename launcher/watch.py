@@ -10,7 +10,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,10 @@ import httpx2
 from launcher.processes import is_alive
 
 LOOK_SECONDS = 0.2
+# Between two looks, as far as it counts.
+MOST_SECONDS = 1.0
 PROBE_SECONDS = 2.0
+PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,19 @@ class StageWatch:
             not in it have no limit.
     """
 
-    def __init__(self, folder: Path, limits: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Mapping[str, float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._limits = limits
+        self._clock = clock
+        self._looked = clock()
+        # Of each worker: its beat, and how long it has been looked at without another.
+        self._seen: dict[tuple[Path, int], tuple[float, float]] = {}
+        self._retired: set[Path] = set()
 
     async def fault(self) -> Fault:
         """Returns when there is one."""
@@ -59,46 +72,75 @@ class StageWatch:
 
     def look(self) -> Fault | None:
         """The first fault found. Its process is dead afterwards, and is not looked at again."""
+        # Where everything stood still, this process too, nobody is to blame for it.
+        passed = min(self._clock() - self._looked, MOST_SECONDS)
+        self._looked = self._clock()
         for path in sorted(self._folder.iterdir()):
             model, _, pid = path.name.rpartition("-")
-            reason = self._reason(path, model, int(pid))
-            if reason is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-                path.unlink(missing_ok=True)
+            reason = self._reason(path, model, int(pid), passed)
+            if reason is None:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+            self._forget(path)
+            if path in self._retired:
+                self._retired.remove(path)
+            else:
                 return Fault(model, reason)
         return None
 
-    def forget(self, model: str = "*") -> None:
-        """Forget the processes of a model, or all; they are gone, or about to go."""
-        for path in self._folder.glob(f"{model}-*"):
-            path.unlink(missing_ok=True)
+    def retire(self, model: str) -> None:
+        """The processes of a model are about to go: their end is no fault. One that hangs does
+        not go by itself, and is killed as ever."""
+        self._retired.update(self._folder.glob(f"{model}-*"))
 
-    def _reason(self, path: Path, model: str, pid: int) -> str | None:
+    def forget(self) -> None:
+        """Forget all processes; they are gone."""
+        for path in self._folder.iterdir():
+            self._forget(path)
+        self._retired.clear()
+
+    def _forget(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        for worker in [worker for worker in self._seen if worker[0] == path]:
+            del self._seen[worker]
+
+    def _reason(self, path: Path, model: str, pid: int, passed: float) -> str | None:
         if not is_alive(pid):
             # One that ends in order takes its file with it.
             return "its process has ended" if path.exists() else None
         try:
-            (beat,) = struct.unpack("d", path.read_bytes())
+            beats = [beat for (beat,) in struct.iter_unpack("d", path.read_bytes())]
         except (OSError, struct.error):  # just made, or just removed
             return None
-        if beat < 0:
-            return "its process cannot go on"
-        stuck = time.monotonic() - beat
-        if beat and stuck > self._limits.get(model, float("inf")):
-            return f"its process has not moved for {stuck:.0f} s"
+        for worker, beat in enumerate(beats):
+            if beat < 0:
+                return "its process cannot go on"
+            last, stuck = self._seen.get((path, worker), (0.0, 0.0))
+            stuck = stuck + passed if beat == last else 0.0
+            self._seen[path, worker] = beat, stuck
+            if beat and stuck > self._limits.get(model, float("inf")):
+                return f"its process has not moved for {stuck:.0f} s"
         return None
 
 
 async def unresponsive(part: str, url: str, limit: float) -> Fault:
-    """Returns when `url` of a part has not answered for `limit` seconds, whatever it answers."""
-    answered = time.monotonic()
+    """Returns when `url` of a part has not answered for `limit` seconds, whatever it answers.
+
+    It is asked several times: one attempt may fail because this process stood still.
+    """
+    seconds = limit / PROBES
+    missed = 0
     async with httpx2.AsyncClient(trust_env=False) as client:
-        while (left := answered + limit - time.monotonic()) > 0:
-            with contextlib.suppress(httpx2.TransportError):
-                await client.get(url, timeout=left)
-                answered = time.monotonic()
-            await asyncio.sleep(min(PROBE_SECONDS, limit / 4))
+        while missed < PROBES:
+            began = time.monotonic()
+            try:
+                await client.get(url, timeout=seconds)
+                missed, pause = 0, min(PROBE_SECONDS, seconds)
+            except httpx2.TransportError:
+                missed += 1
+                pause = max(0.0, seconds - (time.monotonic() - began))
+            await asyncio.sleep(pause)
     return Fault(part, f"it has not answered for {limit:g} s")
 
 

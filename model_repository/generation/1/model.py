@@ -83,6 +83,8 @@ _MAX_RESPONSE_SECONDS = 0.05
 _METRICS_SECONDS = 0.25
 _TRIM_SECONDS = 30.0
 _DRAIN_SECONDS = 20.0
+# Of the heartbeat: the engine's thread, and the one that sends responses.
+_WORKERS, _RESPONSES = 2, 1
 
 # The first four are the prompt itself, in the forms that it may have.
 _PROMPT_INPUTS = (
@@ -267,7 +269,7 @@ class TritonPythonModel:
         _configure_logging(config)
         self._tracer = _create_tracer()
         self._outbox = _Outbox()
-        self._heartbeat = Heartbeat(args["model_name"])
+        self._heartbeat = Heartbeat(args["model_name"], workers=_WORKERS)
         self._engine = Engine(config, self._take_outputs, self._heartbeat)
         self._limit = config.max_num_seqs + config.max_queue
         self._queue_limits = QueueLimits(config.max_queue_bytes, config.max_queue_image_tokens)
@@ -440,13 +442,15 @@ class TritonPythonModel:
                 for _ in range(job.params.n)
             ]
             job.prompt_inputs = {}  # the image files; what the engine needs is in the prompt
-            job.choices = _choices(job, prompt, guides)
-            job.num_open = len(job.choices)
+            job.choices = choices = _choices(job, prompt, guides)
+            job.num_open = len(choices)
             self._preprocessing_seconds.append(time.monotonic() - job.received)
-            for choice in job.choices:
+            for choice in choices:
                 self._engine.add(choice.request)
             if job.cancelled:  # set while this thread was between the two checks
-                self._abort(job)
+                # Who is answered already has forgotten them.
+                for choice in choices:
+                    self._engine.abort(choice.request)
         except GenerationError as error:
             self._outbox.put(_Failed(job, error))
         except Exception as error:
@@ -544,7 +548,9 @@ class TritonPythonModel:
         waiting: dict[Choice, None] = {}  # those that have something to send
         polled = time.monotonic()
         while True:
+            self._heartbeat.rest(_RESPONSES)
             items = self._outbox.take(_RESPONSE_SECONDS if self._jobs else None)
+            self._heartbeat.beat(_RESPONSES)
             waiting.update(dict.fromkeys(self._sort_in(items)))
             now = time.monotonic()
             pause = _RESPONSE_SECONDS_A_STREAM * len(self._jobs)

@@ -15,6 +15,7 @@ from threading import Thread
 
 import pytest
 
+from glm_engine.heartbeat import Heartbeat
 from launcher.watch import Backoff, Fault, StageWatch, unresponsive
 
 LIMITS = {"generation": 0.3}
@@ -55,11 +56,56 @@ def test_a_process_that_has_ended(tmp_path: Path, process: "subprocess.Popen[byt
     assert watch.look() is None  # told once
 
 
+class Clock:
+    """Time as the test has it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_one_that_is_stuck_is_killed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
-    write(tmp_path, "generation", process.pid, time.monotonic() - 100)
-    fault = StageWatch(tmp_path, LIMITS).look()
-    assert fault == Fault("generation", "its process has not moved for 100 s")
+    clock = Clock()
+    watch = StageWatch(tmp_path, {"generation": 3.0}, clock)
+    path = tmp_path / f"generation-{process.pid}"
+    for seconds in range(8):
+        # Of two workers one goes on, and the other does so until the third second.
+        path.write_bytes(struct.pack("dd", 10.0 + seconds, 10.0 + min(seconds, 3)))
+        fault = watch.look()
+        assert (fault is None) == (seconds < 7)
+        clock.now += 1.0
+    assert fault == Fault("generation", "its process has not moved for 4 s")
     assert process.wait(5) == -signal.SIGKILL
+
+
+def test_where_all_stood_still_nobody_is_to_blame(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    clock = Clock()
+    watch = StageWatch(tmp_path, {"generation": 3.0}, clock)
+    write(tmp_path, "generation", process.pid, clock.now)
+    assert watch.look() is None
+    clock.now += 1000.0  # a container that was paused
+    assert watch.look() is None
+    assert process.poll() is None
+
+
+def test_who_is_about_to_go_is_killed_if_it_hangs_and_its_end_is_no_fault(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    clock = Clock()
+    watch = StageWatch(tmp_path, {"preprocessing": 3.0}, clock)
+    path = write(tmp_path, "preprocessing", process.pid, clock.now)
+    watch.retire("preprocessing")
+    for _ in range(6):
+        assert watch.look() is None
+        clock.now += 1.0
+    assert process.wait(5) == -signal.SIGKILL
+    assert not path.exists()
+    write(tmp_path, "preprocessing", process.pid, clock.now)  # the next of that number
+    assert watch.look() == Fault("preprocessing", "its process has ended")
 
 
 def test_a_model_without_a_limit_may_take_its_time(
@@ -74,18 +120,31 @@ def test_one_that_cannot_go_on(tmp_path: Path, process: "subprocess.Popen[bytes]
     assert StageWatch(tmp_path, {}).look() == Fault("generation", "its process cannot go on")
 
 
-def test_the_processes_of_a_model_are_forgotten(
-    tmp_path: Path, process: "subprocess.Popen[bytes]"
-) -> None:
+def test_all_processes_are_forgotten(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
     write(tmp_path, "preprocessing", process.pid, -1.0)
     write(tmp_path, "generation", process.pid, 0.0)
-    StageWatch(tmp_path, {}).forget("preprocessing")
-    assert [path.name for path in tmp_path.iterdir()] == [f"generation-{process.pid}"]
+    StageWatch(tmp_path, {}).forget()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_half_written_file_says_nothing(tmp_path: Path) -> None:
     (tmp_path / f"generation-{os.getpid()}").write_bytes(b"")
     assert StageWatch(tmp_path, LIMITS).look() is None
+
+
+def test_a_failure_outlasts_the_beats_of_others(
+    tmp_path: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    heartbeat = Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)}, workers=2)
+    heartbeat.beat()
+    watch = StageWatch(tmp_path, {})
+    assert watch.look() is None
+    heartbeat.fail()
+    heartbeat.beat()
+    heartbeat.rest(1)
+    path = tmp_path / f"generation-{os.getpid()}"
+    path.rename(tmp_path / f"generation-{process.pid}")  # for whom it is told is killed
+    assert watch.look() == Fault("generation", "its process cannot go on")
 
 
 async def test_a_listener_that_does_not_answer_is_noticed() -> None:

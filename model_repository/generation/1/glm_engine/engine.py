@@ -126,7 +126,8 @@ class Engine:
 
         Args:
             on_outputs: is called on the engine thread and must not block.
-            heartbeat: beats with every step, and every second where there is nothing to do.
+            heartbeat: beats with every part of a step, and every second where there is nothing to
+                do.
         """
         checkpoint = Checkpoint.load(config.model)
         self.table = TokenTable(checkpoint.tokenizer)
@@ -317,6 +318,7 @@ class Engine:
         return sampled
 
     def _attempt(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
+        self._heartbeat.beat()
         began = time.monotonic()
         images = self._runner.encode_images(step)
         self.stats.images_encoded += images.num_encoded
@@ -327,6 +329,7 @@ class Engine:
             for request in images.requests:
                 request.timeline.vision_began = request.timeline.vision_began or began
                 request.timeline.vision_ended = ended
+            self._heartbeat.beat()
         sampled = self._runner.run(step)
         self._scheduler.computed(step)
         return sampled

@@ -13,51 +13,60 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _FAILED = -1.0
+_BYTES = 8
 
 logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Writes to ``<folder>/<model>-<pid>``: one float64 in the byte order of the machine.
+    """Writes to ``<folder>/<model>-<pid>``: a float64 for each worker, as the machine has them.
 
-    The value is a moment of ``time.monotonic()``, which all processes of a machine share: since
-    then the process has been at the same piece of work. 0: it has nothing to do; negative: it
+    A value is a moment of ``time.monotonic()``, which all processes of a machine share: since then
+    the worker has been at the same piece of work. 0: it has nothing to do; negative: the process
     cannot go on. The file is gone when the process has ended in order.
 
     Args:
         model: name of the Triton model.
         env: without ``GLM_HEARTBEATS`` (the folder) nobody watches, and nothing is written.
+        workers: threads without any of which nothing gets answered.
     """
 
-    def __init__(self, model: str, env: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, model: str, env: Mapping[str, str] = os.environ, *, workers: int = 1
+    ) -> None:
+        self._has_failed = False
         folder = env.get("GLM_HEARTBEATS")
         self._path = Path(folder) / f"{model}-{os.getpid()}" if folder else None
-        self._memory: mmap.mmap | bytearray = bytearray(8)
+        size = _BYTES * workers
+        self._memory: mmap.mmap | bytearray = bytearray(size)
         if self._path is None:
             return
         try:
-            self._path.write_bytes(bytes(8))
+            self._path.write_bytes(bytes(size))
             with self._path.open("r+b") as file:
-                self._memory = mmap.mmap(file.fileno(), 8)
+                self._memory = mmap.mmap(file.fileno(), size)
         except OSError as error:  # a full disk is no reason not to serve
             logger.warning("nobody watches this process: %s", error)
 
-    def beat(self) -> None:
+    def beat(self, worker: int = 0) -> None:
         """A piece of work begins."""
-        self._write(time.monotonic())
+        self._write(worker, time.monotonic())
 
-    def rest(self) -> None:
+    def rest(self, worker: int = 0) -> None:
         """There is nothing to do."""
-        self._write(0.0)
+        self._write(worker, 0.0)
 
     def fail(self) -> None:
-        """This process cannot go on."""
-        self._write(_FAILED)
+        """This process cannot go on, whatever its other workers do."""
+        self._has_failed = True
+        self._write(0, _FAILED)
 
     def end(self) -> None:
         """This process ends as it should."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    def _write(self, value: float) -> None:
-        struct.pack_into("d", self._memory, 0, value)
+    def _write(self, worker: int, value: float) -> None:
+        if self._has_failed:
+            value = _FAILED
+        struct.pack_into("d", self._memory, _BYTES * worker, value)
