@@ -57,7 +57,11 @@ class Settings(glm_web.settings.Settings):
     """Seconds until the first picture must be answered."""
     step_timeout: float = Field(default=120, gt=0)
     """Seconds that one step of the engine may take before Triton is started again."""
-    preprocessing_timeout: float = Field(default=60, gt=0)
+    image_decode_timeout: int = Field(default=30, ge=1)
+    """Of stage 1; see its settings."""
+    video_decode_timeout: int = Field(default=30, ge=1)
+    """Likewise."""
+    preprocessing_timeout: float = Field(default=90, gt=0)
     """Seconds that stage 1 may spend on one request before its process is killed."""
     probe_timeout: float = Field(default=20, gt=0)
     """Seconds without a sign of life after which Triton, or the frontend, is started again."""
@@ -81,6 +85,17 @@ class Settings(glm_web.settings.Settings):
     @classmethod
     def _absolute_repository(cls, value: Path) -> Path:
         return value.resolve()
+
+    @model_validator(mode="after")
+    def _what_takes_its_time_is_not_killed(self) -> Self:
+        decoding = self.image_decode_timeout + self.video_decode_timeout
+        if self.preprocessing_timeout <= decoding:
+            raise ValueError(
+                f"{variable('preprocessing_timeout')}={self.preprocessing_timeout:g} must be more "
+                f"than {variable('image_decode_timeout')} and {variable('video_decode_timeout')} "
+                f"together, {decoding}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

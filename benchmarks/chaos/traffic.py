@@ -18,6 +18,9 @@ from benchmarks.stack import Stack
 from glm_client import AsyncClient, GenerationRequest, GLMError
 
 MODEL = "glm-4.6v-flash"
+# As a load balancer would wait. The frontend asks a tiny question of its own, for 5 s at the most.
+HEALTH_SECONDS = 10.0
+STARTED_SECONDS = 60.0
 
 Kind = Literal["answered", "told", "cut"]
 
@@ -113,8 +116,9 @@ class Traffic:
             self._start(self.stream(body | {"stream": True}))
             self._start(self.whole(body))
             self._start(self.grpc(text, tokens))
-        while self.started < 2 * each or await self._running() < 3 * each:
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(STARTED_SECONDS):
+            while self.started < 2 * each or await self._running() < 3 * each:
+                await asyncio.sleep(0.1)
 
     async def ends(self) -> list[End]:
         """How all of them ended."""
@@ -184,7 +188,7 @@ class Traffic:
     async def health(self) -> tuple[int, str]:
         """Status and message of ``/v1/health``; 0 where nobody answers."""
         with suppress(httpx2.TransportError):
-            response = await self._http.get("/v1/health", timeout=1)
+            response = await self._http.get("/v1/health", timeout=HEALTH_SECONDS)
             return response.status_code, response.json()["message"]
         return 0, "no answer"
 

@@ -127,7 +127,11 @@ class HealthProbe:
         try:
             await self._backend.generate_choices(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
         except OverloadedError:
-            return _unhealthy({MODEL_NAME: "overloaded"}, "The queue is full.")
+            return Health(
+                status="full",
+                checks=_checks({MODEL_NAME: "overloaded"}),
+                message="The queue is full: further requests are refused for a moment.",
+            )
         except DeadlineExceededError:
             return _unhealthy(
                 {MODEL_NAME: "overloaded"}, f"A test request took more than {PROBE_TIMEOUT:g} s."
@@ -141,6 +145,7 @@ _TINY_REQUEST = GenerationRequest(
     text_input="hi",
     sampling_parameters={"max_tokens": 1, "temperature": 0},
     request_id="health",
+    tenant="health",  # with a turn of its own, however many others wait
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from glm_frontend.errors import APIError
+from glm_frontend.errors import RETRY_AFTER_SECONDS, APIError
 from glm_frontend.logs import LOGGER_NAME
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -128,11 +128,13 @@ class BoundedProtocol(HttpToolsProtocol):
                 {"status": status, "code": code, "request_id": request_id},
             )
             error = APIError(status, message, code=code)
+            later = status == HTTPStatus.SERVICE_UNAVAILABLE
+            retry = f"retry-after: {RETRY_AFTER_SECONDS}\r\n" if later else ""
             body = json.dumps(error.openai_body(request_id)).encode()
             head = (
                 f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
                 f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-                "connection: close\r\n\r\n"
+                f"{retry}connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
         self.transport.close()

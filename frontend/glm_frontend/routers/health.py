@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["Health"])
     responses={503: {"model": Health, "description": "No request could be answered now."}},
 )
 async def get_health(services: ServicesDep, response: Response) -> Health:
-    """200 only when a request could be answered now: one was answered a moment ago.
+    """200 only when requests are answered: one was a moment ago, or the queue is full of them.
 
     Otherwise 503, and `checks` tells which part is missing.
     """
@@ -24,7 +24,8 @@ async def get_health(services: ServicesDep, response: Response) -> Health:
         health = Health(status="draining", checks={}, message="The server is about to stop.")
     else:
         health = await services.health.check()
-    if health.status != "ok":
+    # Who takes a full server out makes the next one full; its 429 says when to come back.
+    if health.status not in ("ok", "full"):
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return health
 

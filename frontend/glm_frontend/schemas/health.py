@@ -10,7 +10,9 @@ PartState = Literal["ok", "loading", "restarting", "failed", "overloaded", "unre
 class Health(BaseModel):
     """Whether a request could be answered now."""
 
-    status: Literal["ok", "unavailable", "draining"]
+    status: Literal["ok", "full", "unavailable", "draining"] = Field(
+        description="`full`: requests are answered, and further ones refused for a moment."
+    )
     checks: dict[str, PartState] = Field(
         description="The state of each part that an answer needs: `triton` (the server), "
         "`preprocessing` and `generation` (its two models)."

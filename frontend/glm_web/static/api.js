@@ -20,7 +20,9 @@ export async function health() {
   try {
     const response = await fetch("v1/health", { signal: AbortSignal.timeout(POLL_TIMEOUT) });
     const body = await response.json();
-    if (response.ok) return { state: "ready", message: body.message };
+    if (response.ok) {
+      return { state: body.status === "full" ? "full" : "ready", message: body.message };
+    }
     if (body.error) return { state: "gone", message: body.error.message };
     if (body.status === "draining") return { state: "draining", message: body.message };
     const parts = Object.values(body.checks);

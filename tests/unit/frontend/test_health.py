@@ -108,7 +108,6 @@ async def test_models_that_are_loading(probe: HealthProbe, backend: FakeBackend)
             {"preprocessing": "failed"},
         ),
         (InternalError("?"), {"generation": "failed"}),
-        (OverloadedError("queue full: 8"), {"generation": "overloaded"}),
     ],
 )
 async def test_no_answer(
@@ -117,6 +116,16 @@ async def test_no_answer(
     backend.script = [error]
     health = await probe.check()
     assert (health.status, health.checks) == ("unavailable", OK | changed)
+
+
+def test_a_full_server_answers_and_is_not_to_be_taken_out(
+    client: TestClient, backend: FakeBackend
+) -> None:
+    backend.script = [OverloadedError("queue full: 8")]
+    response = client.get("/v1/health")
+    assert (response.status_code, response.json()["status"]) == (200, "full")
+    assert response.json()["checks"] == OK | {"generation": "overloaded"}
+    assert backend.requests[0].tenant == "health"
 
 
 async def test_callers_share_one_check(probe: HealthProbe, backend: FakeBackend) -> None:

@@ -107,6 +107,7 @@ def test_connections_are_bounded(port: int) -> None:
         received, _ = exchange(port)
         assert received.startswith(b"HTTP/1.1 503 ")
         assert error_of(received)["code"] == "too_many_connections"
+        assert b"\r\nretry-after: 1\r\n" in received
     last = REQUEST + b"connection: close\r\n\r\n"
     wait_until(lambda: exchange(port, last)[0].startswith(b"HTTP/1.1 200 "), 10)
 

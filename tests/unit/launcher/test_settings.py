@@ -36,6 +36,13 @@ def test_model_folder_becomes_absolute(environment: Path) -> None:
     assert Settings().model == str(environment / "checkpoint")
 
 
+def test_decoding_in_time_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_VIDEO_DECODE_TIMEOUT", "60")
+    assert problem().startswith("GLM_PREPROCESSING_TIMEOUT=90 must be more than GLM_IMAGE_DECODE_")
+    monkeypatch.setenv("GLM_PREPROCESSING_TIMEOUT", "91")
+    assert Settings().video_decode_timeout == 60
+
+
 def test_hub_id_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLM_MODEL", "zai-org/GLM-4.6V-Flash")
     assert Settings().model == "zai-org/GLM-4.6V-Flash"
