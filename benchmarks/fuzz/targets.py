@@ -28,7 +28,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException, m
 from benchmarks.clips import ENCODERS, clip
 from benchmarks.fuzz import inputs
 from benchmarks.report import ROOT
-from benchmarks.stack import Stack
+from benchmarks.stack import Stack, wait_until
 
 MODEL = "glm-4.6v-flash"
 # That one request may take, on a machine that does other things as well.
@@ -420,10 +420,16 @@ def assert_unharmed(stack: Stack, pids: list[int]) -> None:
     Raises:
         AssertionError: otherwise.
     """
-    time.sleep(1)  # the metrics are told a few times a second
-    text = httpx2.get(f"{stack.metrics_url}/metrics", trust_env=False).text
     for name in ("requests_running", "requests_waiting", "kv_cache_blocks_used"):
-        assert re.search(rf"^glm_{name} 0$", text, re.MULTILINE), f"glm_{name} is not 0"
+
+        def is_zero(name: str = name) -> bool:
+            text = httpx2.get(f"{stack.metrics_url}/metrics", trust_env=False).text
+            return re.search(rf"^glm_{name} 0$", text, re.MULTILINE) is not None
+
+        try:
+            wait_until(is_zero, 10)
+        except TimeoutError:
+            raise AssertionError(f"glm_{name} is not 0") from None
     response = _post(stack, {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
     assert response.status_code == 200, response.text
     assert processes(stack) == pids, "a process has died"

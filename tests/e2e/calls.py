@@ -66,6 +66,18 @@ def metrics(stack: Stack) -> dict[str, float]:
     }
 
 
+def settled(stack: Stack) -> dict[str, float]:
+    """The metrics, once nothing runs and all that ended is counted: they are published a few times
+    a second."""
+    before: dict[str, float] = {}
+    after = metrics(stack)
+    while before != after or after["glm_requests_running"] + after["glm_requests_waiting"]:
+        before = after
+        time.sleep(0.6)
+        after = metrics(stack)
+    return after
+
+
 def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     """Returns when the condition comes true; fails when it does not."""
     deadline = time.monotonic() + timeout

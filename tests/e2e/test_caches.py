@@ -1,14 +1,13 @@
 """What the engine remembers of earlier requests, seen in the metrics of a real Triton."""
 
 import base64
-import time
 from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.stack import Stack
-from e2e.calls import chat, content, metrics, post, wait_for
+from e2e.calls import chat, content, metrics, post, settled, wait_for
 
 HISTOGRAMS = (
     "queue_seconds",
@@ -27,12 +26,6 @@ def _new_picture() -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _settled(stack: Stack) -> dict[str, float]:
-    """The metrics, once those of earlier requests are published."""
-    time.sleep(0.6)
-    return metrics(stack)
-
-
 def _gained(stack: Stack, before: dict[str, float], requests: int) -> dict[str, float]:
     """What the metrics have gained once so many requests have been answered."""
     name = 'glm_requests_total{finish_reason="stop"}'
@@ -44,12 +37,12 @@ def test_a_picture_seen_before_is_neither_encoded_nor_prefilled_again(stack: Sta
     uri = _new_picture()
     body = chat("Describe the image.", "plot-42.png")
     body["messages"][0]["content"][0]["image_url"]["url"] = uri
-    before = _settled(stack)
+    before = settled(stack)
     first = content(post(stack, body))
     once = _gained(stack, before, requests=1)
     assert (once["glm_images_encoded_total"], once["glm_image_cache_hits_total"]) == (1, 0)
 
-    before = _settled(stack)
+    before = settled(stack)
     assert [content(post(stack, body)) for _ in range(3)] == [first] * 3
     again = _gained(stack, before, requests=3)
     assert (again["glm_images_encoded_total"], again["glm_image_cache_hits_total"]) == (0, 3)
@@ -66,7 +59,7 @@ def test_two_pictures_of_one_size_are_not_taken_for_each_other(stack: Stack) -> 
 
 
 def test_every_part_of_a_request_is_timed(stack: Stack) -> None:
-    before = _settled(stack)
+    before = settled(stack)
     content(post(stack, chat("Describe the image.", "photo-square.jpg")))
     gained = _gained(stack, before, requests=1)
     for name in HISTOGRAMS:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stack import ROOT, Stack, free_ports
-from e2e.calls import PICTURES, metrics, post, wait_for
+from e2e.calls import PICTURES, metrics, post, settled, wait_for
 
 CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 # ^C becomes a signal, and that is not ignored, however the tests were started.
@@ -92,7 +92,7 @@ def test_a_conversation_in_a_terminal(terminal: Terminal, tmp_path: Path) -> Non
 
 
 def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(stack: Stack, terminal: Terminal) -> None:
-    before = metrics(stack)[CANCELLED]
+    before = settled(stack)[CANCELLED]
     terminal.type("/params ignore_eos=true max_tokens=4000\n")
     terminal.read_until("max_tokens=4000")
     terminal.type("Who are you?\n")

@@ -86,7 +86,7 @@ def test_a_batch_goes_on_where_it_was_interrupted(stack: Stack, tmp_path: Path) 
     """Ctrl-C in the middle, then a line that was cut; nothing is asked twice, nothing is lost."""
     folder, output = tmp_path / "folder", tmp_path / "answers.jsonl"
     folder.mkdir()
-    for number in range(120):
+    for number in range(400):
         name = sorted(ANSWERS)[number % len(ANSWERS)]
         (folder / f"{number:03}-{name}").write_bytes((EXAMPLES / "pictures" / name).read_bytes())
     command = _batch("--folder", str(folder), "--output", str(output), "--concurrency", "2")
@@ -97,16 +97,16 @@ def test_a_batch_goes_on_where_it_was_interrupted(stack: Stack, tmp_path: Path) 
         process.send_signal(signal.SIGINT)
         _, progress = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert b"/120" in progress and b"run it again" in progress
+    assert b"/400" in progress and b"run it again" in progress
     first = len(_lines(output))
-    assert 3 < first < 120
+    assert 3 < first < 400
     with output.open("a") as file:
-        file.write('{"file": "119-')
+        file.write('{"file": "399-')
     run = _run(stack, tmp_path, *command)
     assert run.returncode == 0, run.stderr
-    assert f"{120 - first} answered, 0 failed, {first} were there before" in run.stdout
+    assert f"{400 - first} answered, 0 failed, {first} were there before" in run.stdout
     lines = _lines(output)
-    assert len(lines) == 120
+    assert len(lines) == 400
     assert {line["file"]: line["answer"] for line in lines} == {
         path.name: ANSWERS[path.name[4:]] for path in folder.iterdir()
     }

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import requests
 
 from benchmarks.stack import ROOT, Stack, free_ports
-from e2e.calls import metrics, wait_for
+from e2e.calls import settled, wait_for
 
 REASONS = ("stop", "length", "cancelled", "error", "rejected")
 
@@ -32,28 +31,18 @@ def load(stack: Stack, folder: Path, *arguments: str) -> subprocess.CompletedPro
 def counts(stack: Stack) -> dict[str, float]:
     """Triton's requests by finish reason, when all have ended and been counted."""
 
-    def is_idle() -> bool:
-        values = metrics(stack)
-        return not values["glm_requests_running"] + values["glm_requests_waiting"]
-
     # The check of the health is a request itself, unless there was one a moment ago.
     assert requests.get(f"{stack.base_url}/v1/health", timeout=10).status_code == 200
-    before: dict[str, float] = {}
-    after = metrics(stack)
-    while before != after or not is_idle():
-        wait_for(is_idle)
-        before = after
-        time.sleep(0.6)  # they are published a few times a second
-        after = metrics(stack)
+    after = settled(stack)
     return {name: after[f'glm_requests_total{{finish_reason="{name}"}}'] for name in REASONS}
 
 
 GENEROUS = ("--ttft-limit", "60000", "--tpot-limit", "60000")
-STEPS = ("--steps", "2,4", "--step-seconds", "2")
-# More at once after the first three seconds of each half minute.
+STEPS = ("--steps", "2,4", "--step-seconds", "3")
+# More at once after the first four seconds of each half minute.
 BURST = (
-    *("--shape", "burst", "--users", "2", "--burst-users", "2", "--burst-seconds", "27"),
-    *("--run-time", "5s"),
+    *("--shape", "burst", "--users", "2", "--burst-users", "2", "--burst-seconds", "26"),
+    *("--run-time", "6s"),
 )
 
 

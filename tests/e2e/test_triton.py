@@ -13,7 +13,7 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.stack import Stack
-from e2e.calls import PICTURES, metrics, wait_for
+from e2e.calls import PICTURES, metrics, settled, wait_for
 
 
 def _text(name: str, *values: bytes) -> grpc.InferInput:
@@ -210,7 +210,7 @@ def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> 
 def test_a_cancelled_stream_frees_its_request(
     stack: Stack, client: grpc.InferenceServerClient
 ) -> None:
-    before = metrics(stack)['glm_requests_total{finish_reason="cancelled"}']
+    before = settled(stack)['glm_requests_total{finish_reason="cancelled"}']
     arrived: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: arrived.put(result or error))
     client.async_stream_infer(

@@ -2,7 +2,6 @@
 many tokens there are, that the answer is the same again, and what is refused."""
 
 import base64
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from benchmarks.clips import ENCODERS, clip, encode, scene
 from benchmarks.stack import Stack
-from e2e.calls import MODEL, content, data_uri, metrics, post
+from e2e.calls import MODEL, content, data_uri, post, settled
 from glm_client import Client, GenerationRequest
 
 PATH = "messages[0].content[0].video_url.url"
@@ -79,8 +78,7 @@ def test_videos_of_one_colour_are_told_apart(stack: Stack) -> None:
 
 
 def _encoded(stack: Stack) -> float:
-    time.sleep(0.6)  # until earlier requests are in the metrics
-    return metrics(stack)["glm_images_encoded_total"]
+    return settled(stack)["glm_images_encoded_total"]
 
 
 def test_a_video_seen_before_is_not_encoded_again(stack: Stack) -> None:

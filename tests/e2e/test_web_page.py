@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from benchmarks.stack import Stack, free_ports
-from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, wait_for
+from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, settled, wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -244,12 +244,11 @@ def test_a_picture_that_is_still_read_is_waited_for(stack: Stack, page: Page) ->
 
 
 def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page) -> None:
-    def cancelled() -> float:
-        return metrics(stack).get('glm_requests_total{finish_reason="cancelled"}', 0)
+    cancelled = 'glm_requests_total{finish_reason="cancelled"}'
 
     page.open(stack.web_url)
     page.run(ENDLESS)
-    before = cancelled()
+    before = settled(stack)[cancelled]
     for stop in ("button", "Escape"):
         page.one("#new-chat").click()
         page.ask("Who are you?")
@@ -272,7 +271,7 @@ def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page
         page.last_turn("stopped")
         assert "stopped" in turn.find_element(By.CSS_SELECTOR, ".figures").text
         assert page.one("#send").is_displayed()
-    wait_for(lambda: cancelled() == before + 2)
+    wait_for(lambda: metrics(stack)[cancelled] == before + 2)
     wait_for(lambda: metrics(stack)["glm_requests_running"] == 0)
 
 
