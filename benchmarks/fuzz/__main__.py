@@ -49,8 +49,8 @@ def main() -> int:
         report(
             RESULTS,
             "Random input to every door",
-            f"seed {arguments.seed}; afterwards nothing runs or waits, no block of the KV cache is "
-            "held, and the same processes answer",
+            f"{arguments.seconds:g} s each, seed {arguments.seed}; afterwards nothing runs or "
+            "waits, no block of the KV cache is held, and the same processes answer",
             None,
             [*HEAD, *map(row, outcomes)],
         )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.overload import Level, Outcome
+from benchmarks.overload import Level, Outcome, growth, kept
+from benchmarks.processes import MIB, Sample, Usage
 
 
 def answered(ended: float, ttft: float, answer_id: str) -> Outcome:
@@ -31,3 +32,18 @@ def test_what_comes_twice_or_ends_in_another_way_is_counted() -> None:
     assert level.doubles == 2
     level.outcomes += [Outcome("flood", 1.0), Outcome("flood", 1.0, "500: b''")]
     assert level.count("lost") == 1 and level.others == ["500: b''"]
+
+
+def _level(goodput: int, **resident: int) -> Level:
+    level = Level(rate=2, seconds=10)
+    level.outcomes = [answered(6 + i / 100, 0.1, f"{i}") for i in range(5 * goodput)]
+    usages = {name: Usage(size, size, 1, 1) for name, size in resident.items()}
+    level.samples = [Sample(0.0, usages, 0, ())]
+    return level
+
+
+def test_the_goals() -> None:
+    levels = [_level(10, a=100 * MIB), _level(9, a=200 * MIB, b=MIB), _level(8, a=240 * MIB, b=MIB)]
+    assert kept(levels, 1) == pytest.approx(0.8)
+    assert growth(levels) == ["a by 40 MiB"]
+    assert growth(levels[:2] + levels[1:2]) == []
