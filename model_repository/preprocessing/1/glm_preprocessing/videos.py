@@ -23,6 +23,9 @@ FORMATS = "MP4, MOV, WebM, Matroska, GIF"
 # FFmpeg reads much more than is needed, playlists that name other files among them.
 CODECS = frozenset({"av1", "gif", "h264", "hevc", "mjpeg", "mpeg4", "png", "vp8", "vp9"})
 
+# Of FFmpeg, for these codecs: nothing else looks at a file, not even to find out what it is.
+_DECODERS = sorted({*CODECS, "libdav1d"})
+
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 
@@ -130,7 +133,11 @@ class Video:
                 format=self._format,
                 metadata_errors="replace",
                 # A file that names others gets none of them.
-                options={**bound, "protocol_whitelist": "none"},
+                options={
+                    **bound,
+                    "protocol_whitelist": "none",
+                    "codec_whitelist": ",".join(_DECODERS),
+                },
             ) as container:
                 stream = next(iter(container.streams.video), None)
                 if stream is None:
