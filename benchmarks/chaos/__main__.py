@@ -11,6 +11,14 @@ from benchmarks.chaos.breakage import HEAD, break_all, row
 from benchmarks.report import ROOT, report
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.md"
+EXPLANATION = """Under way are streams and whole answers over HTTP and streams over gRPC, and requests that meet the
+fault. All is as it should be when each of them is answered or told within 2 s, `/v1/health` is 503
+and says why, and the server is back within 5 s and what Triton takes to load: each counted from the
+moment at which a hang is taken for one. That is here after 3 s without a step or without progress
+on one request of stage 1, and after 5 s without an answer; the defaults (`GLM_STEP_TIMEOUT`,
+`GLM_PREPROCESSING_TIMEOUT`, `GLM_PROBE_TIMEOUT`) are longer. Clients that leave are counted by
+engine steps from the moment at which the server was told.
+"""
 
 
 def main() -> int:
@@ -40,7 +48,7 @@ def main() -> int:
         RESULTS,
         "What happens when a part of the server dies or hangs",
         f"Triton starts with its models in {seconds:.1f} s",
-        None,
+        EXPLANATION,
         [
             *(*HEAD, *map(row, outcomes)),
             *("", "## Clients that leave", "", *disconnects.HEAD, *left),

@@ -1,8 +1,12 @@
 """Requests that several end-to-end tests make, and the pictures in them."""
 
 import base64
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +88,24 @@ def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+@contextmanager
+def program(module: str, probe: str, **settings: str) -> Iterator[None]:
+    """``python -m MODULE`` until the end of the block; it answers at the URL ``probe``."""
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GLM_"}
+    process = subprocess.Popen([sys.executable, "-m", module], env=environment | settings)
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                return requests.get(probe, timeout=5).status_code == 200
+            except requests.ConnectionError:
+                return False
+
+        wait_for(answers, 20)
+        yield
+    finally:
+        process.kill()
+        process.wait()

@@ -1,6 +1,7 @@
 """Bad requests over the real stack: a 400 that names the field, and the next one is answered."""
 
 import base64
+import json
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import requests
 from PIL import Image
 
-from benchmarks.stack import Stack
-from e2e.calls import MODEL, chat, content, data_uri, post
+from benchmarks.stack import Stack, free_ports
+from e2e.calls import MODEL, chat, content, data_uri, post, program, settled
 
+CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 URL_PATH = "messages[0].content[0].image_url.url"
 
 
@@ -135,3 +137,29 @@ def test_a_private_address_is_not_fetched(stack: Stack) -> None:
     response = post(stack, _with_image(f"{stack.metrics_url}/metrics"))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == URL_PATH
+
+
+def test_an_answer_that_takes_too_long_is_a_504_and_leaves_nothing(stack: Stack) -> None:
+    (port,) = map(str, free_ports(1))
+    url = f"http://127.0.0.1:{port}"
+    settings = {"GLM_PORT": port, "GLM_TRITON_URL": stack.grpc_url, "GLM_REQUEST_TIMEOUT": "0.5"}
+    # Sixteen long answers take the demo model seconds.
+    body = chat("hello", ignore_eos=True, max_tokens=4000, n=16)
+    before = settled(stack)[CANCELLED]
+    with program("glm_frontend", f"{url}/v1/health/live", **settings):
+        whole = requests.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (504, "timeout")
+        stream = requests.post(
+            f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=30
+        )
+        # Its status had been told before.
+        assert (stream.status_code, stream.headers["content-type"].partition(";")[0]) == (
+            200,
+            "text/event-stream",
+        )
+        *_, last, end = [line for line in stream.text.splitlines() if line]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        assert end == "data: [DONE]"
+    after = settled(stack)
+    assert after[CANCELLED] == before + 2
+    assert after["glm_kv_cache_blocks_used"] == 0

@@ -2,12 +2,8 @@
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from benchmarks.stack import Stack, free_ports
-from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, settled, wait_for
+from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, program, settled, wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -385,27 +381,6 @@ def test_text_of_the_model_is_never_markup(stack: Stack, page: Page) -> None:
     (link,) = page.all("#conversation a[href]")
     assert link.get_attribute("rel") == "noopener noreferrer"
     page.wait(lambda: len(page.all("#conversation .katex")) == 1)
-
-
-@contextmanager
-def program(module: str, probe: str, **settings: str) -> Iterator[None]:
-    """``python -m MODULE`` until the end of the block; it answers at the URL ``probe``."""
-    environment = {name: value for name, value in os.environ.items() if name[:4] != "GLM_"}
-    process = subprocess.Popen([sys.executable, "-m", module], env=environment | settings)
-    try:
-
-        def answers() -> bool:
-            assert process.poll() is None
-            try:
-                return requests.get(probe, timeout=5).status_code == 200
-            except requests.ConnectionError:
-                return False
-
-        wait_for(answers, SECONDS)
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_with_keys_that_goes_and_comes_back(stack: Stack, page: Page) -> None:
