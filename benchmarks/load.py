@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import numpy as np
@@ -23,13 +23,13 @@ QUESTION = "What is in the picture? Answer in one short sentence."
 SIDE = 224
 
 
-def picture(seed: int, side: int = SIDE) -> str:
+def picture(seed: int, side: int = SIDE, kind: Literal["png", "jpeg"] = "png") -> str:
     """:func:`picture_file` in a data URI."""
-    return "data:image/png;base64," + base64.b64encode(picture_file(seed, side)).decode()
+    return f"data:image/{kind};base64," + base64.b64encode(picture_file(seed, side, kind)).decode()
 
 
-def picture_file(seed: int, side: int) -> bytes:
-    """A PNG of waves, ``side`` pixels square, 80 KiB with 224; no two seeds alike."""
+def picture_file(seed: int, side: int, kind: Literal["png", "jpeg"] = "png") -> bytes:
+    """Waves, ``side`` pixels square, no two seeds alike; 88 KiB as PNG and 9 as JPEG with 224."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     waves = [
@@ -38,7 +38,7 @@ def picture_file(seed: int, side: int) -> bytes:
     ]
     pixels = (127.5 + 127.5 * np.stack(waves, -1)).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, kind, compress_level=1)
     return buffer.getvalue()
 
 

@@ -2,13 +2,13 @@
 
 First a closed loop of 64 clients measures the rate that the server sustains. Then requests come at
 random moments (Poisson), whatever becomes of those before: at half that rate, at the rate itself,
-at 2 and 5 times the rate, and twice at 10 times. Each is a streamed chat with a picture, whose
-answer has half to one and a half times as many tokens as the average: answers of one length would
-begin and end all together. Every request must end in one whole answer, or in a 429 or 503 with
-Retry-After: none may be lost, none be answered twice. Goodput is the whole answers per second in
-the second half of the arrivals, when what waits is as much as ever will; "in time" are those whose
-first token came within the limit. The goals: at ten times the rate nine tenths of the best goodput
-in time are left, and the memory is flat.
+at 2 and 5 times the rate, and twice at 10 times. Each is a streamed chat with a picture (a JPEG of
+9 KB), whose answer has half to one and a half times as many tokens as the average: answers of one
+length would begin and end all together. Every request must end in one whole answer, or in a 429 or
+503 with Retry-After: none may be lost, none be answered twice. Goodput is the whole answers per
+second in the second half of the arrivals, when what waits is as much as ever will; "in time" are
+those whose first token came within the limit. The goals: at ten times the rate nine tenths of the
+best goodput in time are left, and the memory is flat.
 
 With ``--keys`` the server has two keys: the flood has one, and besides it a tenth of the sustained
 rate comes with the other, at every level. That trickle should not feel the flood.
@@ -133,7 +133,7 @@ class Overload:
         self._keys = keys
         self._random = random.Random(seed)
         self._server = Server(stack.base_url, MODEL)
-        self._pictures = [picture(number) for number in range(PICTURES)]
+        self._pictures = [picture(number, kind="jpeg") for number in range(PICTURES)]
         self._count = 0
 
     async def sustained(self, seconds: float) -> float:
