@@ -11,7 +11,8 @@ from benchmarks.chaos.breakage import HEAD, break_all, row
 from benchmarks.report import ROOT, report
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.md"
-EXPLANATION = """Under way are streams and whole answers over HTTP and streams over gRPC, and requests that meet the
+EXPLANATION = """\
+Under way are streams and whole answers over HTTP and streams over gRPC, and requests that meet the
 fault. All is as it should be when each of them is answered or told within 2 s, `/v1/health` is 503
 and says why, and the server is back within 5 s and what Triton takes to load: each counted from the
 moment at which a hang is taken for one. That is here after 3 s without a step or without progress

@@ -1,18 +1,30 @@
 """``python -m glm_frontend``: serve until a signal comes."""
 
+import logging
 import sys
+from contextlib import suppress
+from ipaddress import ip_address
 
 import uvicorn
 
 from glm_frontend.app import create_app
 from glm_frontend.drain import DrainingServer
-from glm_frontend.logs import configure_logging
+from glm_frontend.logs import LOGGER_NAME, configure_logging
 from glm_frontend.protocol import bounded_protocol
 from glm_frontend.settings import SettingsError, load_settings
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 # For what is said to clients whose answers are not done when the server has drained.
 LAST_WORDS_SECONDS = 2
+
+logger = logging.getLogger(LOGGER_NAME)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def main() -> int:
@@ -23,6 +35,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
+    if not settings.keys and not is_loopback(settings.host):
+        logger.warning(
+            "whoever reaches this address may ask, for there are no keys: GLM_HOST=%(host)s, "
+            "GLM_API_KEYS and GLM_API_KEYS_FILE are empty",
+            {"host": settings.host},
+        )
     app = create_app(settings)
     config = uvicorn.Config(
         app,

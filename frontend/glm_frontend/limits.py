@@ -69,7 +69,7 @@ class InflightLimiter:
         left = self._max_inflight - self.inflight
         if left <= 0:
             raise overloaded(
-                f"{self._max_inflight} requests are under way, as many as allowed; "
+                f"As many requests as are allowed ({self._max_inflight}) are under way; "
                 "try again later.",
                 "requests",
             )

@@ -38,6 +38,32 @@ def test_a_bad_setting_stops_the_start(
     assert not served
 
 
+@pytest.mark.parametrize(
+    ("host", "keys", "warns"),
+    [
+        ("127.0.0.1", "", False),
+        ("::1", "", False),
+        ("localhost", "", False),
+        ("0.0.0.0", "sk-a", False),
+        ("0.0.0.0", "", True),
+        ("glm.example", "", True),
+    ],
+)
+def test_an_open_door_is_told(
+    served: list[uvicorn.Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    keys: str,
+    warns: bool,
+) -> None:
+    monkeypatch.setenv("GLM_HOST", host)
+    monkeypatch.setenv("GLM_API_KEYS", keys)
+    assert main() == 0
+    told = "".join(capsys.readouterr())
+    assert ("there are no keys" in told) == warns
+
+
 def test_settings_reach_the_server(
     served: list[uvicorn.Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
