@@ -75,17 +75,19 @@ class StageWatch:
         # Where everything stood still, this process too, nobody is to blame for it.
         passed = min(self._clock() - self._looked, MOST_SECONDS)
         self._looked = self._clock()
-        for path in sorted(self._folder.iterdir()):
+        paths = sorted(self._folder.iterdir())
+        # One that ended in order took its file with it; another process may get its number.
+        self._retired.intersection_update(paths)
+        self._seen = {worker: seen for worker, seen in self._seen.items() if worker[0] in paths}
+        for path in paths:
             model, _, pid = path.name.rpartition("-")
             reason = self._reason(path, model, int(pid), passed)
             if reason is None:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-            self._forget(path)
-            if path in self._retired:
-                self._retired.remove(path)
-            else:
+            path.unlink(missing_ok=True)
+            if path not in self._retired:
                 return Fault(model, reason)
         return None
 
@@ -97,13 +99,7 @@ class StageWatch:
     def forget(self) -> None:
         """Forget all processes; they are gone."""
         for path in self._folder.iterdir():
-            self._forget(path)
-        self._retired.clear()
-
-    def _forget(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        for worker in [worker for worker in self._seen if worker[0] == path]:
-            del self._seen[worker]
+            path.unlink(missing_ok=True)
 
     def _reason(self, path: Path, model: str, pid: int, passed: float) -> str | None:
         if not is_alive(pid):

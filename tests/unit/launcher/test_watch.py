@@ -104,6 +104,7 @@ def test_who_is_about_to_go_is_killed_if_it_hangs_and_its_end_is_no_fault(
         clock.now += 1.0
     assert process.wait(5) == -signal.SIGKILL
     assert not path.exists()
+    assert watch.look() is None
     write(tmp_path, "preprocessing", process.pid, clock.now)  # the next of that number
     assert watch.look() == Fault("preprocessing", "its process has ended")
 
