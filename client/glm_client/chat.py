@@ -363,10 +363,10 @@ Ctrl-C stops an answer, on the server, too; what it said so far stays. Ctrl-D le
 examples:
   %(prog)s                                talk
   %(prog)s picture.png                    talk about a picture
-  %(prog)s -p "What is it?" picture.png   one question, one answer
+  %(prog)s -p "What is in this image?" picture.png   one question, one answer
   %(prog)s --system "Answer in Chinese." --temperature 0
   %(prog)s --load yesterday.json          go on where /save left off
-  printf '/image a.png\\nWhat is it?\\nWhich color is it?\\n' | %(prog)s -q > answers.txt
+  printf '/image a.png\\nWhat is in this image?\\nIs it red?\\n' | %(prog)s -q > answers.txt
 
 Answers go to standard output; thoughts, speeds, notes and errors to standard error.
 
