@@ -2,13 +2,15 @@
 
 First a closed loop of 64 clients measures the rate that the server sustains. Then requests come at
 random moments (Poisson), whatever becomes of those before: at half that rate, at the rate itself,
-at 2 and 5 times the rate, and twice at 10 times. Each is a streamed chat with a picture (a JPEG of
-9 KB), whose answer has half to one and a half times as many tokens as the average: answers of one
+at 2 and 5 times the rate, and twice at 10 times. Each is a streamed chat with a picture (a PNG of
+88 KB), whose answer has half to one and a half times as many tokens as the average: answers of one
 length would begin and end all together. Every request must end in one whole answer, or in a 429 or
 503 with Retry-After: none may be lost, none be answered twice. Goodput is the whole answers per
 second in the second half of the arrivals, when what waits is as much as ever will; "in time" are
 those whose first token came within the limit. The goals: at ten times the rate nine tenths of the
 best goodput in time are left, and the memory is flat.
+
+With ``--picture jpeg`` the pictures have 9 KB, and what is refused weighs a tenth.
 
 With ``--keys`` the server has two keys: the flood has one, and besides it a tenth of the sustained
 rate comes with the other, at every level. That trickle should not feel the flood.
@@ -26,6 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.exchange import Connections, Exchange
 from benchmarks.load import Server, picture
@@ -126,14 +129,22 @@ class Overload:
         keys: whether the server knows the keys FLOOD and TRICKLE.
     """
 
-    def __init__(self, stack: Stack, tokens: int, *, keys: bool = False, seed: int = 1) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        tokens: int,
+        *,
+        keys: bool = False,
+        kind: Literal["png", "jpeg"] = "png",
+        seed: int = 1,
+    ) -> None:
         self._connections = Connections("127.0.0.1", stack.port)
         self._processes = Processes(stack)
         self._tokens = tokens
         self._keys = keys
         self._random = random.Random(seed)
         self._server = Server(stack.base_url, MODEL)
-        self._pictures = [picture(number, kind="jpeg") for number in range(PICTURES)]
+        self._pictures = [picture(number, kind=kind) for number in range(PICTURES)]
         self._count = 0
 
     async def sustained(self, seconds: float) -> float:
@@ -314,7 +325,8 @@ def write(
         over="arrivals / sustained rate",
     )
     details = (
-        f"{arguments.seconds:g} s a level, {arguments.tokens} tokens an answer on average, "
+        f"{arguments.seconds:g} s a level, {arguments.picture}, "
+        f"{arguments.tokens} tokens an answer on average, "
         f"GLM_MAX_QUEUE_SECONDS={arguments.queue_seconds}"
     )
     report(page, "Overload", details, __doc__, lines, [goodput, ttft])
@@ -337,7 +349,7 @@ def growth(levels: Sequence[Level]) -> list[str]:
 
 
 async def _measure(stack: Stack, arguments: argparse.Namespace) -> tuple[float, list[Level]]:
-    overload = Overload(stack, arguments.tokens, keys=arguments.keys)
+    overload = Overload(stack, arguments.tokens, keys=arguments.keys, kind=arguments.picture)
     sustained = await overload.sustained(arguments.seconds / 2)
     trickle = TRICKLE_SHARE * sustained if arguments.keys else 0.0
     levels = []
@@ -354,6 +366,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--keys", action="store_true", help="a flood and a trickle, by API key")
+    parser.add_argument("--picture", choices=("png", "jpeg"), default="png", help="of each request")
     parser.add_argument("--queue-seconds", type=int, default=2, help="GLM_MAX_QUEUE_SECONDS")
     parser.add_argument("--ttft-limit", type=float, help="default: twice the queue's seconds")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/overload.md")

@@ -229,16 +229,9 @@ class _Server:
 
     async def _keep_triton(self) -> None:
         """For as long as the server runs."""
-        settings = self._settings
         backoff = Backoff()
         while True:
-            fault = await _first(
-                _end_of(self._children["triton"]),
-                self._stages.fault(),
-                unresponsive(
-                    "triton", f"{settings.triton_http_url}/v2/health/live", settings.probe_timeout
-                ),
-            )
+            fault = await _first(self._stages.fault(), self._triton_fault())
             await self._recover(fault, backoff)
 
     async def _recover(self, fault: Fault, backoff: Backoff) -> None:
@@ -264,8 +257,8 @@ class _Server:
         url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
         await asyncio.sleep(backoff.next())
         self._stages.retire(fault.part)
-        problem = await _first(
-            self._ask_to_load_again(url), self._worse_than(fault), self._triton_is_gone()
+        problem: str | Fault = await _first(
+            self._ask_to_load_again(url), self._worse_than(fault), self._triton_fault()
         )
         if problem:
             log_error(self._log, f"{fault.part}: Triton did not load it again: {problem}")
@@ -287,20 +280,18 @@ class _Server:
                     return f"{verb}: {response.text}"
         return ""
 
-    async def _worse_than(self, fault: Fault) -> str:
+    async def _worse_than(self, fault: Fault) -> Fault:
         """Returns when another model has a fault. Others of the same model end with it."""
         while (other := await self._stages.fault()).part == fault.part:
             log_error(self._log, str(other))
-        return str(other)
+        return other
 
-    async def _triton_is_gone(self) -> str:
+    async def _triton_fault(self) -> Fault:
         """Returns when Triton itself has ended, or does not answer."""
         url = f"{self._settings.triton_http_url}/v2/health/live"
-        return str(
-            await _first(
-                _end_of(self._children["triton"]),
-                unresponsive("triton", url, self._settings.probe_timeout),
-            )
+        return await _first(
+            _end_of(self._children["triton"]),
+            unresponsive("triton", url, self._settings.probe_timeout),
         )
 
     async def _clear_triton(self) -> None:

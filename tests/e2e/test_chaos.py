@@ -11,7 +11,7 @@ from benchmarks.chaos.breakage import SCENARIOS, Server, start, try_out, wait_re
 
 # Long enough to be under way when the fault comes.
 TOKENS = 600
-# `make chaos` looks whether it is in time; here other things may run.
+# Loading takes longer where other things run; `make chaos` looks whether it is in time.
 SLACK = 15.0
 # One of each kind; `make chaos` has them all.
 NAMES = (

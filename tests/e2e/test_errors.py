@@ -142,8 +142,8 @@ def test_a_private_address_is_not_fetched(stack: Stack) -> None:
 def test_an_answer_that_takes_too_long_is_a_504_and_leaves_nothing(stack: Stack) -> None:
     (port,) = map(str, free_ports(1))
     url = f"http://127.0.0.1:{port}"
-    settings = {"GLM_PORT": port, "GLM_TRITON_URL": stack.grpc_url, "GLM_REQUEST_TIMEOUT": "0.5"}
-    # Sixteen long answers take the demo model seconds.
+    settings = {"GLM_PORT": port, "GLM_TRITON_URL": stack.grpc_url, "GLM_REQUEST_TIMEOUT": "2"}
+    # Sixteen long answers take the demo model ten seconds.
     body = chat("hello", ignore_eos=True, max_tokens=4000, n=16)
     before = settled(stack)[CANCELLED]
     with program("glm_frontend", f"{url}/v1/health/live", **settings):

@@ -193,6 +193,9 @@ def test_generate_and_generate_stream_over_http(stack: Stack) -> None:
     events = requests.post(f"{url}/generate_stream", json=body | {"stream": True}, timeout=30).text
     pieces = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
     assert "".join(piece["text_output"] for piece in pieces) == whole
+    long = {"stream": True, "sampling_parameters": '{"ignore_eos": true, "max_tokens": 1000}'}
+    events = requests.post(f"{url}/generate_stream", json=body | long, timeout=30).text
+    assert events.count("data: ") > 1
 
 
 def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> None:

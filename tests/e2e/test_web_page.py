@@ -257,7 +257,7 @@ def test_an_answer_grows_and_the_stop_button_cancels_it(stack: Stack, page: Page
             assert text is not None
             if len(text) > lengths[-1]:
                 lengths.append(len(text))
-            return len(lengths) > 2
+            return len(lengths) > 4
 
         page.wait(grown)
         if stop == "button":

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from glm_frontend.settings import describe
+from glm_preprocessing.settings import PreprocessingSettings
 from launcher.settings import Settings, settings_help
 
 
@@ -41,6 +42,13 @@ def test_decoding_in_time_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None
     assert problem().startswith("GLM_PREPROCESSING_TIMEOUT=90 must be more than GLM_IMAGE_DECODE_")
     monkeypatch.setenv("GLM_PREPROCESSING_TIMEOUT", "91")
     assert Settings().video_decode_timeout == 60
+
+
+def test_stage_1_has_the_same_defaults() -> None:
+    stage = PreprocessingSettings.from_env({"GLM_MODEL": "x"})
+    own = Settings()
+    assert stage.image_decode_timeout == own.image_decode_timeout
+    assert stage.video_decode_timeout == own.video_decode_timeout
 
 
 def test_hub_id_stays(monkeypatch: pytest.MonkeyPatch) -> None:
