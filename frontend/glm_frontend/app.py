@@ -1,10 +1,12 @@
 """The FastAPI app, put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -12,6 +14,7 @@ from glm_client import AsyncClient
 from glm_frontend import otel
 from glm_frontend.backend import Backend
 from glm_frontend.errors import install_error_handlers
+from glm_frontend.heap import keep_heap_trimmed
 from glm_frontend.images.fetch import ImageFetcher, create_transport
 from glm_frontend.limits import InflightBytes
 from glm_frontend.metrics import Metrics
@@ -20,6 +23,7 @@ from glm_frontend.middleware import (
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
+    RefusalMiddleware,
     RequestContextMiddleware,
     UnexpectedErrorMiddleware,
 )
@@ -36,9 +40,13 @@ from glm_frontend.routers import (
     responses,
     tokens,
 )
-from glm_frontend.services import build_services
+from glm_frontend.services import build_services, get_permit
 from glm_frontend.settings import Settings
 from glm_frontend.tracing import telemetry
+
+_ROUTERS = (
+    chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,
+)  # fmt: skip
 
 
 def create_app(
@@ -59,9 +67,11 @@ def create_app(
             settings, create_transport(), on_fetched=counts.count_fetch
         )
         app.state.services = build_services(settings, used_backend, used_fetcher, counts)
+        trimming = asyncio.create_task(keep_heap_trimmed())
         try:
             yield
         finally:
+            trimming.cancel()
             if provider is not None:
                 otel.shut_down(provider)
             await used_fetcher.aclose()
@@ -79,12 +89,21 @@ def create_app(
         telemetry=telemetry(provider),
     )
     install_error_handlers(app)
-    for module in (
-        chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,
-    ):  # fmt: skip
+    for module in _ROUTERS:
         app.include_router(module.router)
     app.mount(docs.ASSETS_PATH, docs.swagger_assets())
     return app
+
+
+def _routes_with_permit() -> dict[str, APIRoute]:
+    """Routes behind ``get_permit``, by their path."""
+    routes = (route for module in _ROUTERS for route in module.router.routes)
+    return {
+        route.path: route
+        for route in routes
+        if isinstance(route, APIRoute)
+        and any(needed.call is get_permit for needed in route.dependant.dependencies)
+    }
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
@@ -107,6 +126,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             )
         )
     middleware.append(Middleware(UnexpectedErrorMiddleware))
+    middleware.append(Middleware(RefusalMiddleware, routes=_routes_with_permit()))
     middleware.append(
         Middleware(
             BodyLimitMiddleware,

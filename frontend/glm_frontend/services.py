@@ -168,6 +168,7 @@ async def get_permit(
         except APIError as error:
             services.refusals.note(caller.tenant, error)
             raise
+        services.refusals.note_answer(caller.tenant)
 
 
 PermitDep = Annotated[Permit, Depends(get_permit)]

@@ -80,6 +80,8 @@ _FIRST_RESPONSES = 3
 _RESPONSE_SECONDS = 0.005
 _RESPONSE_SECONDS_A_STREAM = 0.001
 _MAX_RESPONSE_SECONDS = 0.05
+# Where requests wait for room in the engine streams get half as many, which gives it time for them.
+_QUEUE_FACTOR = 2
 _METRICS_SECONDS = 0.25
 _TRIM_SECONDS = 30.0
 _DRAIN_SECONDS = 20.0
@@ -271,6 +273,7 @@ class TritonPythonModel:
         self._outbox = _Outbox()
         self._heartbeat = Heartbeat(args["model_name"], workers=_WORKERS)
         self._engine = Engine(config, self._take_outputs, self._heartbeat)
+        self._max_num_seqs = config.max_num_seqs
         self._limit = config.max_num_seqs + config.max_queue
         self._queue_limits = QueueLimits(config.max_queue_bytes, config.max_queue_image_tokens)
         self._max_queue_seconds = config.max_queue_seconds
@@ -409,9 +412,12 @@ class TritonPythonModel:
         """Raises EngineUnavailable where a new job may not wait."""
         newcomer = Waiting(job.tenant, job.received, job.num_bytes)
         waiting, now = self._waiting_beside(job), time.monotonic()
-        if not waiting:
+        stats = self._engine.stats
+        places = 0 if stats.waiting else self._max_num_seqs - stats.running
+        if not stats.waiting and not self._to_prepare:  # all are only on their way
             self._pace.begin(now)
-        check_wait(newcomer, waiting, self._max_queue_seconds, self._pace.rate(now), now)
+        rate = self._pace.rate(now, self._max_num_seqs if places else stats.running)
+        check_wait(newcomer, waiting, self._max_queue_seconds, rate, now, places)
         check_room(newcomer, waiting, self._queue_limits)
 
     def _waiting_beside(self, job: Job) -> list[Waiting]:
@@ -553,8 +559,7 @@ class TritonPythonModel:
             self._heartbeat.beat(_RESPONSES)
             waiting.update(dict.fromkeys(self._sort_in(items)))
             now = time.monotonic()
-            pause = _RESPONSE_SECONDS_A_STREAM * len(self._jobs)
-            pause = min(max(_RESPONSE_SECONDS, pause), _MAX_RESPONSE_SECONDS)
+            pause = self._pause()
             for choice in [c for c in waiting if c.is_urgent or now - c.sent >= pause]:
                 del waiting[choice]
                 if choice.job not in self._jobs:
@@ -572,6 +577,12 @@ class TritonPythonModel:
                 polled = now
             if None in items:
                 return
+
+    def _pause(self) -> float:
+        """Seconds between two responses of a stream."""
+        pause = _RESPONSE_SECONDS_A_STREAM * len(self._jobs)
+        pause = min(max(_RESPONSE_SECONDS, pause), _MAX_RESPONSE_SECONDS)
+        return pause * _QUEUE_FACTOR if self._engine.stats.waiting else pause
 
     def _sort_in(self, items: list[_Item]) -> list[Choice]:
         """File the items under their jobs; the choices that have something to send, in order."""
@@ -592,6 +603,9 @@ class TritonPythonModel:
                         if not choice.job.has_begun:
                             choice.job.has_begun = True
                             self._pace.note(time.monotonic())
+                        if output.is_final and output.error is None:
+                            times = output.request.timeline
+                            self._pace.note_run(times.finished - times.scheduled)
                         choice.unsent.append(output)
                         if choice.job.stream or output.is_final:
                             ready[choice] = None

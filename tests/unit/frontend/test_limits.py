@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
-from glm_frontend.app import create_app
+from glm_frontend.app import _routes_with_permit, create_app
 from glm_frontend.errors import APIError, overloaded
 from glm_frontend.limits import (
     REFUSAL_SHARE,
@@ -23,6 +23,7 @@ from glm_frontend.limits import (
     Refusals,
     parse_rates,
 )
+from glm_frontend.middleware import RefusalMiddleware
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import ANSWER, CHAT, FakeBackend, Visitor, chat
 
@@ -144,6 +145,99 @@ def test_for_how_long_it_is_not_asked(told: int, seconds: float) -> None:
             refusals.check("a")
         now += 0.02
     refusals.check("a")
+
+
+def test_who_is_refused_gets_in_where_others_leave() -> None:
+    now = 100.0
+    refusals = Refusals(clock=lambda: now)
+    refusals.note_answer("a")  # nothing is held against it
+
+    def passes() -> int:
+        count = 0
+        with suppress(APIError):
+            while count < 100:
+                refusals.check("a")
+                count += 1
+        return count
+
+    refusals.note("a", overloaded("The queue is full.", "queue", 2))
+    assert passes() == 0
+    for _ in range(4):
+        refusals.note_answer("a")
+        refusals.note_answer("b")
+    assert passes() == 6  # one for each, and two to find out
+    refusals.note_answer("a")
+    refusals.note("a", overloaded("The queue is full.", "queue", 2))
+    assert passes() == 0
+    now += 0.5
+    assert passes() == 100
+
+
+async def test_an_answer_lets_the_next_one_pass() -> None:
+    backend = FakeBackend(ANSWER)
+    app = create_app(Settings(), backend)
+    async with app.router.lifespan_context(app):
+        refusals = app.state.services.refusals
+
+        async def status() -> int:
+            visitor = Visitor(app, CHAT, chat(stream=True))
+            await visitor.run()
+            return visitor.status
+
+        refusals.note("", overloaded("The queue is full.", "queue", 4))
+        assert await status() == 429
+        refusals.note_answer("")
+        assert [await status() for _ in range(3)] == [200, 200, 200]
+        refusals.note("", overloaded("The queue is full.", "queue", 4))
+        assert await status() == 429
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_certain_refusal_is_the_same_wherever_it_is_said(
+    early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not early:
+        monkeypatch.setattr(RefusalMiddleware, "_refusal", lambda self, scope: None)
+    with _app(api_keys=(SecretStr("a-key"), SecretStr("b-key"))) as client:
+        app: Any = client.app
+        services = app.state.services
+        name = services.keys.check("a-key").name
+        services.refusals.note(name, overloaded("The queue is full.", "queue", 60))
+
+        def ask(path: str, key: str, **headers: str) -> Any:
+            headers["authorization"] = f"Bearer {key}"
+            return client.post(path, json=chat(), headers=headers)
+
+        response = ask(CHAT, "a-key", **{"x-request-id": "mine"})
+        assert response.status_code == 429
+        assert response.json()["error"] == {
+            "message": "The queue is full.",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "overloaded",
+            "request_id": "mine",
+        }
+        assert response.headers["retry-after"] == "60"
+        assert response.headers["x-request-id"] == "mine"
+        for path in _routes_with_permit():
+            assert ask(path, "a-key").status_code == 429, path
+        message = client.post("/v1/messages", json=chat(), headers={"x-api-key": "a-key"})
+        assert message.json()["error"]["type"] == "rate_limit_error"
+        assert ask("/v1/messages", "a-key").json()["error"]["type"] == "rate_limit_error"
+        assert ask(CHAT, "b-key").status_code == 200
+        assert ask(CHAT, "c-key").status_code == 401
+        assert client.post(CHAT, json=chat()).status_code == 401
+        assert client.get("/v1/models", headers={"x-api-key": "a-key"}).status_code == 401
+        counts = client.get("/metrics", headers={"authorization": "Bearer a-key"}).text
+        assert 'glm_frontend_requests_rejected_total{reason="queue"} ' in counts
+        assert f'route="{CHAT}",status="429"' in counts.replace(" ", "")
+        services.draining.set()
+        assert ask(CHAT, "a-key").status_code == 503
+
+
+def test_the_routes_that_can_be_full() -> None:
+    assert {CHAT, "/v1/completions", "/v1/responses", "/v1/messages"} <= set(_routes_with_permit())
+    assert not {"/v1/models", "/v1/health", "/metrics"} & set(_routes_with_permit())
 
 
 def _app(**settings: Any) -> TestClient:

@@ -55,8 +55,12 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
         check_wait(Waiting("", 100.0), waiting, 30, 1.5, 100.0)
 
 
-def test_an_estimate_needs_a_real_queue() -> None:
-    check_wait(Waiting("", 100.0), [Waiting("", 90.0)] * 60, 30, 0.1, 100.0)
+def test_what_the_engine_has_room_for_does_not_wait() -> None:
+    """A burst: 64 go into the idle engine at once, and 44 wait for less than 2 s at 22 a second."""
+    burst = [Waiting("", 100.0)] * 108
+    check_wait(Waiting("", 100.0), burst, 2, 22.0, 100.0, places=64)
+    with pytest.raises(EngineUnavailable, match="would wait"):
+        check_wait(Waiting("", 100.0), [*burst, burst[0]], 2, 22.0, 100.0, places=64)
 
 
 def test_a_flood_of_others_counts_by_turns() -> None:
@@ -70,21 +74,38 @@ def test_a_flood_of_others_counts_by_turns() -> None:
 def test_the_pace_of_a_queue() -> None:
     pace = Pace()
     pace.begin(100.0)
-    assert pace.rate(101.0) is None
+    assert pace.rate(101.0, 64) is None
     pace.note(101.0)
     pace.note(102.0)
-    assert pace.rate(104.0) == 2 / 4
+    assert pace.rate(104.0, 64) == 2 / 4
     for second in range(105, 125):
         pace.note(float(second))
-    assert pace.rate(125.0) == 10 / 10  # of the last ten seconds
+    assert pace.rate(125.0, 64) == 10 / 10  # of the last ten seconds
     pace.begin(126.0)
-    assert pace.rate(126.0) is None
+    assert pace.rate(126.0, 64) is None
+
+
+def test_a_queue_that_has_just_begun_is_as_fast_as_what_ran_before() -> None:
+    pace = Pace()
+    for _ in range(250):
+        pace.note_run(0.001)  # test requests
+    for _ in range(4):
+        pace.note_run(4.0)
+    pace.begin(100.0)
+    assert pace.rate(100.0, 64) == pytest.approx(16, rel=0.1)
+    assert pace.rate(104.0, 64) == pytest.approx(8, rel=0.1)  # none of them has left
+    for _ in range(64):
+        pace.note(104.0)
+    assert pace.rate(104.0, 64) == pytest.approx(16, rel=0.1)
+    assert pace.rate(110.0, 64) == 64 / 10  # by now it speaks for itself
+    assert pace.rate(120.0, 64) is None
 
 
 def test_tenants_are_served_in_turn() -> None:
     queue: FairQueue[str] = FairQueue()
     for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
         queue.put(item[0], item)
+    assert len(queue) == 6
     assert [queue.get() for _ in range(6)] == ["a1", "b1", "c1", "a2", "b2", "a3"]
     queue.put("a", "a4")
     queue.close()

@@ -9,9 +9,7 @@ from glm_engine.errors import EngineUnavailable
 
 # Of a queue's rate: long enough for what leaves in bursts, short enough to follow the load.
 _PACE_SECONDS = 10.0
-# The share of the longest wait that somebody must have waited: before, what waits is only on its
-# way through stage 1 or to the next step, and the rate that of the arrivals.
-_REAL_QUEUE = 0.5
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +42,24 @@ class Waiting:
 
 
 class Pace:
-    """How fast requests leave a queue: over the last seconds, since it was last empty.
+    """How fast requests leave a queue: over the last seconds, since nobody had to wait.
 
     While nobody has to wait the rate is that of the arrivals and tells nothing, so it begins anew
-    with every queue. One thread calls ``begin`` and ``rate``, any may call ``note``.
+    with every queue. At first hardly any request has left; so those that run count as if they did,
+    within the time that requests usually run. Of what ran lately that is the mean over time, not
+    over requests: a thousand test requests of a moment each say nothing about the others.
+
+    One thread calls ``begin`` and ``rate``, one ``note`` and ``note_run``.
     """
 
     def __init__(self) -> None:
         self._began = 0.0
         self._left: deque[float] = deque()
+        self._runs: deque[float] = deque(maxlen=_REMEMBERED)
+        self._usual_run: float | None = None
 
     def begin(self, now: float) -> None:
-        """The queue is empty."""
+        """Nobody has to wait."""
         self._began = now
         self._left.clear()
 
@@ -63,12 +67,26 @@ class Pace:
         """One request has left the queue: its first token is there."""
         self._left.append(now)
 
-    def rate(self, now: float) -> float | None:
-        """Requests per second; None where none has left yet."""
+    def note_run(self, seconds: float) -> None:
+        """A request was answered, so long after it had left the queue."""
+        self._runs.append(seconds)
+        if total := sum(self._runs):
+            self._usual_run = sum(run * run for run in self._runs) / total
+
+    def rate(self, now: float, running: int) -> float | None:
+        """Requests per second; None where nothing tells it.
+
+        Args:
+            running: requests now.
+        """
         while self._left and self._left[0] < now - _PACE_SECONDS:
             self._left.popleft()
-        seconds = min(_PACE_SECONDS, now - self._began)
-        return len(self._left) / seconds if self._left and seconds > 0 else None
+        left, seconds = len(self._left), now - self._began
+        if seconds >= _PACE_SECONDS:
+            seconds = _PACE_SECONDS
+        elif self._usual_run is not None:
+            left, seconds = left + running, seconds + self._usual_run
+        return left / seconds if left and seconds > 0 else None
 
 
 def check_wait(
@@ -77,6 +95,7 @@ def check_wait(
     max_seconds: float,
     rate: float | None,
     now: float,
+    places: int = 0,
 ) -> None:
     """Let one more request wait, or not, by how long it would.
 
@@ -87,6 +106,7 @@ def check_wait(
 
     Args:
         rate: requests per second that leave the queue; None where that is not known.
+        places: for so many of those that wait the engine has room at once.
 
     Raises:
         EngineUnavailable: with when to try again.
@@ -95,14 +115,15 @@ def check_wait(
     own = counts.pop(newcomer.tenant, 0)
     if not own:
         return
-    oldest = now - min(other.since for other in waiting if other.tenant == newcomer.tenant)
     if rate is None:
+        oldest = now - min(other.since for other in waiting if other.tenant == newcomer.tenant)
         if oldest > max_seconds:
             raise queue_full(f"requests have been waiting for {oldest:.0f} s", oldest)
-    elif oldest > max_seconds * _REAL_QUEUE:
-        wait = (own + sum(min(count, own + 1) for count in counts.values())) / rate
-        if wait > max_seconds:
-            raise queue_full(f"the request would wait for {wait:.0f} s", wait)
+        return
+    before = own + sum(min(count, own + 1) for count in counts.values())
+    wait = (before - places) / rate
+    if wait > max_seconds:
+        raise queue_full(f"the request would wait for {wait:.0f} s", wait)
 
 
 def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits) -> None:

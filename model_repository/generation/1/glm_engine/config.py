@@ -24,8 +24,8 @@ class EngineConfig:
             (``GLM_MAX_MODEL_LEN``).
         max_num_seqs: requests that run at the same time (``GLM_MAX_NUM_SEQS``).
         max_queue: requests that may wait besides those that run (``GLM_MAX_QUEUE``).
-        max_queue_seconds: a request that would wait longer is refused, and so are all of its tenant
-            while its oldest one has (``GLM_MAX_QUEUE_SECONDS``).
+        max_queue_seconds: a request that would wait longer is refused; where nothing tells how
+            long, all of its tenant are while its oldest one has (``GLM_MAX_QUEUE_SECONDS``).
         max_queue_bytes: of the images and videos of requests that wait (``GLM_MAX_QUEUE_BYTES``).
         max_queue_image_tokens: of requests that wait (``GLM_MAX_QUEUE_IMAGE_TOKENS``).
         max_num_batched_tokens: of all requests in one step; 0 for 512 on a CPU, 4096 on a GPU

@@ -18,6 +18,11 @@ class FairQueue(Generic[T]):
         self._items: OrderedDict[str, deque[T]] = OrderedDict()  # the next tenant is the first
         self._closed = False
 
+    def __len__(self) -> int:
+        """Items that wait."""
+        with self._changed:
+            return sum(len(items) for items in self._items.values())
+
     def put(self, tenant: str, item: T) -> None:
         """Add an item."""
         with self._changed:
