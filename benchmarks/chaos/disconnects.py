@@ -27,6 +27,10 @@ TOKENS = {"decodes": 3000, "waits": 3000, "is prefilled": 100, "is in stage 1": 
 # Seconds after which it is left.
 AFTER = {"decodes": 0.1, "waits": 0.1, "is prefilled": 0.02, "is in stage 1": 0.1}
 
+# Seconds after which the server's numbers tell of all that was left: they are told every quarter of
+# one, and stage 1 first decodes its picture to the end.
+SETTLED_AFTER = {"decodes": 0.4, "waits": 0.4, "is prefilled": 0.4, "is in stage 1": 2.0}
+
 HEAD = (
     "| the request | closed by | closed | cancelled | in the engine | 0 or 1 steps later | 2 "
     "| more |",
@@ -137,8 +141,8 @@ async def _until(stack: Stack, condition: Callable[[dict[str, float]], bool]) ->
     return values
 
 
-async def _idle(stack: Stack) -> dict[str, float]:
-    await asyncio.sleep(0.4)  # until the numbers are those of now
+async def _idle(stack: Stack, settled_after: float) -> dict[str, float]:
+    await asyncio.sleep(settled_after)
     return await _until(
         stack, lambda values: not values["glm_requests_running"] + values["glm_requests_waiting"]
     )
@@ -161,7 +165,7 @@ async def measure(stack: Stack, each: int, *, is_busy: bool = False) -> tuple[li
     lines, good = [], True
     for state in TOKENS:
         for way, ask in ways.items():
-            before = await _idle(stack)
+            before = await _idle(stack, SETTLED_AFTER["decodes"])
             blockers_left, blockers = asyncio.Event(), []
             if state == "waits":
                 blockers = [
@@ -178,7 +182,7 @@ async def measure(stack: Stack, each: int, *, is_busy: bool = False) -> tuple[li
                 await asking
             blockers_left.set()
             await asyncio.gather(*blockers)
-            after = await _idle(stack)
+            after = await _idle(stack, SETTLED_AFTER[state])
             line, fits = _line(state, way, each, len(blockers), before, after, is_busy)
             lines.append(line)
             good = good and fits
