@@ -19,6 +19,9 @@ MAX_LINE = 64 * 1024
 SESSION_GRACE = 2.0
 # And so long after a SIGKILL.
 KILL_SECONDS = 30.0
+# What a program that has ended wrote is read for so long. The end of it does not come where a
+# process that it left behind holds its output open.
+LAST_OUTPUT_SECONDS = 0.5
 
 ReadLine = Callable[[str], int]
 
@@ -153,8 +156,7 @@ class Child:
 
     async def _wait(self) -> None:
         await self._process.wait()
-        # Not to the end of its output, which a process that it left behind may hold open.
-        await asyncio.wait([self._relay], timeout=0.5)
+        await asyncio.wait([self._relay], timeout=LAST_OUTPUT_SECONDS)
 
     async def _relay_output(self) -> None:
         rest = b""

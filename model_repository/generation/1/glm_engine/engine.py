@@ -248,8 +248,9 @@ class Engine:
             self._runner.enter_thread()
             while not self._out_of_time:
                 self._heartbeat.beat()
+                closing = self._closing  # whatever came before that is in the mailbox by now
                 if not self.step():
-                    if self._closing:
+                    if closing:
                         break
                     self._wake.wait(_IDLE_BEAT_SECONDS)
                     self._wake.clear()
