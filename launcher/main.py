@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from glm_frontend.variables import LAUNCHED, unknown_variables
 from launcher import first_picture
 from launcher.errors import LaunchError
 from launcher.processes import Child, ReadLine, information, is_alive
@@ -63,6 +64,8 @@ async def serve(settings: Settings, log: logging.Logger) -> int:
     Returns the exit code: 0 after a stop, 1 when something failed (the log says what), 130 after a
     stop that a second signal forced. In every case no process and no shared memory of it is left.
     """
+    for problem in unknown_variables():
+        log.warning("%s", problem)
     try:
         check_ports(settings)
         with tempfile.TemporaryDirectory(prefix="glm-launcher-") as folder:
@@ -77,6 +80,11 @@ def log_error(log: logging.Logger, text: str) -> None:
     """Logs each line as an error of its own, so that each carries the prefix of the log."""
     for line in text.splitlines():
         log.error("%s", line)
+
+
+def _environment() -> dict[str, str]:
+    """What every process that the launcher starts gets."""
+    return {**os.environ, LAUNCHED: "true"}
 
 
 def check_ports(settings: Settings) -> None:
@@ -196,7 +204,7 @@ class _Server:
 
         self._log.info("starting %s, model %s", self._triton.origin, settings.model)
         environment = {
-            **os.environ,
+            **_environment(),
             **self._triton.environment,
             variable("model"): settings.model,
             variable("heartbeats"): str(self._heartbeats),
@@ -308,7 +316,7 @@ class _Server:
         settings = self._settings
         self._log.info("starting the frontend")
         environment = {
-            **os.environ,
+            **_environment(),
             variable("triton_url"): settings.triton_grpc_url,
             variable("status_file"): str(self._status.path),
         }
@@ -334,7 +342,7 @@ class _Server:
     async def _start_web(self) -> None:
         """Returns when it answers."""
         settings = self._settings
-        environment = {**os.environ, variable("web_api_url"): settings.base_url}
+        environment = {**_environment(), variable("web_api_url"): settings.base_url}
         for secret in SECRETS:
             environment.pop(variable(secret), None)
         command = [sys.executable, "-m", "glm_web"]

@@ -12,6 +12,7 @@ from glm_frontend.drain import DrainingServer
 from glm_frontend.logs import LOGGER_NAME, configure_logging
 from glm_frontend.protocol import bounded_protocol
 from glm_frontend.settings import SettingsError, load_settings
+from glm_frontend.variables import unknown_variables
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
 # For what is said to clients whose answers are not done when the server has drained.
@@ -35,6 +36,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
+    for problem in unknown_variables():
+        logger.warning("%s", problem)
     if not settings.keys and not is_loopback(settings.host):
         logger.warning(
             "whoever reaches this address may ask, for there are no keys: GLM_HOST=%(host)s, "

@@ -1,17 +1,21 @@
 """``python -m glm_web``: serve the page until a signal comes."""
 
+import logging
 import math
 import sys
 
 import uvicorn
 
-from glm_frontend.logs import configure_logging
+from glm_frontend.logs import LOGGER_NAME, configure_logging
 from glm_frontend.protocol import bounded_protocol
 from glm_frontend.settings import SettingsError
+from glm_frontend.variables import unknown_variables
 from glm_web.app import create_app
 from glm_web.settings import load_settings
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 def main() -> int:
@@ -22,6 +26,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     configure_logging(settings.log_level, settings.log_format)
+    for problem in unknown_variables():
+        logger.warning("%s", problem)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

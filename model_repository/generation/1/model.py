@@ -62,6 +62,7 @@ from glm_engine.request import (
     place_images,
 )
 from glm_engine.structured_output import Guide
+from glm_engine.variables import unknown_variables
 from glm_engine.vision import KnownImage
 
 if TYPE_CHECKING:
@@ -269,6 +270,8 @@ class TritonPythonModel:
         """Load the model and start the threads; what fails here fails the load, in plain words."""
         config = EngineConfig.from_env()
         _configure_logging(config)
+        for problem in unknown_variables():
+            logger.warning("%s", problem)
         self._tracer = _create_tracer()
         self._outbox = _Outbox()
         self._heartbeat = Heartbeat(args["model_name"], workers=_WORKERS)
