@@ -18,8 +18,8 @@ BIN := $(VENV)/bin
 # An environment is up to date when it has this file: made by this Python for this pyproject.toml.
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
-.PHONY: help setup serve test lint types format train-demo eval-demo bench-engine bench-peers \
-	bench-structured compare-features chaos fuzz load load-ui soak overload gpu-check profile notebook clean
+.PHONY: help setup serve test test-timing lint types format train-demo eval-demo bench-engine bench-cpu bench-peers \
+	bench-structured compare-features chaos fuzz load load-ui soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -47,9 +47,13 @@ notebook: ## JupyterLab with the quick start, for this machine only; run `make s
 		--LabApp.extension_manager=readonly --LabApp.news_url=None $(ARGS) \
 		client/examples/quickstart.ipynb
 
-test: ## Run all tests: unit, contract, and e2e over a real Triton
+test: ## Run all tests: unit and contract, then e2e over a real Triton; installs what they need
 	@$(call install,test)
-	@$(BIN)/python -m pytest
+	@PYTHON=$(BIN)/python bash tests/run.sh
+
+test-timing: ## Repeat 50 times each test that depends on the order of threads or processes
+	@$(call install,test)
+	@$(BIN)/python -m pytest -m timing --count 50 --durations 0 --durations-min 10 $(ARGS)
 
 lint: ## Check style, formatting, types, dangerous code and known vulnerabilities
 	@$(call install,lint)
@@ -97,6 +101,11 @@ compare-features: ## The same requests to this server and to vLLM, which it inst
 	@PYTHON="$(PYTHON)" bash benchmarks/peers/setup.sh vllm
 	$(BIN)/python -m benchmarks.features $(ARGS)
 
+bench-cpu: ## On a CPU: each way to multiply, and the engine by dtype and threads at half a billion weights
+	@$(call install,bench)
+	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
+		$(BIN)/python -m benchmarks.cpu_paths $(ARGS)
+
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.structured_output
@@ -114,6 +123,11 @@ load-ui: ## The same by hand, on Locust's page: http://127.0.0.1:8089
 soak: ## Half an hour of a mixed load: is every request accounted for, is the memory flat?
 	@$(call install,bench)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+stress: ## The long forms of what `make test` does in short: 1,000 schedules, chaos, fuzz, soak, overload
+	@$(call install,test)
+	STRESS_SCHEDULES=1000 $(BIN)/python -m pytest tests/unit/generation/test_schedules.py
+	@$(MAKE) --no-print-directory chaos fuzz soak overload
 
 overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
 	@$(call install,bench)

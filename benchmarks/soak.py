@@ -17,6 +17,7 @@ rest that counts to the last.
 import argparse
 import asyncio
 import itertools
+import math
 import os
 import statistics
 import sys
@@ -88,8 +89,12 @@ class Soak:
         self._over = asyncio.Event()
         self._may_refuse = False
 
-    async def run(self, minutes: float) -> None:
-        """The whole load. It ends early when a process of the server does, or faults are many."""
+    async def run(self, minutes: float, least_requests: int = 0) -> None:
+        """The whole load. It ends early when a process of the server does, or faults are many.
+
+        Args:
+            least_requests: of the whole run; where they take longer than `minutes`, so does it.
+        """
         async with AsyncClient(self._stack.grpc_url) as client:
             self._client = client
             await self._learn()
@@ -99,7 +104,9 @@ class Soak:
             cycles = max(LEAST_CYCLES, round(60 * minutes / CYCLE_SECONDS))
             for number in range(cycles):
                 if not self._over.is_set():
-                    await self._cycle(60 * minutes / cycles - REST_SECONDS, 2 + 5 * number % 15)
+                    least = math.ceil(least_requests / cycles)
+                    seconds = max(0.0, 60 * minutes / cycles - REST_SECONDS)
+                    await self._cycle(seconds, 2 + 5 * number % 15, least)
             self._over.set()
             await sampling
         self.seconds = time.perf_counter() - self._began
@@ -151,20 +158,23 @@ class Soak:
         alone = [self._mix.truths[one].text for one in everything if one.is_plain]
         assert len(set(alone)) == len(alone), "two pictures have the same answer"
 
-    async def _cycle(self, seconds: float, concurrency: int) -> None:
-        await self._load(concurrency, 0.6 * seconds)
-        await self._load(1, 0.15 * seconds)
-        await self._load(100, 0.25 * seconds)
+    async def _cycle(self, seconds: float, concurrency: int, least: int) -> None:
+        await self._load(concurrency, 0.6 * seconds, 0.4 * least)
+        await self._load(1, 0.15 * seconds, 0.1 * least)
+        await self._load(100, 0.25 * seconds, 0.5 * least)
         await self._connections.close()
         if not self._over.is_set():
             await asyncio.sleep(REST_SECONDS)
             self._check_rest()
 
-    async def _load(self, concurrency: int, seconds: float) -> None:
+    async def _load(self, concurrency: int, seconds: float, least: float) -> None:
         until = time.perf_counter() + seconds
+        begun = 0
 
         async def work() -> None:
-            while time.perf_counter() < until and not self._over.is_set():
+            nonlocal begun
+            while (begun < least or time.perf_counter() < until) and not self._over.is_set():
+                begun += 1
                 await self._perform(self._mix.next())
 
         self._may_refuse = concurrency > int(SETTINGS["GLM_MAX_INFLIGHT"])
@@ -248,7 +258,7 @@ class Soak:
             if sample.gone:
                 # In front of all that it made go wrong.
                 ended = f"ended after {sample.seconds:.0f} s: {', '.join(sample.gone)}"
-                self.books.faults.insert(0, ended)
+                self.books.faults.insert(0, f"{ended}; the log: {self._stack.log[-3000:]}")
                 self._over.set()
             if self._over.is_set():
                 return
@@ -318,25 +328,32 @@ def write(page: Path, soak: Soak, minutes: float, client_share: float) -> None:
     report(page, "Soak", details, __doc__, lines, [panel])
 
 
-async def _soak(stack: Stack, minutes: float, seed: int, memory_tolerance: float) -> Soak:
+async def _soak(
+    stack: Stack, minutes: float, least_requests: int, seed: int, memory_tolerance: float
+) -> Soak:
     soak = Soak(stack, seed, memory_tolerance)
-    await soak.run(minutes)
+    await soak.run(minutes, least_requests)
     return soak
 
 
 def run(
-    minutes: float, seed: int, folder: Path, memory_tolerance: float = MEMORY_TOLERANCE
+    minutes: float,
+    seed: int,
+    folder: Path,
+    memory_tolerance: float = MEMORY_TOLERANCE,
+    least_requests: int = 0,
 ) -> Soak:
     """Start a server, soak it, stop it.
 
     Args:
+        minutes, least_requests: for which the load goes on at least, both of them.
         folder: for the server's log.
         memory_tolerance: growth in bytes that is still flat.
     """
     stack = Stack(folder / "launcher.log", **SETTINGS)
     try:
         stack.wait_ready()
-        soak = asyncio.run(_soak(stack, minutes, seed, memory_tolerance))
+        soak = asyncio.run(_soak(stack, minutes, least_requests, seed, memory_tolerance))
         stack.interrupt()
         if code := stack.wait_stopped():
             soak.books.faults.append(f"the launcher ended with {code}: {stack.log[-2000:]}")

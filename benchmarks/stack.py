@@ -1,5 +1,7 @@
 """Starting and stopping the whole server as a user does: ``python -m launcher`` on free ports."""
 
+import atexit
+import itertools
 import os
 import re
 import signal
@@ -7,12 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT = 180.0
 STOP_TIMEOUT = 90.0
+# Below those that Linux takes for connections (32768 and more): what was free a moment ago would
+# at times be a connection's own when a server comes to listen on it.
+PORTS = range(20_000, 32_000)
+PORTS_OF_A_PROCESS = 100
 REGION = re.compile(r"/dev/shm/(triton_python_backend_shm_region_\S+)")
 
 
@@ -115,12 +123,36 @@ class Stack:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
+    """Different ports that nobody listens on, and that no other process is given by this function
+    as long as this one lives."""
+    ours = _own_ports()
+    ports: list[int] = []
+    while len(ports) < count:
+        port = next(ours)
+        with suppress(OSError):  # taken by something that does not ask here
+            socket.create_server(("127.0.0.1", port)).close()
+            ports.append(port)
     return ports
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """The ports of this process, one after the other, again and again: one that has just been used
+    comes last.
+
+    A process owns a block of them by a Unix socket with an abstract name. Such names are as common
+    to all processes as the ports are, in containers, too, and end with their process.
+    """
+    for first in PORTS[::PORTS_OF_A_PROCESS]:
+        owner = socket.socket(socket.AF_UNIX)
+        try:
+            owner.bind(f"\0glm-ports-{first}")
+        except OSError:  # another process has them
+            owner.close()
+            continue
+        atexit.register(owner.close)
+        return itertools.cycle(range(first, first + PORTS_OF_A_PROCESS))
+    raise RuntimeError("all blocks of ports are taken")
 
 
 def wait_until(condition: Callable[[], bool], timeout: float) -> None:
@@ -129,4 +161,4 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(0.1)
+        time.sleep(0.05)

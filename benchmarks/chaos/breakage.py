@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.chaos.faults import TOO_LARGE, copy_repository
+from benchmarks.chaos.faults import SLOW_STEPS, TOO_LARGE, copy_repository
 from benchmarks.chaos.traffic import End, Traffic, chat, large_pictures
 from benchmarks.report import ROOT
 from benchmarks.stack import Stack, wait_until
@@ -98,12 +98,14 @@ class Outcome:
 
     Attributes:
         back_within: in which the server has to be back.
+        told_within: in which requests that are not answered have to be told.
         unhealthy: when ``/v1/health`` was not 200 for the first time.
         message: of its first 503.
     """
 
     scenario: Scenario
     back_within: float
+    told_within: float
     ends: list[End] = field(default_factory=list)
     last_end: float = 0.0
     unhealthy: float | None = None
@@ -120,7 +122,7 @@ class Outcome:
         if unexpected:
             found.append(f"requests were {', '.join(sorted(unexpected))}")
         told = [end for end in self.ends if end.kind != "answered"]
-        if told and self.last_end > self.scenario.detection + TOLD_SECONDS:
+        if told and self.last_end > self.scenario.detection + self.told_within:
             found.append(f"the last was told after {self.last_end:.1f} s")
         if self.scenario.is_seen and self.unhealthy is None:
             found.append("/v1/health stayed 200")
@@ -232,16 +234,20 @@ async def try_out(
     """Break the server under way, and look on until it is back.
 
     Args:
-        slack: seconds that a busy machine may take longer to be back.
+        slack: seconds that a busy machine may take longer to tell and to be back.
     """
-    outcome = Outcome(scenario, BACK_SECONDS + server.load_seconds + slack)
+    back_within, told_within = BACK_SECONDS + server.load_seconds + slack, TOLD_SECONDS + slack
+    outcome = Outcome(scenario, back_within, told_within)
     async with Traffic(server.stack) as traffic:
         while (await traffic.health())[0] != 200:
             await asyncio.sleep(0.1)
+        # So that no request has ended when the last one runs, and all are under way now.
+        server.fault(SLOW_STEPS)
         await traffic.begin(each, tokens)
         meeting = [scenario.meets(traffic) for _ in range(each)]
         began = time.monotonic()
         scenario.inject(server)
+        (server.faults / SLOW_STEPS).unlink()
         late = asyncio.gather(*meeting)
         watching = asyncio.create_task(_watch(traffic, outcome, began))
         outcome.ends = [*await traffic.ends(), *await late]
@@ -251,7 +257,7 @@ async def try_out(
             else 0.0
         )
         _mend(server)
-        await asyncio.wait_for(watching, BACK_TIMEOUT)
+        await asyncio.wait_for(watching, BACK_TIMEOUT + slack)
     return outcome
 
 

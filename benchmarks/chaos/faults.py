@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+# While this file is there, a stage does not begin to load; and while this one is, steps are slow.
+HOLD_LOADING, SLOW_STEPS = "hold-loading", "slow-steps"
+SLOW_STEP_SECONDS = 0.1
 # The request id with which a request has not the memory to run, as long as ``out-of-memory`` is
 # there.
 TOO_LARGE = "chaos-too-large"
@@ -22,7 +25,8 @@ def copy_repository(source: Path, target: Path) -> Path:
 
     What is compiled already goes with it, so that the copy starts as fast as the original.
     """
-    shutil.copytree(source, target)
+    # Not what another server is about to write there, under a name for the time being.
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.tmp.*", "*.pyc.*"))
     for model in target.glob("*/1/model.py"):
         model.rename(model.with_name("own_model.py"))
         shutil.copy(__file__, model)
@@ -71,7 +75,7 @@ def _install(folder: Path, step_seconds: float) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if (folder / "device-gone").exists():
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        time.sleep(step_seconds)
+        time.sleep(SLOW_STEP_SECONDS if (folder / SLOW_STEPS).exists() else step_seconds)
         return run(self, step)
 
     def check_with_faults(self: Any) -> None:
@@ -84,6 +88,9 @@ def _install(folder: Path, step_seconds: float) -> None:
 
 
 if "GLM_CHAOS" in os.environ:
+    while (Path(os.environ["GLM_CHAOS"]) / HOLD_LOADING).exists():
+        time.sleep(0.05)
+
     from own_model import TritonPythonModel  # type: ignore[import-not-found]  # noqa: F401
 
     _install(Path(os.environ["GLM_CHAOS"]), float(os.environ.get("GLM_CHAOS_STEP_SECONDS", "0")))

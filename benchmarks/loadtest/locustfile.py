@@ -18,7 +18,7 @@ from locust.web import WebUI
 
 from benchmarks.loadtest import options, page, preflight, results
 from benchmarks.loadtest.book import Book, use_finer_buckets
-from benchmarks.loadtest.shapes import Burst, Soak, Steps
+from benchmarks.loadtest.shapes import Burst, Shape, Soak, Steps
 from benchmarks.loadtest.users import GrpcUser, OpenAIUser
 
 # What Locust looks for here.
@@ -51,6 +51,7 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     is_forked = isinstance(environment.runner, WorkerRunner) and chosen.processes
     gevent.signal_handler(signal.SIGINT, _ignore if is_forked else _interrupt)
     book = Book(environment)
+    Shape.book = book
     if web_ui:
         page.extend(web_ui, book)
     if not isinstance(environment.runner, WorkerRunner):

@@ -70,6 +70,8 @@ def add(parser: LocustArgumentParser) -> None:
     option("--burst-users", int, 32, "burst: users that come at once, besides --users")
     option("--burst-seconds", float, 10.0, "burst: seconds that they stay, of every 30")
 
+    option("--least-answers", int, 0, "of every number of users; it stays until they have come")
+
     option("--output", str, "build/load/load.md", "the result, .svg and .json beside it",
            **hidden)  # fmt: skip
     option("--note", str, "", "a word for the result, such as on what else the machine does",

@@ -1,20 +1,55 @@
 """How many users there are over the time."""
 
 import time
+from typing import ClassVar
 
 from locust import LoadTestShape
+
+from benchmarks.loadtest.book import Book
+from benchmarks.loadtest.figures import levels
 
 BURST_EVERY_SECONDS = 30.0
 BURSTS = 4
 SOAK_SECONDS = 1800.0
 
 
-class _Shape(LoadTestShape):
+class Shape(LoadTestShape):
     abstract = True
     # --users and --run-time are read below.
     use_common_options = True
     # Without --users; Locust's own default of 1 would come first.
     default_users = 1
+    book: ClassVar[Book | None] = None
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._users: int | None = None
+        self._asked = self.start_time
+
+    def reset_time(self) -> None:
+        super().reset_time()  # type: ignore[no-untyped-call]
+        self._users, self._asked = None, self.start_time
+
+    def users(self) -> int | None:
+        """How many there have to be now; None at the end."""
+        raise NotImplementedError
+
+    def tick(self) -> tuple[int, float] | None:
+        """What Locust asks once a second. All come at once, and a level that has not got its
+        --least-answers goes on: the clock stands still at its end."""
+        now, users = time.perf_counter(), self.users()
+        if users != self._users and self._is_short():
+            self.start_time += now - self._asked
+            users = self._users
+        self._asked, self._users = now, users
+        return None if users is None else (users, users)
+
+    def _is_short(self) -> bool:
+        if self._users is None or self.book is None or not self.option("least_answers"):
+            return False
+        found = levels(list(self.book.records), self.book.windows, self.book.limits)
+        ends = found[self._users].ends if self._users in found else {}
+        return ends.get("answered", 0) < self.option("least_answers")
 
     @property
     def seconds(self) -> float:
@@ -28,40 +63,39 @@ class _Shape(LoadTestShape):
         return float(default if value is None and default is not None else value)
 
 
-class Steps(_Shape):
+class Steps(Shape):
     """Ever more users: what is the throughput, and what does it cost in latency?"""
 
-    def tick(self) -> tuple[int, float] | None:
+    def users(self) -> int | None:
         assert self.runner is not None
         options = self.runner.environment.parsed_options
         assert options is not None
         users = [int(step) for step in options.steps.split(",")]
         step = int(self.seconds // options.step_seconds)
-        return (users[step], users[step]) if step < len(users) else None
+        return users[step] if step < len(users) else None
 
 
-class Burst(_Shape):
+class Burst(Shape):
     """A few users, and every half minute many more at once: who waits, and how soon is it over?"""
 
     default_users = 4
 
-    def tick(self) -> tuple[int, float] | None:
+    def users(self) -> int | None:
         if self.seconds >= self.option("run_time", BURSTS * BURST_EVERY_SECONDS):
             return None
         users = int(self.option("num_users", self.default_users))
         begin = BURST_EVERY_SECONDS - self.option("burst_seconds")
         if self.seconds % BURST_EVERY_SECONDS >= begin:
             users += int(self.option("burst_users"))
-        return users, users
+        return users
 
 
-class Soak(_Shape):
+class Soak(Shape):
     """The same users all the time: does anything get slower?"""
 
     default_users = 8
 
-    def tick(self) -> tuple[int, float] | None:
+    def users(self) -> int | None:
         if self.seconds >= self.option("run_time", SOAK_SECONDS):
             return None
-        users = int(self.option("num_users", self.default_users))
-        return users, users
+        return int(self.option("num_users", self.default_users))

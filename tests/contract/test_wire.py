@@ -199,6 +199,7 @@ _FRONTEND = REPOSITORY.parent / "frontend" / "glm_frontend"
         ("heartbeat.py", _ENGINE, _PREPROCESSING),
         ("json_log.py", _ENGINE, _FRONTEND),
         ("otel.py", _ENGINE, _FRONTEND),
+        ("variables.py", _ENGINE, _FRONTEND),
     ],
 )
 def test_copies_are_alike(name: str, first: Path, second: Path) -> None:

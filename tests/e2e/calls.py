@@ -4,17 +4,20 @@ import base64
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from benchmarks.stack import Stack
+from waiting import wait_until
 
 MODEL = "glm-4.6v-flash"
+ERRORS = 'glm_requests_total{finish_reason="error"}'
 PICTURES = Path(__file__).parent / "pictures"
 # Drawn by other means than the demo model's training: see pictures/draw.py.
 DESCRIPTIONS = {
@@ -31,6 +34,10 @@ DESCRIPTIONS = {
     "plot-circle-square.png": "A red circle and a blue square.",
     "plot-three.jpg": "A green triangle, a yellow star and a purple circle.",
 }
+
+
+# Requests of `settled`, by server.
+_own_errors: Counter[str] = Counter()
 
 
 def data_uri(name: str) -> str:
@@ -51,7 +58,7 @@ def chat(question: str, *pictures: str, **fields: Any) -> dict[str, Any]:
 
 def post(stack: Stack, body: Any, path: str = "/v1/chat/completions") -> requests.Response:
     """Send a body as JSON."""
-    return requests.post(stack.base_url + path, json=body, timeout=60)
+    return requests.post(stack.base_url + path, json=body, timeout=120)
 
 
 def content(response: requests.Response) -> str:
@@ -63,7 +70,7 @@ def content(response: requests.Response) -> str:
 
 def metrics(stack: Stack) -> dict[str, float]:
     """Triton's metrics of ours, by name with labels."""
-    lines = requests.get(f"{stack.metrics_url}/metrics", timeout=10).text.splitlines()
+    lines = requests.get(f"{stack.metrics_url}/metrics", timeout=60).text.splitlines()
     return {
         name: float(value)
         for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("glm_"))
@@ -71,23 +78,27 @@ def metrics(stack: Stack) -> dict[str, float]:
 
 
 def settled(stack: Stack) -> dict[str, float]:
-    """The metrics, once nothing runs and all that ended is counted: they are published a few times
-    a second."""
-    before: dict[str, float] = {}
-    after = metrics(stack)
-    while before != after or after["glm_requests_running"] + after["glm_requests_waiting"]:
-        before = after
-        time.sleep(0.6)
+    """The metrics, once nothing runs and all that ended is counted.
+
+    They are published a few times a second, all that has ended at once: so requests of our own go
+    after the others, and when these are counted, the others are. The first one's turn may be due to
+    an error from before, the second one's cannot. They are refused before the engine hears of them,
+    and taken out of the numbers again.
+    """
+    counted = 0
+    after: dict[str, float] = {}
+    while counted < 2 or after["glm_requests_running"] + after["glm_requests_waiting"]:
+        errors = metrics(stack)[ERRORS]
+        assert post(stack, chat("hello", max_tokens=100_000)).status_code == 400
+        _own_errors[stack.base_url] += 1
+        wait_until(partial(_has_more_errors, stack, errors))
         after = metrics(stack)
-    return after
+        counted += 1
+    return after | {ERRORS: after[ERRORS] - _own_errors[stack.base_url]}
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Returns when the condition comes true; fails when it does not."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+def _has_more_errors(stack: Stack, than: float) -> bool:
+    return metrics(stack)[ERRORS] > than
 
 
 @contextmanager
@@ -100,11 +111,11 @@ def program(module: str, probe: str, **settings: str) -> Iterator[None]:
         def answers() -> bool:
             assert process.poll() is None
             try:
-                return requests.get(probe, timeout=5).status_code == 200
+                return requests.get(probe, timeout=60).status_code == 200
             except requests.ConnectionError:
                 return False
 
-        wait_for(answers, 20)
+        wait_until(answers)
         yield
     finally:
         process.kill()

@@ -4,10 +4,12 @@ import base64
 from io import BytesIO
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.stack import Stack
-from e2e.calls import chat, content, metrics, post, settled, wait_for
+from e2e.calls import chat, content, metrics, post, settled
+from waiting import wait_until
 
 HISTOGRAMS = (
     "queue_seconds",
@@ -29,10 +31,11 @@ def _new_picture() -> str:
 def _gained(stack: Stack, before: dict[str, float], requests: int) -> dict[str, float]:
     """What the metrics have gained once so many requests have been answered."""
     name = 'glm_requests_total{finish_reason="stop"}'
-    wait_for(lambda: metrics(stack)[name] == before[name] + requests)
+    wait_until(lambda: metrics(stack)[name] == before[name] + requests)
     return {key: value - before[key] for key, value in metrics(stack).items()}
 
 
+@pytest.mark.timing
 def test_a_picture_seen_before_is_neither_encoded_nor_prefilled_again(stack: Stack) -> None:
     uri = _new_picture()
     body = chat("Describe the image.", "plot-42.png")
@@ -58,6 +61,7 @@ def test_two_pictures_of_one_size_are_not_taken_for_each_other(stack: Stack) -> 
     assert answers[0] == answers[2] != answers[1]
 
 
+@pytest.mark.timing
 def test_every_part_of_a_request_is_timed(stack: Stack) -> None:
     before = settled(stack)
     content(post(stack, chat("Describe the image.", "photo-square.jpg")))

@@ -9,10 +9,12 @@ import pytest
 from benchmarks.chaos import disconnects, rolling
 from benchmarks.chaos.breakage import SCENARIOS, Server, start, try_out, wait_ready
 
-# Long enough to be under way when the fault comes.
-TOKENS = 600
-# Loading takes longer where other things run; `make chaos` looks whether it is in time.
-SLACK = 15.0
+# As long as some faults take to be noticed; until they come, steps are slow.
+TOKENS = 300
+# What is judged here: that it is told at all, and what, and that the server comes back. All of it
+# takes longer where other things run, and a server that tells or mends nothing is not done in a
+# minute either; `make chaos`, with no slack, looks whether it is in time.
+SLACK = 40.0
 # One of each kind; `make chaos` has them all.
 NAMES = (
     "one process of stage 1 killed",
@@ -24,6 +26,8 @@ NAMES = (
     "frontend killed",
     "/dev/shm full",
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timing
 def test_what_breaks_is_told_and_mended(server: Server, name: str) -> None:
     (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == name)
     if scenario.needs_small_disks and not server.small_disks:
@@ -46,16 +51,18 @@ def test_what_breaks_is_told_and_mended(server: Server, name: str) -> None:
     assert outcome.faults == [], server.stack.log[-5000:]
 
 
+@pytest.mark.timing
 def test_whoever_leaves_leaves_nothing(tmp_path: Path) -> None:
     stack = disconnects.stack_for(tmp_path / "launcher.log")
     try:
         stack.wait_ready()
-        lines, good = asyncio.run(disconnects.measure(stack, each=2, is_busy=True))
+        lines, good = asyncio.run(disconnects.measure(stack, each=2))
         assert good, "\n".join(lines)
     finally:
         stack.kill()
 
 
+@pytest.mark.timing
 def test_servers_that_are_restarted_in_turn_lose_no_request(tmp_path: Path) -> None:
     lines, good = asyncio.run(rolling.measure(tmp_path, workers=2))
     assert good, "\n".join(lines)

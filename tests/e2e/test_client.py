@@ -21,7 +21,7 @@ REQUEST = GenerationRequest(
 def _command(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "client", "--url", stack.grpc_url, *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 

@@ -16,9 +16,13 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.stack import ROOT, START_TIMEOUT, Stack, free_ports, wait_until
+from benchmarks.stack import ROOT, START_TIMEOUT, Stack, free_ports
 from dockerfile import copy_stage, stages
 from e2e.calls import chat, content, post
+from e2e.loading import HeldModels
+from waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 HEALTHCHECK = ROOT / "deploy" / "healthcheck.py"
 
@@ -29,7 +33,10 @@ class Services:
     def __init__(self, folder: Path) -> None:
         self.compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text(encoding="utf-8"))
         triton = self.compose["services"]["triton"]["environment"]
-        self.triton = Stack(folder / "triton.log", GLM_FRONTEND=triton["GLM_FRONTEND"])
+        self.models = HeldModels(folder)
+        self.triton = Stack(
+            folder / "triton.log", GLM_FRONTEND=triton["GLM_FRONTEND"], **self.models.settings
+        )
         self.port, self.web_port = free_ports(2)
         # Of each name and port within compose's network, what is here in its place.
         self._here = {
@@ -56,7 +63,7 @@ class Services:
         url = own["test"][-1] if own else "http://127.0.0.1:8000/v1/health/live"
         ports = {8000: self.port, 7860: self.web_port, 8003: self.triton.http_port}
         here = url.replace(str(urlsplit(url).port), str(ports[urlsplit(url).port or 0]))
-        run = subprocess.run([sys.executable, HEALTHCHECK, here], capture_output=True, timeout=30)
+        run = subprocess.run([sys.executable, HEALTHCHECK, here], capture_output=True, timeout=60)
         assert run.returncode in (0, 1), run.stderr
         return run.returncode == 0
 
@@ -78,17 +85,19 @@ def services(tmp_path: Path) -> Iterator[Services]:
     running.triton.kill()
 
 
+@pytest.mark.timing
 def test_the_services_of_compose(services: Services) -> None:
     assert not services.check("triton")  # it loads
     wait_until(lambda: services.check("frontend") and services.check("web"), START_TIMEOUT)
-    loading = requests.get(f"http://127.0.0.1:{services.web_port}/v1/health", timeout=10)
+    loading = requests.get(f"http://127.0.0.1:{services.web_port}/v1/health", timeout=60)
     assert loading.json()["status"] == "unavailable"
+    services.models.let_go()
     services.triton.wait_ready()
     assert services.check("triton")
     assert not services.triton.pids("glm_frontend") and not services.triton.pids("glm_web")
 
     page = f"http://127.0.0.1:{services.web_port}"
-    wait_until(lambda: requests.get(f"{page}/v1/health", timeout=10).status_code == 200, 30)
+    wait_until(lambda: requests.get(f"{page}/v1/health", timeout=60).status_code == 200)
     body: dict[str, Any] = chat("What is in this image?", "photo-star.jpg")
     answer = requests.post(f"{page}/v1/chat/completions", json=body, timeout=60)
     assert content(answer) == "An orange star."
@@ -126,7 +135,7 @@ def test_the_frontends_image(tmp_path: Path) -> None:
     try:
         url = f"http://127.0.0.1:{port}/v1/health/live"
         check = [sys.executable, str(tmp_path / "deploy/healthcheck.py"), url]
-        wait_until(lambda: subprocess.run(check, capture_output=True).returncode == 0, 60)
+        wait_until(lambda: subprocess.run(check, capture_output=True).returncode == 0)
     finally:
         process.terminate()
         process.wait(60)

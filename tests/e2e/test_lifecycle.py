@@ -10,8 +10,11 @@ import pytest
 import requests
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
-from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack, wait_until
+from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack
 from e2e.calls import chat, content, post
+from waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 StartStack = Callable[..., Stack]
 
@@ -36,9 +39,12 @@ def assert_nothing_is_left(server: Stack, regions: set[Path]) -> None:
     socket.create_server(("127.0.0.1", server.port)).close()
 
 
+@pytest.mark.timing
 def test_ctrl_c_stops_in_order_and_leaves_nothing(start: StartStack) -> None:
-    server = start()
+    server = start(GLM_CPU_THREAD="2")
     server.wait_ready()
+    warning = "GLM_CPU_THREAD is ignored: there is no such setting; did you mean GLM_CPU_THREADS?"
+    assert server.log.count(warning) == 1  # by the launcher, not by each process once more
     regions = server.regions()
     assert len(server.pids("triton_python_backend_stub")) >= 2
     assert len(regions) >= 2
@@ -66,6 +72,7 @@ def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None
         assert b"GLM_API_KEYS" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
+@pytest.mark.timing
 def test_answers_that_are_not_done_in_time_are_told_so(start: StartStack) -> None:
     server = start(GLM_GRACEFUL_TIMEOUT="1", GLM_WEB="false")
     server.wait_ready()
@@ -83,6 +90,7 @@ def test_answers_that_are_not_done_in_time_are_told_so(start: StartStack) -> Non
     assert "killed" not in server.log
 
 
+@pytest.mark.timing
 def test_ctrl_c_while_models_load(start: StartStack) -> None:
     server = start()
     wait_until(lambda: bool(server.regions()), STOP_TIMEOUT)
@@ -92,6 +100,7 @@ def test_ctrl_c_while_models_load(start: StartStack) -> None:
     assert_nothing_is_left(server, regions)
 
 
+@pytest.mark.timing
 def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
     server = start()
     server.wait_ready()
@@ -102,6 +111,7 @@ def test_death_of_the_launcher_ends_all(start: StartStack) -> None:
     assert_nothing_is_left(server, regions)
 
 
+@pytest.mark.timing
 def test_what_dies_is_started_again_and_nothing_is_left(start: StartStack) -> None:
     server = start()
     server.wait_ready()
@@ -120,7 +130,7 @@ def test_what_dies_is_started_again_and_nothing_is_left(start: StartStack) -> No
 
     def answers() -> bool:
         try:  # the web page's server asks the frontend
-            return requests.get(f"{server.web_url}/v1/health", timeout=10).status_code == 200
+            return requests.get(f"{server.web_url}/v1/health", timeout=60).status_code == 200
         except requests.ConnectionError:
             return False
 
@@ -154,12 +164,12 @@ def test_a_model_that_cannot_be_loaded_is_told(start: StartStack, tmp_path: Path
 
 
 def test_admin_api_needs_the_launcher_s_key(stack: Stack) -> None:
-    index = requests.post(f"{stack.triton_http_url}/v2/repository/index", timeout=10)
+    index = requests.post(f"{stack.triton_http_url}/v2/repository/index", timeout=60)
     assert index.status_code == 403
     unload = f"{stack.triton_http_url}/v2/repository/models/generation/unload"
-    assert requests.post(unload, timeout=10).status_code == 403
-    assert requests.get(f"{stack.triton_http_url}/v2/health/ready", timeout=10).status_code == 200
-    assert requests.get(f"{stack.metrics_url}/metrics", timeout=10).status_code == 200
+    assert requests.post(unload, timeout=60).status_code == 403
+    assert requests.get(f"{stack.triton_http_url}/v2/health/ready", timeout=60).status_code == 200
+    assert requests.get(f"{stack.metrics_url}/metrics", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(

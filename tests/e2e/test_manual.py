@@ -24,7 +24,7 @@ def test_the_python_example(stack: Stack, tmp_path: Path) -> None:
     shutil.copy(PICTURES / "plot-three.jpg", tmp_path / "test.jpg")
     run = subprocess.run(
         [sys.executable, "-c", _example("python-example.txt", stack)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stdout == "Response: 一个绿色的三角形、一个黄色的星形和一个紫色的圆形。\n"
@@ -115,15 +115,15 @@ def test_raw_inference_as_a_form_with_files_by_curl(stack: Stack) -> None:
         ["curl", "-sS", "-F", "prompt=What is in this image?", "-F", "temperature=0",
          "-F", f"image=@{PICTURES / 'photo-square.jpg'}",
          f"{stack.base_url}/v1/multi-modal/inference"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert json.loads(run.stdout)["text"] == "A red square."
 
 
 def test_health_models_and_docs(stack: Stack) -> None:
-    health = requests.get(f"{stack.base_url}/v1/health", timeout=10)
+    health = requests.get(f"{stack.base_url}/v1/health", timeout=60)
     assert health.status_code == 200 and health.json()["status"] == "ok"
-    models = requests.get(f"{stack.base_url}/v1/models", timeout=10).json()
+    models = requests.get(f"{stack.base_url}/v1/models", timeout=60).json()
     assert [model["id"] for model in models["data"]] == [MODEL]
-    docs = requests.get(f"{stack.base_url}/docs", timeout=10)
+    docs = requests.get(f"{stack.base_url}/docs", timeout=60)
     assert docs.status_code == 200 and "swagger-ui" in docs.text

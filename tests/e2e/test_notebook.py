@@ -38,7 +38,7 @@ def test_a_run_gives_the_outputs_that_are_stored(stack: Stack, tmp_path: Path) -
     urls = {"GLM_URL": stack.base_url, "GLM_TRITON_URL": stack.grpc_url}
     run = subprocess.run(
         [sys.executable, "-m", "jupyter", "execute", "--inplace", str(copy)],
-        env=os.environ | urls, capture_output=True, text=True, timeout=120,
+        env=os.environ | urls, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     outputs = _outputs(copy)

@@ -13,7 +13,8 @@ from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.stack import Stack
-from e2e.calls import PICTURES, metrics, settled, wait_for
+from e2e.calls import PICTURES, metrics, settled
+from waiting import wait_until
 
 
 def _text(name: str, *values: bytes) -> grpc.InferInput:
@@ -40,7 +41,7 @@ def _responses(client: grpc.InferenceServerClient, *inputs: Any) -> list[dict[st
         client.async_stream_infer("generation", list(inputs), enable_empty_final_response=True)
         responses = []
         while True:
-            result, error = arrived.get(timeout=30)
+            result, error = arrived.get(timeout=60)
             if error is not None:
                 raise error
             response = result.get_response()
@@ -188,13 +189,13 @@ def test_generate_and_generate_stream_over_http(stack: Stack) -> None:
         "exclude_input_in_output": True,
         "sampling_parameters": '{"temperature": 0}',
     }
-    whole = requests.post(f"{url}/generate", json=body, timeout=30).json()["text_output"]
+    whole = requests.post(f"{url}/generate", json=body, timeout=60).json()["text_output"]
     assert whole.endswith("The number 42.")
-    events = requests.post(f"{url}/generate_stream", json=body | {"stream": True}, timeout=30).text
+    events = requests.post(f"{url}/generate_stream", json=body | {"stream": True}, timeout=60).text
     pieces = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ")]
     assert "".join(piece["text_output"] for piece in pieces) == whole
     long = {"stream": True, "sampling_parameters": '{"ignore_eos": true, "max_tokens": 1000}'}
-    events = requests.post(f"{url}/generate_stream", json=body | long, timeout=30).text
+    events = requests.post(f"{url}/generate_stream", json=body | long, timeout=60).text
     assert events.count("data: ") > 1
 
 
@@ -210,10 +211,12 @@ def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> 
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
+@pytest.mark.timing
 def test_a_cancelled_stream_frees_its_request(
     stack: Stack, client: grpc.InferenceServerClient
 ) -> None:
-    before = settled(stack)['glm_requests_total{finish_reason="cancelled"}']
+    cancelled = 'glm_requests_total{finish_reason="cancelled"}'
+    before = settled(stack)[cancelled]
     arrived: queue.Queue[Any] = queue.Queue()
     client.start_stream(lambda result, error: arrived.put(result or error))
     client.async_stream_infer(
@@ -224,7 +227,7 @@ def test_a_cancelled_stream_frees_its_request(
             _text("sampling_parameters", b'{"ignore_eos": true, "max_tokens": 4000}'),
         ],
     )
-    arrived.get(timeout=10)
+    arrived.get(timeout=60)
     client.stop_stream(cancel_requests=True)
-    wait_for(lambda: metrics(stack)["glm_requests_running"] == 0)
-    wait_for(lambda: metrics(stack)['glm_requests_total{finish_reason="cancelled"}'] == before + 1)
+    wait_until(lambda: metrics(stack)["glm_requests_running"] == 0)
+    wait_until(lambda: metrics(stack)[cancelled] == before + 1)

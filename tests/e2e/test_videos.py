@@ -81,6 +81,7 @@ def _encoded(stack: Stack) -> float:
     return settled(stack)["glm_images_encoded_total"]
 
 
+@pytest.mark.timing
 def test_a_video_seen_before_is_not_encoded_again(stack: Stack) -> None:
     body = _chat(_video(clip(10)))
     content(post(stack, body))

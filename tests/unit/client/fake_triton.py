@@ -46,6 +46,7 @@ class FakeCall:
     """One stream. After the last item of the script it ends; None stands for waiting for a cancel.
 
     Attributes:
+        ended: it was read to its end.
         given_up: a request of the same stream has cancelled the first.
         cut: the whole stream was cancelled, which is the last resort.
     """
@@ -53,6 +54,7 @@ class FakeCall:
     def __init__(self, script: Sequence[Any]) -> None:
         self._script = iter(script)
         self.given_up = asyncio.Event()
+        self.ended = False
         self.cut = False
 
     def __aiter__(self) -> Self:
@@ -69,6 +71,7 @@ class FakeCall:
             if isinstance(item, Exception):
                 raise item
             return item, None
+        self.ended = True
         raise StopAsyncIteration
 
     def cancel(self) -> bool:

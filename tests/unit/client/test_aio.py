@@ -19,6 +19,9 @@ from glm_client import (
     RequestCancelledError,
 )
 from unit.client.fake_triton import ANSWER, FakeTriton, rpc_error
+from waiting import until
+
+pytestmark = pytest.mark.timing
 
 REQUEST = GenerationRequest(text_input="hi")
 
@@ -82,8 +85,8 @@ async def test_an_error_ends_the_answer_and_the_stream_is_read_to_its_end(
             texts.append(delta.text)
     assert texts == ["<think>hm"]
     assert "[" not in caught.value.message
-    await asyncio.sleep(0.01)
-    assert list(triton.streams[0]._script) == []  # read to its end
+    await until(lambda: triton.streams[0].ended)
+    assert list(triton.streams[0]._script) == []
     assert not triton.streams[0].given_up.is_set()
 
 
@@ -101,8 +104,7 @@ async def test_a_stream_that_ends_early_is_an_error(triton: FakeTriton) -> None:
 
 async def _ended(triton: FakeTriton) -> None:
     """The request has been given up by a message, and the stream read to its end."""
-    await asyncio.wait_for(triton.streams[0].given_up.wait(), 1)
-    await asyncio.sleep(0.01)
+    await until(lambda: triton.streams[0].given_up.is_set() and triton.streams[0].ended)
     assert list(triton.streams[0]._script) == []
     assert not triton.streams[0].cut
 
@@ -127,8 +129,7 @@ async def test_cancelling_the_task_gives_up(triton: FakeTriton, method: str) -> 
             pass
 
     task = asyncio.create_task(work())
-    while not triton.calls:
-        await asyncio.sleep(0.001)
+    await until(lambda: triton.calls)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -169,7 +170,7 @@ async def test_a_server_that_does_not_react_is_cut_off(
     stream = triton.streams[0]
     stream.given_up = Deaf()
     await deltas.aclose()
-    await asyncio.wait_for(stream.given_up.wait(), 1)
+    await until(lambda: stream.given_up.is_set())
     assert stream.cut
 
 

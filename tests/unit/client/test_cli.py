@@ -3,7 +3,6 @@
 import json
 import signal
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -12,6 +11,7 @@ import pytest
 from glm_client.cli import main
 from unit.client.fake_triton import FakeTriton, rpc_error
 from unit.client.test_wire import inputs
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -130,14 +130,16 @@ def test_a_picture_without_a_question(picture: str, capsys: pytest.CaptureFixtur
     assert "the question about" in capsys.readouterr().err
 
 
+@pytest.mark.timing
 def test_ctrl_c_cancels_the_request(triton: FakeTriton) -> None:
     triton.script = [None]
 
     def press() -> None:
-        while not triton.calls:
-            time.sleep(0.001)
+        wait_until(lambda: triton.calls)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    threading.Thread(target=press).start()
+    pressing = threading.Thread(target=press)
+    pressing.start()
     assert main(["Why?"]) == 130
+    pressing.join()
     assert triton.streams[0].given_up.is_set()

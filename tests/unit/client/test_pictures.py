@@ -31,7 +31,7 @@ def server(folder: Path) -> Iterator[str]:
             pass
 
     http = HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=http.serve_forever)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{http.server_port}"
     http.shutdown()

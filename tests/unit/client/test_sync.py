@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import grpc
 import pytest
@@ -14,15 +13,11 @@ from glm_client import (
     RequestCancelledError,
 )
 from unit.client.fake_triton import ANSWER, FakeTriton, rpc_error
+from waiting import TIMEOUT, wait_until
+
+pytestmark = pytest.mark.timing
 
 REQUEST = GenerationRequest(text_input="hi")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_stream_and_generate(triton: FakeTriton) -> None:
@@ -91,7 +86,7 @@ def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
     waiting.start()
     wait_until(lambda: bool(triton.calls))
     client.close()
-    waiting.join(5)
+    waiting.join(TIMEOUT)
     assert len(errors) == 1
     assert triton.streams[0].given_up.is_set()
     client.close()  # twice is fine
@@ -114,7 +109,7 @@ def test_a_closed_client_says_so_to_every_thread(triton: FakeTriton) -> None:
         thread.start()
         time.sleep(delay)
         client.close()
-        assert ended.wait(5), "a call was forgotten"
+        assert ended.wait(TIMEOUT), "a call was forgotten"
         thread.join()
     with pytest.raises(RequestCancelledError, match="closed"):
         client.stream(REQUEST)

@@ -100,6 +100,9 @@ def test_cells_say_what_they_show() -> None:
     assert picture.size == (5 * CELL, 4 * CELL) == (scene.width, scene.height)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()

@@ -24,6 +24,8 @@ from demo_model.tool_dialogues import NO_TOOL, converse, offered_tools
 from demo_model.tools import TOOLS
 from demo_model.vocabulary import build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -58,7 +58,8 @@ class FakeBackend:
 
     ``script`` holds the pieces of every answer, of each where there are several; an exception in it
     is raised, None waits for ever.
-    ``requests`` are those that came, ``cancelled`` counts those that were given up.
+    ``requests`` are those that came, ``waiting`` counts those that came to a None, and
+    ``cancelled`` those that were given up.
     """
 
     def __init__(self, script: Sequence[GenerationDelta | Exception | None] = ANSWER) -> None:
@@ -67,6 +68,7 @@ class FakeBackend:
         self.ready = {"preprocessing": True, "generation": True}
         self.requests: list[GenerationRequest] = []
         self.timeouts: list[float | None] = []
+        self.waiting = 0
         self.cancelled = 0
         self.closed = False
 
@@ -80,6 +82,7 @@ class FakeBackend:
             for item in self.script:
                 await asyncio.sleep(0)
                 if item is None:
+                    self.waiting += 1
                     await asyncio.Event().wait()
                 elif isinstance(item, Exception):
                     finished = True

@@ -1,7 +1,6 @@
 """A client that leaves: its request is cancelled at once, whatever it was doing."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -21,12 +20,9 @@ from unit.frontend.fakes import (
     chat,
     picture,
 )
+from waiting import TIMEOUT, until
 
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
+pytestmark = pytest.mark.timing
 
 
 @pytest.mark.parametrize(
@@ -49,11 +45,10 @@ async def test_leaving_cancels(
     async with app.router.lifespan_context(app):
         visitor = Visitor(app, path, body)
         running = asyncio.create_task(visitor.run())
-        await wait_until(lambda: bool(backend.requests))
-        await asyncio.sleep(0.01)
+        await until(lambda: backend.waiting)
         assert backend.cancelled == 0
         visitor.leave()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(TIMEOUT):
             await running
         assert backend.cancelled == 1
 
@@ -76,7 +71,7 @@ async def test_leaving_while_the_connection_is_full_cancels() -> None:
         running = asyncio.create_task(visitor.run())
         await stuck.wait()
         visitor.leave()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(TIMEOUT):
             await running
         assert backend.cancelled == 1
 
@@ -103,7 +98,7 @@ async def test_leaving_while_a_picture_is_fetched_stops_the_fetch() -> None:
         running = asyncio.create_task(visitor.run())
         await fetching.wait()
         visitor.leave()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(TIMEOUT):
             await running
             await stopped.wait()
     assert not backend.requests

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from glm_frontend.errors import APIError, overloaded
 from glm_frontend.images.fetch import ImageFetcher, Picture, create_transport, resolve
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import PIXEL
+from waiting import TIMEOUT, until
 
 PUBLIC = "93.184.215.14"
 BYTES = b"\x89PNG picture"
@@ -453,22 +455,33 @@ async def test_a_broken_connection() -> None:
     assert PUBLIC not in error.message
 
 
+@pytest.mark.timing
 async def test_one_bad_picture_stops_the_others() -> None:
-    body, web = endless(delay=0.01)
-    pictures = [Picture(URL, "slow"), Picture("file:///x", "bad")]
+    body = Endless(delay=0.01)
+
+    class Both(Web):
+        async def _resolve(self, host: str, port: int) -> Sequence[str]:
+            if host == "bad.example":
+                await until(lambda: body.sent)  # by then the other is under way
+                return []
+            return await super()._resolve(host, port)
+
+    web = Both(lambda request: httpx2.Response(200, headers=PNG, stream=body))
+    pictures = [Picture(URL, "slow"), Picture("https://bad.example/a.png", "bad")]
     with pytest.raises(APIError) as error:
-        await web.fetcher().load_all(pictures)
+        await web.fetcher(image_fetch_timeout=TIMEOUT).load_all(pictures)
     assert error.value.param == "bad"
+    assert body.closed
     sent = body.sent
     await asyncio.sleep(0.03)
     assert body.sent == sent
 
 
 async def test_a_uri_made_to_be_slow_is_not() -> None:
-    began = asyncio.get_running_loop().time()
+    began = time.process_time()  # not of a machine that has others to serve
     with pytest.raises(APIError):
         await load("data:" + "a" * 1_000_000)
-    assert asyncio.get_running_loop().time() - began < 1
+    assert time.process_time() - began < 1
 
 
 # From a server that really answers
@@ -498,6 +511,7 @@ async def served(pieces: Pieces, **settings: Any) -> bytes | APIError:
     Returns when the server has seen that the connection is closed.
     """
     hung_up = asyncio.Event()
+    settings.setdefault("image_fetch_timeout", TIMEOUT)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -525,7 +539,7 @@ async def served(pieces: Pieces, **settings: Any) -> bytes | APIError:
     except APIError as error:
         result = error
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             await hung_up.wait()
     finally:
         await fetcher.aclose()
@@ -574,16 +588,17 @@ async def test_a_compressed_answer() -> None:
     assert "compressed" in error.message
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "start", [b"", HEAD, HEAD + b"\r\n", HEAD + b"transfer-encoding: chunked\r\n\r\n"]
 )
 async def test_a_server_that_drips_bytes_meets_the_time_limit(start: bytes) -> None:
     began = asyncio.get_running_loop().time()
     drip = b"1" if start.endswith(b"\r\n\r\n") else b"h"
-    error = await served([(start, 0), *[(drip, 0.02)] * 3000], image_fetch_timeout=0.3)
+    error = await served([(start, 0), *[(drip, 0.02)] * 30_000], image_fetch_timeout=0.3)
     assert isinstance(error, APIError)
     assert "more than 0.3 s" in error.message
-    assert asyncio.get_running_loop().time() - began < 20  # of 60 that it goes on
+    assert asyncio.get_running_loop().time() - began < TIMEOUT  # of 600 that it goes on
 
 
 async def test_an_endless_body_is_cut_off() -> None:

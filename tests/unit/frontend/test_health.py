@@ -17,16 +17,9 @@ from glm_client import (
 )
 from glm_frontend.health import FRESH_SECONDS, HealthProbe
 from unit.frontend.fakes import CHAT, FakeBackend, chat
+from waiting import TIMEOUT, Clock
 
 OK = {"triton": "ok", "preprocessing": "ok", "generation": "ok"}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -195,7 +188,10 @@ def test_the_endpoint_when_a_stage_is_dead(client: TestClient, backend: FakeBack
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_failures_of_the_chat_count(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+def test_failures_of_the_chat_count(
+    client: TestClient, backend: FakeBackend, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glm_frontend.health.FRESH_SECONDS", 1000)  # it need not be quick
     answer, backend.script = backend.script, [UnavailableError("generation: gone")]
     client.post(CHAT, json=chat(stream=stream))
     backend.script = answer
@@ -203,7 +199,10 @@ def test_failures_of_the_chat_count(client: TestClient, backend: FakeBackend, st
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_answers_of_the_chat_count(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+def test_answers_of_the_chat_count(
+    client: TestClient, backend: FakeBackend, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glm_frontend.health.FRESH_SECONDS", 1000)  # it need not be quick
     client.post(CHAT, json=chat(stream=stream))
     assert client.get("/v1/health").status_code == 200
     assert len(backend.requests) == 1
@@ -218,7 +217,7 @@ async def test_a_server_that_hangs_is_told_from_one_that_answers(
 
     monkeypatch.setattr("glm_frontend.health.PROBE_TIMEOUT", 0.05)
     monkeypatch.setattr(backend, "server_live", hang)
-    health = await asyncio.wait_for(probe.check(), 5)
+    health = await asyncio.wait_for(probe.check(), TIMEOUT)
     assert (health.status, health.checks["triton"]) == ("unavailable", "unreachable")
 
 

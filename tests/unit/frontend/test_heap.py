@@ -1,6 +1,5 @@
 """Freed memory goes back to the system."""
 
-import asyncio
 import ctypes
 
 import pytest
@@ -9,6 +8,7 @@ from glm_frontend import heap
 from glm_frontend.app import create_app
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import FakeBackend
+from waiting import until
 
 libc = ctypes.CDLL(None)
 SIZE = 60 * 1024  # below the size from which glibc maps memory for each
@@ -20,6 +20,7 @@ def _resident() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not hasattr(libc, "malloc_trim"), reason="the C library is not glibc")
 async def test_gaps_between_what_is_in_use_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "TRIM_SECONDS", 0.05)
@@ -33,8 +34,7 @@ async def test_gaps_between_what_is_in_use_go_back(monkeypatch: pytest.MonkeyPat
         if number % 16:
             libc.free(place)
     app = create_app(Settings(), FakeBackend())
-    async with app.router.lifespan_context(app), asyncio.timeout(10):
-        while _resident() > full - COUNT * SIZE // 1024 * 3 // 4:
-            await asyncio.sleep(0.05)
+    async with app.router.lifespan_context(app):
+        await until(lambda: _resident() <= full - COUNT * SIZE // 1024 * 3 // 4)
     for place in places[::16]:
         libc.free(place)

@@ -26,6 +26,7 @@ from glm_frontend.limits import (
 from glm_frontend.middleware import RefusalMiddleware
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import ANSWER, CHAT, FakeBackend, Visitor, chat
+from waiting import Clock, until
 
 
 def test_permits_come_back() -> None:
@@ -39,6 +40,7 @@ def test_permits_come_back() -> None:
     assert limiter.inflight == 0
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_too_many_gets_a_429(stream: bool) -> None:
     backend = FakeBackend([ANSWER[0], None])
@@ -46,8 +48,7 @@ async def test_one_too_many_gets_a_429(stream: bool) -> None:
     async with app.router.lifespan_context(app):
         first = Visitor(app, CHAT, chat(stream=stream))
         running = asyncio.create_task(first.run())
-        while not backend.requests or (stream and len(first.messages) < 2):
-            await asyncio.sleep(0.001)
+        await until(lambda: backend.requests and (not stream or len(first.messages) >= 2))
 
         second = Visitor(app, CHAT, chat())
         await second.run()
@@ -125,12 +126,14 @@ def test_a_long_queue_is_not_asked_again_at_once(stream: bool) -> None:
             assert response.json()["error"]["code"] == "overloaded"
         return int(response.status_code)
 
-    with TestClient(create_app(settings, backend)) as client:
+    app = create_app(settings, backend)
+    with TestClient(app) as client:
+        app.state.services.refusals._clock = clock = Clock()
         assert [ask("a"), ask("a")] == [429, 429]
         assert len(backend.requests) == 1
         backend.script = ANSWER
         assert ask("b") == 200  # another's queue
-        time.sleep(2 * REFUSAL_SHARE)
+        clock.now += 2 * REFUSAL_SHARE
         assert ask("a") == 200
 
 
@@ -178,6 +181,7 @@ async def test_an_answer_lets_the_next_one_pass() -> None:
     app = create_app(Settings(), backend)
     async with app.router.lifespan_context(app):
         refusals = app.state.services.refusals
+        refusals._clock = Clock()
 
         async def status() -> int:
             visitor = Visitor(app, CHAT, chat(stream=True))
@@ -201,6 +205,7 @@ def test_a_certain_refusal_is_the_same_wherever_it_is_said(
     with _app(api_keys=(SecretStr("a-key"), SecretStr("b-key"))) as client:
         app: Any = client.app
         services = app.state.services
+        services.refusals._clock = Clock()  # the refusal is for a second, which all this may take
         name = services.keys.check("a-key").name
         services.refusals.note(name, overloaded("The queue is full.", "queue", 60))
 
@@ -244,7 +249,10 @@ def _app(**settings: Any) -> TestClient:
     return TestClient(create_app(Settings(**settings), FakeBackend()))
 
 
-def test_a_rate_limit_is_told_before_and_when_it_is_reached() -> None:
+def test_a_rate_limit_is_told_before_and_when_it_is_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "time", Clock())
     with _app(rate_limit="100/hour;2/minute") as client:
         remaining = []
         for _ in range(2):

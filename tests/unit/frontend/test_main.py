@@ -73,3 +73,17 @@ def test_settings_reach_the_server(
     (config,) = served
     assert (config.host, config.port) == ("127.0.0.1", 9000)
     assert logging.getLogger().level == logging.ERROR
+
+
+def test_an_unknown_variable_is_reported(
+    served: list[uvicorn.Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As it is for a frontend or a page in a container of its own."""
+    monkeypatch.setenv("GLM_MAX_INFLIGT", "3")
+    assert main() == 0
+    assert (
+        "GLM_MAX_INFLIGT is ignored: there is no such setting; did you mean GLM_MAX_INFLIGHT?"
+        in (capsys.readouterr().err)
+    )

@@ -19,6 +19,7 @@ from glm_frontend.record import AnswerRecord
 from glm_frontend.schemas.common import CompletionTokensDetails, PromptTokensDetails, Usage
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import CHAT, PIXEL, FakeBackend, Visitor, chat, delta, picture
+from waiting import until
 
 OK = {"method": "POST", "route": CHAT, "status": "200"}
 
@@ -84,6 +85,7 @@ def test_refusals_by_what_there_was_no_room_for(client: TestClient, backend: Fak
     assert value(client, "requests_rejected_total", reason="queue") == 1
 
 
+@pytest.mark.timing
 async def test_in_flight_and_a_client_that_leaves() -> None:
     app = create_app(Settings(max_inflight=7), FakeBackend([delta("a"), None]))
     async with app.router.lifespan_context(app):
@@ -91,8 +93,7 @@ async def test_in_flight_and_a_client_that_leaves() -> None:
         running = asyncio.create_task(visitor.run())
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            while app.state.services.limiter.inflight == 0:
-                await asyncio.sleep(0.01)
+            await until(lambda: app.state.services.limiter.inflight == 1)
             text = (await client.get("/metrics")).text
             assert "\nglm_frontend_requests_in_flight 1.0\n" in text
             assert "\nglm_frontend_requests_in_flight_limit 7.0\n" in text

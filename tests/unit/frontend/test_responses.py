@@ -17,6 +17,7 @@ from glm_client import InvalidRequestError, OverloadedError, TokenLogprob, Token
 from glm_frontend.app import create_app
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import ANSWER, MODEL, PIXEL, RESPONSES, FakeBackend, Visitor, delta
+from waiting import TIMEOUT, until
 
 PIXEL_BYTES = base64.b64decode(PIXEL.partition(",")[2])
 IMAGE = {"type": "input_image", "image_url": PIXEL, "detail": "auto"}
@@ -339,16 +340,16 @@ def test_an_error_before_the_first_byte_has_its_status(
     assert response.json()["error"]["code"] == "overloaded"
 
 
+@pytest.mark.timing
 async def test_a_client_that_leaves_ends_its_request(backend: FakeBackend) -> None:
     backend.script = [ANSWER[0], None]
     app = create_app(Settings(), backend)
     async with app.router.lifespan_context(app):
         visitor = Visitor(app, RESPONSES, ask(stream=True))
         visit = asyncio.create_task(visitor.run())
-        while len(visitor.messages) < 3:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(visitor.messages) >= 3)
         visitor.leave()
-        await asyncio.wait_for(visit, 5)
+        await asyncio.wait_for(visit, TIMEOUT)
     assert backend.cancelled == 1
 
 

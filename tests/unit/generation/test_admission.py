@@ -7,6 +7,7 @@ import pytest
 from glm_engine.admission import Pace, QueueLimits, Waiting, check_room, check_wait
 from glm_engine.errors import EngineUnavailable
 from glm_engine.fair_queue import FairQueue
+from waiting import TIMEOUT
 
 LIMITS = QueueLimits(max_bytes=100, max_image_tokens=50)
 
@@ -112,6 +113,7 @@ def test_tenants_are_served_in_turn() -> None:
     assert [queue.get(), queue.get()] == ["a4", None]
 
 
+@pytest.mark.timing
 def test_who_waits_for_an_item_gets_it() -> None:
     queue: FairQueue[int] = FairQueue()
     got: list[int | None] = []
@@ -122,5 +124,5 @@ def test_who_waits_for_an_item_gets_it() -> None:
     queue.put("", 2)
     queue.close()
     for thread in threads:
-        thread.join(5)
+        thread.join(TIMEOUT)
     assert sorted(got, key=str) == [1, 2, None]

@@ -91,7 +91,7 @@ class BlockMachine(RuleBasedStateMachine):
         assert self.blocks.num_free == self.blocks.num_blocks
 
 
-TestBlockMachine = BlockMachine.TestCase
+TestBlockMachine = pytest.mark.slow(BlockMachine.TestCase)
 TestBlockMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 

@@ -27,6 +27,7 @@ from glm_engine.scheduler import Scheduled
 from unit.generation.conftest import Harness
 from unit.generation.reference import reference
 from unit.paths import DEMO_CHECKPOINT
+from waiting import TIMEOUT, wait_until
 
 MakePrompt = Callable[..., Prompt]
 MakeHarness = Callable[..., Harness]
@@ -61,6 +62,7 @@ def test_greedy_tokens_are_those_of_generate_whatever_shares_the_engine(
     assert harness.engine.stats.generation_tokens == sum(len(r.token_ids) for r in requests)
 
 
+@pytest.mark.timing
 def test_a_seeded_request_does_not_depend_on_what_runs_beside_it(
     harness: Harness, make_prompt: MakePrompt
 ) -> None:
@@ -99,6 +101,7 @@ def test_ignore_eos_goes_on_to_max_tokens(harness: Harness, make_prompt: MakePro
     assert len(request.token_ids) == 60
 
 
+@pytest.mark.timing
 def test_a_running_request_is_gone_within_two_steps_of_its_cancellation(
     harness: Harness, make_prompt: MakePrompt
 ) -> None:
@@ -111,6 +114,7 @@ def test_a_running_request_is_gone_within_two_steps_of_its_cancellation(
     assert list(harness.engine.stats.cancellation_steps) in ([0], [1], [2])
 
 
+@pytest.mark.timing
 def test_a_waiting_request_can_be_cancelled(
     make_harness: MakeHarness, make_prompt: MakePrompt
 ) -> None:
@@ -212,17 +216,40 @@ def test_out_of_memory_says_what_to_do(
     assert isinstance(error, OutOfMemory) and "smaller images" in str(error)
 
 
+@pytest.mark.timing
 def test_stopping_lets_live_requests_finish_and_takes_no_more(
     harness: Harness, make_prompt: MakePrompt
 ) -> None:
     request = harness.add(make_prompt("hello"))
-    harness.engine.stop(timeout=30)
+    harness.engine.stop(timeout=TIMEOUT)
     assert harness.outputs[request][-1].finish_reason == "stop"
     assert not harness.engine.is_alive
     with pytest.raises(EngineUnavailable):
         harness.add(make_prompt("hello"))
 
 
+def test_a_request_that_came_just_before_the_stop_is_answered(
+    make_harness: MakeHarness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes, and so does the stop, when the engine has just found that there is nothing."""
+    harness = make_harness(start=False)
+    prompt = make_prompt("hello")
+    original, requests = harness.engine.step, list[Request]()
+
+    def step() -> bool:
+        found = original()
+        if not requests:
+            requests.append(harness.add(prompt))
+            harness.engine._close()
+        return found
+
+    monkeypatch.setattr(harness.engine, "step", step)
+    harness.engine.start()
+    harness.engine._thread.join(TIMEOUT)
+    assert harness.outputs[requests[0]][-1].finish_reason == "stop"
+
+
+@pytest.mark.timing
 def test_stopping_fails_what_is_not_done_in_time(
     make_harness: MakeHarness, make_prompt: MakePrompt
 ) -> None:
@@ -232,11 +259,12 @@ def test_stopping_fails_what_is_not_done_in_time(
     harness.wait(running, outputs=1)
     began = time.monotonic()
     harness.engine.stop(timeout=0.2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < TIMEOUT  # the answer would take longer
     for request in (running, waiting):
         assert isinstance(harness.outputs[request][-1].error, EngineUnavailable)
 
 
+@pytest.mark.timing
 def test_a_broken_engine_thread_fails_everybody_and_says_so(
     make_harness: MakeHarness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +286,7 @@ def _beats(folder: Path) -> float:
     return value
 
 
+@pytest.mark.timing
 def test_the_heart_beats_while_it_waits_and_stands_still_in_a_step(
     make_harness: MakeHarness,
     make_prompt: MakePrompt,
@@ -268,19 +297,19 @@ def test_the_heart_beats_while_it_waits_and_stands_still_in_a_step(
     heartbeat = Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)})
     harness = make_harness(heartbeat=heartbeat)
     before = time.monotonic()
-    time.sleep(0.1)
-    assert before < _beats(tmp_path) < time.monotonic()
+    wait_until(lambda: before < _beats(tmp_path))
+    assert _beats(tmp_path) < time.monotonic()
     stuck, go_on = threading.Event(), threading.Event()
     original = harness.engine._runner.run
 
     def hanging(step: Sequence[Scheduled]) -> Any:
         stuck.set()
-        go_on.wait()
+        go_on.wait(TIMEOUT)
         return original(step)
 
     monkeypatch.setattr(harness.engine._runner, "run", hanging)
     request = harness.add(make_prompt("hello"), max_tokens=1)
-    stuck.wait(10)
+    assert stuck.wait(TIMEOUT)
     began = _beats(tmp_path)
     time.sleep(0.1)
     assert _beats(tmp_path) == began
@@ -290,6 +319,7 @@ def test_the_heart_beats_while_it_waits_and_stands_still_in_a_step(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timing
 def test_a_device_that_is_gone_ends_the_engine(
     make_harness: MakeHarness,
     make_prompt: MakePrompt,
@@ -300,16 +330,17 @@ def test_a_device_that_is_gone_ends_the_engine(
     all_asked = threading.Event()
 
     def gone(*arguments: Any) -> Any:
-        all_asked.wait(10)
+        assert all_asked.wait(TIMEOUT)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(harness.engine._runner, "run", gone)
     monkeypatch.setattr(harness.engine._runner, "check_device", gone)
-    requests = [harness.add(make_prompt(*question), max_tokens=30) for question in QUESTIONS]
+    prompts = [make_prompt(*question) for question in QUESTIONS]
+    requests = [harness.add(prompt, max_tokens=30) for prompt in prompts]
     all_asked.set()
     for request in requests:
         assert isinstance(harness.wait(request)[-1].error, EngineUnavailable)
-    harness.engine._thread.join(10)
+    harness.engine._thread.join(TIMEOUT)
     assert not harness.engine.is_alive
     assert _beats(tmp_path) < 0
 

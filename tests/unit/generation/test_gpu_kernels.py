@@ -25,6 +25,7 @@ from unit.generation.test_operations import DTYPES, EPS, assert_close, noise
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "shared_memory"), [(80, 163), (90, 227)])
 def test_they_compile_for_the_full_size_model(
     capability: int, shared_memory: int, tmp_path: Path
@@ -88,6 +89,7 @@ STEPS = {
 
 
 # The interpreter multiplies bfloat16 as if its bits were whole numbers; float16 stands in for it.
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("step", STEPS)
@@ -110,6 +112,7 @@ def test_attention(step: str, kv_heads: int, dtype: torch.dtype) -> None:
         assert_close(got, expected)
 
 
+@pytest.mark.slow
 def test_an_engine_of_them_gives_the_tokens_of_generate(
     make_prompt: Callable[..., Prompt],
     make_harness: Callable[..., Harness],

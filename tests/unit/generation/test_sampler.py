@@ -38,6 +38,7 @@ def _expected(keep: list[int], temperature: float = 1.0) -> torch.Tensor:
     return ((LOGITS + mask) / temperature).softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "keep", "temperature"),
     [

@@ -4,6 +4,7 @@ Whatever shares its steps, however its prompt is cut, whether its beginning is i
 however often it loses its blocks.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,11 @@ from glm_engine.vision import ImageCache
 from unit.generation.reference import reference
 from unit.paths import DEMO_CHECKPOINT
 
+pytestmark = pytest.mark.slow
+
 MAX_TOKENS = 32
+# `make stress` tries 1,000.
+SCHEDULES = int(os.environ.get("STRESS_SCHEDULES", "200"))
 
 QUESTIONS: list[tuple[str, list[int], bool]] = [
     ("hello", [], True),
@@ -150,7 +155,7 @@ def hypothesis_settings(max_examples: int) -> settings:
     )
 
 
-@hypothesis_settings(1000)
+@hypothesis_settings(SCHEDULES)
 @given(arrivals=ARRIVALS, limits=LIMITS)
 def test_every_request_gets_the_tokens_of_generate(
     bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, Any]
@@ -212,9 +217,9 @@ def run_schedule(bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, An
 
 
 def test_the_schedules_had_what_makes_it_hard(bench: Bench) -> None:
-    assert bench.preemptions > 100
-    assert bench.cached_tokens > 10_000
-    assert bench.cancelled > 100
+    assert bench.preemptions > SCHEDULES / 10
+    assert bench.cached_tokens > 10 * SCHEDULES
+    assert bench.cancelled > SCHEDULES / 10
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 512])

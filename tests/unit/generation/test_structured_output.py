@@ -426,7 +426,7 @@ def _doubling(depth: int) -> dict[str, Any]:
         },
     ],
 )
-@pytest.mark.timeout(60)  # they took minutes, or gigabytes
+@pytest.mark.timeout(120)  # they took minutes, or gigabytes
 def test_no_schema_of_a_tool_takes_long(grammars: Grammars, schema: dict[str, Any]) -> None:
     function = {"name": "f", "parameters": {"type": "object", **schema}}
     tool = {"type": "function", "function": function}

@@ -181,12 +181,12 @@ def test_models_are_the_folders_with_a_config(tmp_path: Path) -> None:
 
 MANY_SHAPES = """
 import re, torch
-from glm_engine.linear import Linear
+from glm_engine.linear import PackedLinear
 
 def resident():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
-layers = [Linear(torch.ones(out, 192)) for out in (192, 384, 512)]
+layers = [PackedLinear(torch.ones(out, 192)) for out in (192, 384, 512)]
 before = resident()
 for rows in range(1, 401):
     x = torch.ones(rows, 192)
@@ -196,6 +196,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 def test_matrix_products_of_many_shapes_do_not_fill_the_memory() -> None:
     grown = []
     for settings in ({}, triton.MEMORY):

@@ -16,7 +16,10 @@ from threading import Thread
 import pytest
 
 from glm_engine.heartbeat import Heartbeat
-from launcher.watch import Backoff, Fault, StageWatch, unresponsive
+from launcher.watch import PROBES, Backoff, Fault, StageWatch, unresponsive
+from waiting import TIMEOUT, Clock, until, wait_until
+
+pytestmark = pytest.mark.timing
 
 LIMITS = {"generation": 0.3}
 
@@ -24,10 +27,19 @@ LIMITS = {"generation": 0.3}
 @pytest.fixture
 def process() -> Iterator["subprocess.Popen[bytes]"]:
     """One that does nothing, and is cleared away."""
-    started = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    started = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
     yield started
     started.kill()
     started.wait()
+
+
+def signal_that_ended(process: "subprocess.Popen[bytes]") -> int:
+    """Waits for the end, and leaves the process to be reaped: nobody gets its number before."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    wait_until(lambda: os.waitid(os.P_PID, process.pid, options))
+    result = os.waitid(os.P_PID, process.pid, options)
+    assert result is not None
+    return result.si_status
 
 
 def write(folder: Path, model: str, pid: int, beat: float) -> Path:
@@ -50,20 +62,10 @@ def test_a_process_that_has_ended(tmp_path: Path, process: "subprocess.Popen[byt
     watch = StageWatch(tmp_path, LIMITS)
     assert watch.look() is None
     process.kill()
-    process.wait()
+    assert signal_that_ended(process) == signal.SIGKILL
     assert watch.look() == Fault("preprocessing", "its process has ended")
     assert not path.exists()
     assert watch.look() is None  # told once
-
-
-class Clock:
-    """Time as the test has it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_one_that_is_stuck_is_killed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
@@ -77,7 +79,7 @@ def test_one_that_is_stuck_is_killed(tmp_path: Path, process: "subprocess.Popen[
         assert (fault is None) == (seconds < 7)
         clock.now += 1.0
     assert fault == Fault("generation", "its process has not moved for 4 s")
-    assert process.wait(5) == -signal.SIGKILL
+    assert signal_that_ended(process) == signal.SIGKILL
 
 
 def test_where_all_stood_still_nobody_is_to_blame(
@@ -102,7 +104,7 @@ def test_who_is_about_to_go_is_killed_if_it_hangs_and_its_end_is_no_fault(
     for _ in range(6):
         assert watch.look() is None
         clock.now += 1.0
-    assert process.wait(5) == -signal.SIGKILL
+    assert signal_that_ended(process) == signal.SIGKILL
     assert not path.exists()
     assert watch.look() is None
     write(tmp_path, "preprocessing", process.pid, clock.now)  # the next of that number
@@ -152,27 +154,35 @@ async def test_a_listener_that_does_not_answer_is_noticed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and says nothing
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         began = time.monotonic()
-        fault = await asyncio.wait_for(unresponsive("frontend", url, 0.5), 5)
+        fault = await asyncio.wait_for(unresponsive("frontend", url, 0.5), TIMEOUT)
     assert fault == Fault("frontend", "it has not answered for 0.5 s")
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < TIMEOUT
 
 
 class _Refusing(BaseHTTPRequestHandler):
+    asked = 0
+
     def do_GET(self) -> None:
+        type(self).asked += 1
         self.send_error(503)
 
     def log_message(self, *arguments: object) -> None:
         pass
 
 
-async def test_any_answer_is_a_sign_of_life() -> None:
+async def test_any_answer_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.watch.PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(_Refusing, "asked", 0)
     server = HTTPServer(("127.0.0.1", 0), _Refusing)
-    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/"
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(unresponsive("frontend", url, 0.4), 1.5)
+        watching = asyncio.create_task(unresponsive("frontend", url, PROBES * TIMEOUT))
+        await until(lambda: _Refusing.asked > 2 * PROBES or watching.done())
+        assert not watching.done()
+        watching.cancel()
+        await asyncio.wait([watching])
     finally:
         server.shutdown()
         thread.join()

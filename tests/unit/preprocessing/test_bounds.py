@@ -22,10 +22,10 @@ def _accepted(file: bytes) -> None:
 
 
 def _refused(file: bytes, reason: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # not of a machine that has others to serve
     with pytest.raises(InvalidInput, match=rf"^image\[0\]: .*{reason}"):
         decode(file, "image[0]", MAX_PIXELS)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def _with_scans(image: Image.Image, number: int) -> bytes:

@@ -287,9 +287,9 @@ def test_what_is_no_image_is_named(sent: bytes) -> None:
 
 @pytest.mark.parametrize("tail", [b"\n" * 1_000_000 + b"!", b"=" * 1_000_000 + b"!"])
 def test_text_made_to_be_slow_is_not(tail: bytes) -> None:
-    began = time.monotonic()
+    began = time.process_time()  # not of a machine that has others to serve
     assert file_bytes(b"A" + tail, "image[0]")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.99])

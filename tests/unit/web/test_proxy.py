@@ -1,10 +1,10 @@
 """What the page asks of the API goes through the page's server as if it were not there."""
 
+import http.client
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
@@ -14,13 +14,9 @@ from pydantic import SecretStr
 from glm_frontend.settings import Settings as FrontendSettings
 from unit.frontend.fakes import ANSWER, CHAT, MESSAGES, MODEL, FakeBackend, chat, events, picture
 from unit.web.conftest import Connect
+from waiting import wait_until
 
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+pytestmark = pytest.mark.timing
 
 
 def test_answers_are_the_frontends(connect: Connect, backend: FakeBackend) -> None:
@@ -40,11 +36,12 @@ def test_a_stream_comes_piece_by_piece(connect: Connect, backend: FakeBackend) -
     with connect().stream("POST", CHAT, json=chat(stream=True)) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         text = ""
-        for piece in answer.iter_text():  # the rest never comes
-            text += piece
-            if "A red" in text:
-                break
+        # Not `for` with `break`: who drops this iterator closes the connection, which cancels.
+        pieces = answer.iter_text()
+        while "A red" not in text:  # the rest never comes
+            text += next(pieces)
         assert backend.cancelled == 0
+    wait_until(lambda: backend.cancelled == 1)
 
 
 def test_a_whole_stream(connect: Connect) -> None:
@@ -64,8 +61,7 @@ def test_a_browser_that_goes_away_cancels(
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     with socket.create_connection((url.host, url.port or 0)) as browser:
         browser.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        wait_until(lambda: bool(backend.requests))
-        time.sleep(0.05)
+        wait_until(lambda: backend.waiting)
         assert backend.cancelled == 0
     wait_until(lambda: backend.cancelled == 1)
 
@@ -90,14 +86,15 @@ def test_rate_limits_are_of_each_browser_s_address(connect: Connect) -> None:
 
 
 def test_no_frontend_is_an_error_in_the_usual_shape(connect: Connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # held, so that nobody listens there meanwhile
         port = taken.getsockname()[1]
-    client = connect(web_api_url=f"http://127.0.0.1:{port}")
-    for answer in (client.get("/v1/health"), client.post(CHAT, json=chat())):
-        assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "api_unreachable"
-        assert answer.headers["retry-after"]
-    assert client.get("/").status_code == 200
+        client = connect(web_api_url=f"http://127.0.0.1:{port}")
+        for answer in (client.get("/v1/health"), client.post(CHAT, json=chat())):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "api_unreachable"
+            assert answer.headers["retry-after"]
+        assert client.get("/").status_code == 200
 
 
 @contextmanager
@@ -110,6 +107,11 @@ def breaking_frontend(answer: bytes) -> Iterator[str]:
             with connection:
                 connection.recv(65536)
                 connection.sendall(answer)
+                # Closed with a part of the request unread, the connection would be reset, and the
+                # answer lost.
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):
+                    pass
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -140,10 +142,11 @@ def test_bodies_are_bounded_in_size_and_time(connect: Connect, backend: FakeBack
     refused = client.post(CHAT, json=chat("x" * 1000))
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")
 
-    def slowly() -> Iterator[bytes]:
-        yield b"{"
-        time.sleep(0.5)
-
-    slow = client.post(CHAT, content=slowly(), headers={"content-type": "application/json"})
-    assert (slow.status_code, slow.json()["error"]["code"]) == (408, "body_timeout")
+    url = client.base_url
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as browser:
+        browser.sendall(f"{head}{{".encode())  # the rest of the body never comes
+        slow = http.client.HTTPResponse(browser)
+        slow.begin()
+        assert (slow.status, json.load(slow)["error"]["code"]) == (408, "body_timeout")
     assert not backend.requests

@@ -43,7 +43,9 @@ class EngineConfig:
             (``GLM_PREFIX_CACHING``).
         gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs; without them it
             uses PyTorch's operations, slowly (``GLM_GPU_KERNELS``).
-        cpu_threads: threads of one operation on a CPU; 0 for torch's default (``GLM_CPU_THREADS``).
+        cpu_threads: threads of one operation on a CPU; 0 for all cores that the process may use, or
+            one where the model is so small that a step is a single compiled call
+            (``GLM_CPU_THREADS``).
         log_level: of the least severe records that are logged (``GLM_LOG_LEVEL``).
         log_format: whether a line of the log is text or a JSON object (``GLM_LOG_FORMAT``).
     """
@@ -65,7 +67,7 @@ class EngineConfig:
     image_cache_memory: int = 256 * 2**20
     prefix_caching: bool = True
     gpu_kernels: bool = True
-    cpu_threads: int = 1
+    cpu_threads: int = 0
     log_level: str = "info"
     log_format: str = "text"
 
@@ -103,7 +105,7 @@ class EngineConfig:
             ),
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
-            cpu_threads=_integer(env, "GLM_CPU_THREADS", default=1, minimum=0),
+            cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )

@@ -306,10 +306,17 @@ def _softmax(scores: Array) -> None:
 
 
 @_compiled
-def _multiply(x: Array, weight: Array, out: Array) -> None:
-    """``x @ weight.T`` for a few rows: each row of the weights is read once."""
+def multiply(x: Array, weight: Array, first: int, last: int, out: Array) -> None:
+    """``x @ weight.T`` for a few rows: each row of the weights is read once for four of them.
+
+    Args:
+        x: (rows, inputs) float32.
+        weight: (outputs, inputs).
+        first, last: which of the outputs are computed.
+        out: (rows, outputs) float32.
+    """
     fours, size = len(x) // 4 * 4, x.shape[1]
-    for output in range(len(weight)):
+    for output in range(first, last):
         numbers = weight[output]
         for row in range(0, fours, 4):
             x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
@@ -377,7 +384,7 @@ def decode(
     expanded = np.empty((rows, down_weight.shape[2]), np.float32)
     norm(hidden, input_norm[0], eps, normed)
     for layer in range(layers):
-        _multiply(normed, qkv_weight[layer], qkv)
+        multiply(normed, qkv_weight[layer], 0, qkv_weight.shape[1], qkv)
         for row in range(rows):
             for i in range(qkv.shape[1]):
                 qkv[row, i] += _load(qkv_bias[layer, i])
@@ -385,10 +392,10 @@ def decode(
             qkv.reshape((rows, -1, head_dim)), turn, cache[layer], slots, tables, starts,
             first_rows, scores, query, attended,
         )  # fmt: skip
-        _multiply(attended, output_weight[layer], x)
+        multiply(attended, output_weight[layer], 0, output_weight.shape[1], x)
         add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)
-        _multiply(normed, gate_up_weight[layer], gate_up)
+        multiply(normed, gate_up_weight[layer], 0, gate_up_weight.shape[1], gate_up)
         gate(gate_up, expanded)
-        _multiply(expanded, down_weight[layer], x)
+        multiply(expanded, down_weight[layer], 0, down_weight.shape[1], x)
         add_norm(hidden, x, after_mlp_norm[layer], input_norm[layer + 1], eps, normed)
-    _multiply(normed, head_weight, logits)
+    multiply(normed, head_weight, 0, len(head_weight), logits)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.batch import Batch
-from glm_engine.linear import Linear
+from glm_engine.linear import Linear, linear
 from glm_engine.operations import Attend, CPUOperations, Operations, Rotary, as_array
 
 # Up to so many tokens, all of a CPU's decode step is one compiled call, for weights up to so many
@@ -43,6 +43,8 @@ class LanguageModel:
     """Decoder layers, final norm and output head.
 
     Attributes:
+        decodes_in_one_call: whether a step of a few tokens is one compiled call, as it is for small
+            models on a CPU.
         num_layers, num_heads, num_kv_heads, head_dim, hidden_size: the checkpoint's.
         rotary: its M-RoPE.
     """
@@ -78,21 +80,22 @@ class LanguageModel:
         self._compiled = None
         if isinstance(operations, CPUOperations) and size <= _COMPILED_BYTES:
             self._compiled = _CompiledDecode(operations, taken, norms, head)
+        self.decodes_in_one_call = self._compiled is not None
         self._first_norm = operations.weight(norms[0])
         self._layers = [
             _Layer(
-                qkv=Linear(layer["qkv"], layer["qkv_bias"]),
-                output=Linear(layer["output"]),
+                qkv=linear(layer["qkv"], layer["qkv_bias"]),
+                output=linear(layer["output"]),
                 after_attention_norm=operations.weight(layer["after_attention_norm"]),
                 before_mlp_norm=operations.weight(layer["before_mlp_norm"]),
-                gate_up=Linear(layer["gate_up"]),
-                down=Linear(layer["down"]),
+                gate_up=linear(layer["gate_up"]),
+                down=linear(layer["down"]),
                 after_mlp_norm=operations.weight(layer["after_mlp_norm"]),
                 next_norm=operations.weight(next_norm),
             )
             for layer, next_norm in zip(taken, norms[1:], strict=True)
         ]
-        self._head = Linear(head)
+        self._head = linear(head)
         sections = list(text.rotary_emb.mrope_section)
         axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
         frequencies = text.rotary_emb.inv_freq.float()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText
 
+from glm_engine import cpu
 from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
@@ -16,6 +17,7 @@ from glm_engine.config import EngineConfig
 from glm_engine.cuda_graphs import DecodeGraphs
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
+from glm_engine.linear import linear_for
 from glm_engine.operations import GPUOperations, operations_for
 from glm_engine.request import Prompt, PromptImage, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampled, Sampler
@@ -79,10 +81,14 @@ class ModelRunner:
         """
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
-        self._cpu_threads = config.cpu_threads if self.device.type == "cpu" else 0
+        self._cpu_threads = 0
+        if self.device.type == "cpu":
+            cpu.check_instruction_set()
+            self._cpu_threads = config.cpu_threads or cpu.usable_cores()
         self.enter_thread()
         if model is None:
             model = _load(checkpoint, self.dtype).to(self.device).eval()
+        weights = sum(parameter.nbytes for parameter in model.parameters())
         self.max_model_len = _max_model_len(model.config, config)
         eps = model.config.get_text_config().rms_norm_eps
         make = operations_for(self.dtype, self.device, gpu_kernels=config.gpu_kernels)
@@ -90,6 +96,10 @@ class ModelRunner:
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
+        if self._language.decodes_in_one_call and not config.cpu_threads:
+            # Its operations are over before a second thread has begun.
+            self._cpu_threads = 1
+            self.enter_thread()
         self._sampler = Sampler(
             num_tokens, checkpoint.defaults.eos_token_ids, self.device, thinking
         )
@@ -99,6 +109,7 @@ class ModelRunner:
         )
         self.images = ImageCache(config.image_cache_memory)
         self.cache = self._make_cache(config)
+        logger.info("loaded: %s", self._summary(config, weights))
         self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
             self._warm_up()
@@ -127,6 +138,31 @@ class ModelRunner:
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)
 
+    def _summary(self, config: EngineConfig, weights: int) -> str:
+        """What the operator should see at a start: how it is computed, and in how much memory."""
+        if self.device.type == "cpu":
+            threads = f"{self._cpu_threads} of {cpu.usable_cores()}"
+            place = f"device=cpu instructions={cpu.instruction_set()} threads={threads!r}"
+        else:
+            place = f"device={torch.cuda.get_device_name(self.device)!r}"
+        matmul = linear_for(self.dtype, self.device).description
+        language, cache = self._language, self.cache
+        decode = "one compiled call" if language.decodes_in_one_call else "layer by layer"
+        mib = {
+            "weights": weights,
+            "kv_cache": cache.layers.nbytes,
+            "image_cache": config.image_cache_memory,
+        }
+        return " ".join(
+            [
+                place,
+                f"dtype={str(self.dtype).removeprefix('torch.')} matmul={matmul!r}",
+                f"decode={decode!r}",
+                *(f"{name}={size / 2**20:.0f}MiB" for name, size in mib.items()),
+                f"kv_tokens={cache.num_blocks * cache.block_size}",
+            ]
+        )
+
     def _make_cache(self, config: EngineConfig) -> KVCache:
         per_block = config.block_size * bytes_per_token(**self._kv_shape(), dtype=self.dtype)
         memory = config.kv_cache_memory or self._default_memory(config)
@@ -145,10 +181,6 @@ class ModelRunner:
                 "GLM_KV_CACHE_MEMORY holds %d tokens: longer requests are refused", tokens
             )
             self.max_model_len = tokens
-        logger.info(
-            "KV cache: %d blocks of %d tokens, %.0f MiB",
-            num_blocks, config.block_size, num_blocks * per_block / 2**20,
-        )  # fmt: skip
         return self._cache_of(num_blocks, config.block_size)
 
     def _kv_shape(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from glm_engine.linear import Linear
+from glm_engine.linear import Linear, linear
 from glm_engine.operations import MakeOperations, Operations, turn_by
 
 Grid = tuple[int, int, int]
@@ -90,7 +90,7 @@ class VisionEncoder:
         self.patch_length: int = one_frame.shape[1]
         all_frames = kernel.transpose(1, 2).flatten(1)
         # By the numbers in a patch.
-        self._embed = {weight.shape[1]: Linear(weight, bias) for weight in (one_frame, all_frames)}
+        self._embed = {weight.shape[1]: linear(weight, bias) for weight in (one_frame, all_frames)}
         self._embed_norm = operations.weight(visual.post_conv_layernorm.weight)
         norms = [operations.weight(block.norm1.weight) for block in visual.blocks]
         norms.append(operations.weight(visual.post_layernorm.weight))
@@ -101,7 +101,7 @@ class VisionEncoder:
         ]
         # Features last, as they lie in memory.
         downsample = visual.downsample.weight.detach().permute(0, 2, 3, 1)
-        self._downsample = Linear(
+        self._downsample = linear(
             downsample.reshape(len(downsample), -1), visual.downsample.bias.detach()
         )
         self._merger = _Merger(visual.merger, operations)
@@ -216,9 +216,9 @@ class _Merger:
     def __init__(self, merger: Any, operations: Operations) -> None:
         self._gate = operations.gate
         self._norm = merger.post_projection_norm
-        self._proj = Linear(merger.proj.weight.detach())
-        self._gate_up = Linear(torch.cat([merger.gate_proj.weight, merger.up_proj.weight]).detach())
-        self._down = Linear(merger.down_proj.weight.detach())
+        self._proj = linear(merger.proj.weight.detach())
+        self._gate_up = linear(torch.cat([merger.gate_proj.weight, merger.up_proj.weight]).detach())
+        self._down = linear(merger.down_proj.weight.detach())
         del merger.gate_proj, merger.up_proj
 
     def __call__(self, merged: torch.Tensor) -> torch.Tensor:
@@ -237,11 +237,11 @@ def _take_block(
     qkv, mlp = block.attn.qkv, block.mlp
     rows = rows.flatten().to(qkv.weight.device)
     weights = _Block(
-        qkv=Linear(qkv.weight.detach()[rows], None if qkv.bias is None else qkv.bias[rows]),
-        proj=Linear(block.attn.proj.weight.detach()),
+        qkv=linear(qkv.weight.detach()[rows], None if qkv.bias is None else qkv.bias[rows]),
+        proj=linear(block.attn.proj.weight.detach()),
         norm2=operations.weight(block.norm2.weight),
-        gate_up=Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])),
-        down=Linear(mlp.down_proj.weight.detach()),
+        gate_up=linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])),
+        down=linear(mlp.down_proj.weight.detach()),
         next_norm=next_norm,
     )
     del block.attn.qkv, mlp.gate_proj, mlp.up_proj
