@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def layer_table() -> list[str]:
             cells = []
             for name, layer in layers.items():
                 x = torch.randn(rows, inputs).to(ways[name][1])
-                cells.append(f"{best(lambda layer=layer, x=x: layer(x)):.1f}")
+                cells.append(f"{best(partial(layer, x)):.1f}")
             lines.append(f"| {outputs:,} x {inputs:,} | {rows} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     return lines
