@@ -1,0 +1,42 @@
+"""``tests/run.sh``: what it cannot test it says in the last lines, whatever became of the rest."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from unit.paths import ROOT
+
+UNTESTED = [
+    "!!! NOT TESTED: the web page and /docs in a real browser. "
+    "To test it: apt-get install chromium",
+    "!!! NOT TESTED: the web page in a real browser. To test it: apt-get install chromium-driver",
+    "!!! NOT TESTED: metrics, alerts and the dashboard's queries in a real Prometheus. "
+    "To test it: apt-get install prometheus",
+]
+
+
+@pytest.mark.parametrize(("pytest_is", "code", "phases"), [("true", 0, 2), ("false", 1, 1)])
+def test_what_is_not_tested_is_said_last(
+    tmp_path: Path, pytest_is: str, code: int, phases: int
+) -> None:
+    """On a machine with neither the programs nor apt-get, where pytest is replaced by a program
+    that succeeds or fails."""
+    for program in ("bash", "dirname", "id", "nproc", pytest_is):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    ran = subprocess.run(
+        ["bash", str(ROOT / "tests" / "run.sh")],
+        env={"PATH": str(tmp_path), "PYTHON": pytest_is},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == code, ran.stderr
+    lines = [line for line in ran.stdout.splitlines() if line]
+    assert lines[-3:] == UNTESTED
+    assert [
+        line for line in lines if line in ("tests: unit and contract", "tests: end to end")
+    ] == [
+        "tests: unit and contract",
+        "tests: end to end",
+    ][:phases]
