@@ -52,8 +52,8 @@ run() {
     "$python" -m pytest --durations=10 --durations-min=1 "$@"
 }
 
-run "unit and contract" -m "not slow" --numprocesses "$workers" --dist loadfile tests/unit tests/contract
+run "unit and contract" -m "not slow" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests/unit tests/contract
 echo "tests: unit and contract tests took $((SECONDS - began)) s"
-# One more: they wait for servers to start and to stop.
-run "end to end" -m "e2e or slow" --numprocesses $((workers + 1)) --dist loadfile tests
+# One more: they wait for servers to start and to stop. Slow files first, as conftest.py sorts them.
+run "end to end" -m "e2e or slow" --numprocesses $((workers + 1)) --dist loadfile --no-loadscope-reorder tests
 echo "tests: all took $((SECONDS - began)) s"
