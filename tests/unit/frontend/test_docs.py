@@ -12,6 +12,9 @@ import glm_frontend
 from glm_frontend.error_catalogue import CATALOGUE
 from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
 
+# Most ask for the whole document, which takes half a second to make.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def document(client: TestClient) -> Any:

@@ -18,7 +18,7 @@ from unit.frontend.fakes import FakeBackend
 from unit.serving import served
 from waiting import TIMEOUT, wait_until
 
-pytestmark = pytest.mark.timing
+pytestmark = [pytest.mark.timing, pytest.mark.slow]
 
 LIMIT = 0.5
 KEEP_ALIVE = 1

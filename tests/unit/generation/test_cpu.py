@@ -86,6 +86,7 @@ def test_the_way_to_multiply_follows_from_device_dtype_and_processor(
     assert linear_for(torch.float32, CPU) is TorchLinear
 
 
+@pytest.mark.slow
 def test_less_than_avx2_is_refused_with_what_is_needed() -> None:
     """By a process of its own: torch asks the processor once."""
     check = "from glm_engine import cpu; cpu.check_instruction_set()"
