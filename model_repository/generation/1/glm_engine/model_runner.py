@@ -76,8 +76,8 @@ class ModelRunner:
             thinking: what a thought is put between.
 
         Raises:
-            ValueError: the checkpoint lacks weights of the model, or ``max_model_len`` is more
-                than the checkpoint takes or than the KV cache holds.
+            ValueError: the checkpoint lacks weights of the model, ``max_model_len`` is more than
+                the checkpoint takes or than the KV cache holds, or the CPU has no AVX2.
         """
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
