@@ -52,6 +52,9 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
     gevent.signal_handler(signal.SIGINT, _ignore if is_forked else _interrupt)
     book = Book(environment)
     Shape.book = book
+    if environment.shape_class and not web_ui:
+        # Locust would stop by its own clock, which does not stand still for --least-answers.
+        Shape.run_time, chosen.run_time = chosen.run_time, None
     if web_ui:
         page.extend(web_ui, book)
     if not isinstance(environment.runner, WorkerRunner):

@@ -20,6 +20,8 @@ class Shape(LoadTestShape):
     # Without --users; Locust's own default of 1 would come first.
     default_users = 1
     book: ClassVar[Book | None] = None
+    # --run-time of a run without Locust's page, in seconds.
+    run_time: ClassVar[float | None] = None
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,6 +58,10 @@ class Shape(LoadTestShape):
         """Since the start."""
         return time.perf_counter() - float(self.start_time)
 
+    def whole(self, default: float) -> float:
+        """Seconds from the start to the end."""
+        return self.option("run_time", default) if self.run_time is None else float(self.run_time)
+
     def option(self, name: str, default: float | None = None) -> float:
         """A number of the command line, or of the page."""
         assert self.runner is not None
@@ -81,7 +87,7 @@ class Burst(Shape):
     default_users = 4
 
     def users(self) -> int | None:
-        if self.seconds >= self.option("run_time", BURSTS * BURST_EVERY_SECONDS):
+        if self.seconds >= self.whole(BURSTS * BURST_EVERY_SECONDS):
             return None
         users = int(self.option("num_users", self.default_users))
         begin = BURST_EVERY_SECONDS - self.option("burst_seconds")
@@ -96,6 +102,6 @@ class Soak(Shape):
     default_users = 8
 
     def users(self) -> int | None:
-        if self.seconds >= self.option("run_time", SOAK_SECONDS):
+        if self.seconds >= self.whole(SOAK_SECONDS):
             return None
         return int(self.option("num_users", self.default_users))
