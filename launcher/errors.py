@@ -1,5 +1,9 @@
-"""The one error of the launcher."""
+"""The errors of the launcher."""
 
 
 class LaunchError(Exception):
     """The server could not be started or has stopped working; the message is for the operator."""
+
+
+class Crashed(LaunchError):
+    """A process was ended by a signal before it was ready."""

@@ -22,7 +22,7 @@ import httpx2
 
 from glm_frontend.variables import LAUNCHED, unknown_variables
 from launcher import first_picture
-from launcher.errors import LaunchError
+from launcher.errors import Crashed, LaunchError
 from launcher.processes import Child, ReadLine, information, is_alive
 from launcher.settings import PORTS, Settings, variable
 from launcher.shm import RegionWatch
@@ -178,7 +178,7 @@ class _Server:
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
-                await self._start_triton()
+                await self._start_triton_first()
                 self._status.clear()
                 if self._settings.frontend:
                     await self._show_first_picture()
@@ -192,6 +192,19 @@ class _Server:
         await self._keep_triton()
 
     # ---- Triton ----
+
+    async def _start_triton_first(self) -> None:
+        """Start Triton, once more if it crashes; what cannot be loaded ends the start.
+
+        On a busy machine its Python backend aborts now and then while it starts
+        (triton-inference-server/server#8882).
+        """
+        try:
+            await self._start_triton()
+        except Crashed as error:
+            log_error(self._log, f"{error}\nstarting Triton again")
+            await self._clear_triton()
+            await self._start_triton()
 
     async def _start_triton(self) -> None:
         """Returns when all models are loaded."""
@@ -459,7 +472,7 @@ class _Server:
 
         `tell` is called all the time.
 
-        Raises LaunchError when the child ends.
+        Raises LaunchError when the child ends, Crashed when a signal ended it.
         """
         loop = asyncio.get_running_loop()
         start = told = loop.time()
@@ -474,7 +487,8 @@ class _Server:
                 tell()
                 await asyncio.wait({child.ended}, timeout=POLL_SECONDS)
         tail = "".join(f"\n  {line}" for line in child.tail)
-        raise LaunchError(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
+        kind = Crashed if child.was_killed else LaunchError
+        raise kind(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
 
     async def _watch_regions(self) -> None:
         while True:

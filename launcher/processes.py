@@ -105,6 +105,11 @@ class Child:
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
     @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it. Only once it has ended."""
+        return (self._process.returncode or 0) < 0
+
+    @property
     def pid(self) -> int:
         """Of the program itself."""
         return self._process.pid

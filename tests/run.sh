@@ -54,6 +54,6 @@ run() {
 
 run "unit and contract" -m "not slow" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests/unit tests/contract
 echo "tests: unit and contract tests took $((SECONDS - began)) s"
-# One more: they wait for servers to start and to stop. Slow files first, as conftest.py sorts them.
-run "end to end" -m "e2e or slow" --numprocesses $((workers + 1)) --dist loadfile --no-loadscope-reorder tests
+# Slow files first, as conftest.py sorts them.
+run "end to end" -m "e2e or slow" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests
 echo "tests: all took $((SECONDS - began)) s"

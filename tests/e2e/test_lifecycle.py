@@ -12,6 +12,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
 from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack
 from e2e.calls import chat, content, post
+from e2e.loading import HeldModels
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -97,6 +98,28 @@ def test_ctrl_c_while_models_load(start: StartStack) -> None:
     regions = server.regions()
     server.interrupt()
     assert server.wait_stopped() == 0, server.log
+    assert_nothing_is_left(server, regions)
+
+
+@pytest.mark.timing
+def test_triton_that_crashes_while_it_starts_is_started_once_more(
+    start: StartStack, tmp_path: Path
+) -> None:
+    server = start(GLM_WEB="false", **HeldModels(tmp_path).settings)
+    for crash in (1, 2):
+        # Some seconds after its start: by then the launcher has seen its shared memory.
+        waiting = server.log.count("waiting for: ")
+        wait_until(lambda: server.log.count("waiting for: ") > waiting, STOP_TIMEOUT)
+        regions = server.regions()
+        assert regions, server.log
+        (triton,) = server.pids("bin/tritonserver")
+        os.kill(triton, signal.SIGABRT)
+        if crash == 1:
+            wait_until(lambda: server.log.count("starting Triton of ") == 2)
+            assert "triton has ended (signal SIGABRT)" in server.log
+            assert not any(region.exists() for region in regions)
+    assert server.wait_stopped() == 1, server.log
+    assert server.log.count("launcher | starting Triton again") == 1
     assert_nothing_is_left(server, regions)
 
 
