@@ -108,8 +108,9 @@ def test_triton_that_crashes_while_it_starts_is_started_once_more(
     server = start(GLM_WEB="false", **HeldModels(tmp_path).settings)
     for crash in (1, 2):
         # Some seconds after its start: by then the launcher has seen its shared memory.
-        waiting = server.log.count("waiting for: ")
-        wait_until(lambda: server.log.count("waiting for: ") > waiting, STOP_TIMEOUT)
+        wait_until(
+            lambda: "waiting for: " in server.log.rpartition("starting Triton of ")[2], STOP_TIMEOUT
+        )
         regions = server.regions()
         assert regions, server.log
         (triton,) = server.pids("bin/tritonserver")
