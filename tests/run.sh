@@ -2,6 +2,8 @@
 # All tests, in the order in which a failure costs least time; `make test` runs it.
 #   1. unit and contract tests, on all cores
 #   2. end-to-end tests and slow unit tests, several files at a time; each worker has a server of its own
+#   3. those that break a server, or fill it for minutes, one at a time: where cores are short, Triton 24.10
+#      crashes now and then (triton-inference-server/server#8882), and they would count that
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -55,5 +57,6 @@ run() {
 run "unit and contract" -m "not slow" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests/unit tests/contract
 echo "tests: unit and contract tests took $((SECONDS - began)) s"
 # Slow files first, as conftest.py sorts them.
-run "end to end" -m "e2e or slow" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests
+run "end to end" -m "(e2e or slow) and not alone" --numprocesses "$workers" --dist loadfile --no-loadscope-reorder tests
+run "end to end, one at a time" -m alone tests
 echo "tests: all took $((SECONDS - began)) s"

@@ -27,7 +27,7 @@ NAMES = (
     "/dev/shm full",
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import soak
 from benchmarks.processes import MIB
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 # This is too short for allocators to find their size; a leak of a picture's file with
 # each request would show.

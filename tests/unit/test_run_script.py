@@ -8,6 +8,11 @@ import pytest
 
 from unit.paths import ROOT
 
+PHASES = [
+    "tests: unit and contract",
+    "tests: end to end",
+    "tests: end to end, one at a time",
+]
 UNTESTED = [
     "!!! NOT TESTED: the web page and /docs in a real browser. "
     "To test it: apt-get install chromium",
@@ -17,7 +22,7 @@ UNTESTED = [
 ]
 
 
-@pytest.mark.parametrize(("pytest_is", "code", "phases"), [("true", 0, 2), ("false", 1, 1)])
+@pytest.mark.parametrize(("pytest_is", "code", "phases"), [("true", 0, 3), ("false", 1, 1)])
 def test_what_is_not_tested_is_said_last(
     tmp_path: Path, pytest_is: str, code: int, phases: int
 ) -> None:
