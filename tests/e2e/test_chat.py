@@ -49,6 +49,18 @@ class Terminal:
             shown += os.read(self._keyboard, 4096).decode(errors="replace")
         return shown
 
+    def wait_for_keys(self) -> None:
+        """Returns when the chat sleeps until the next key.
+
+        A signal that came while readline was on its way there would wait for that key as well.
+        """
+        stat = Path(f"/proc/{self.process.pid}/stat")
+
+        def sleeps() -> bool:
+            return stat.read_text().rpartition(")")[2].split()[0] == "S"
+
+        wait_until(lambda: sleeps() and sleeps())
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -113,6 +125,7 @@ def test_ctrl_c_cancels_the_answer_and_the_chat_goes_on(stack: Stack, terminal: 
     assert "demo model" in terminal.read_until(r"tokens/s\].*> ")
     terminal.type("half a line")
     terminal.read_until("half a line")
+    terminal.wait_for_keys()
     terminal.type("\x03")
     terminal.read_until("Ctrl-D leaves")
     assert terminal.process.poll() is None
