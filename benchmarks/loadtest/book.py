@@ -10,6 +10,7 @@ from dataclasses import astuple
 from typing import Any
 
 import gevent
+import locust.runners
 import locust.stats
 from gevent.event import Event
 from locust.env import Environment
@@ -28,6 +29,12 @@ WATCH_SECONDS = 0.1
 DRAIN, DRAINED = "drain", "drained"
 # Beyond what --stop-timeout gives the requests.
 DRAIN_SECONDS = 10.0
+
+
+def wait_for_slow_workers() -> None:
+    """A worker that is silent for three seconds on a busy machine is not gone: Locust would give
+    its users to the others, and run both once it is heard again."""
+    locust.runners.HEARTBEAT_LIVENESS = 30
 
 
 def use_finer_buckets() -> None:

@@ -17,7 +17,7 @@ from locust.runners import WorkerRunner
 from locust.web import WebUI
 
 from benchmarks.loadtest import options, page, preflight, results
-from benchmarks.loadtest.book import Book, use_finer_buckets
+from benchmarks.loadtest.book import Book, use_finer_buckets, wait_for_slow_workers
 from benchmarks.loadtest.shapes import Burst, Shape, Soak, Steps
 from benchmarks.loadtest.users import GrpcUser, OpenAIUser
 
@@ -25,6 +25,7 @@ from benchmarks.loadtest.users import GrpcUser, OpenAIUser
 __all__ = ["Burst", "GrpcUser", "OpenAIUser", "Soak", "Steps"]
 
 use_finer_buckets()
+wait_for_slow_workers()
 
 
 def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:

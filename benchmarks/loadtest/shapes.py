@@ -6,8 +6,11 @@ from typing import ClassVar
 from locust import LoadTestShape
 
 from benchmarks.loadtest.book import Book
-from benchmarks.loadtest.figures import levels
 
+# Beyond its own time, --least-answers keeps a level no longer than this: a server may never answer.
+LONGEST_EXTENSION_SECONDS = 60.0
+# Locust asks once a second, but not while it waits for a level's users.
+LONGEST_TICK_SECONDS = 2.0
 BURST_EVERY_SECONDS = 30.0
 BURSTS = 4
 SOAK_SECONDS = 1800.0
@@ -25,12 +28,14 @@ class Shape(LoadTestShape):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._users: int | None = None
-        self._asked = self.start_time
+        self.reset_time()
 
     def reset_time(self) -> None:
         super().reset_time()  # type: ignore[no-untyped-call]
-        self._users, self._asked = None, self.start_time
+        self._users: int | None = None
+        self._asked = self.start_time
+        self._level_began = time.time()
+        self._extension = 0.0
 
     def users(self) -> int | None:
         """How many there have to be now; None at the end."""
@@ -39,19 +44,28 @@ class Shape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """What Locust asks once a second. All come at once, and a level that has not got its
         --least-answers goes on: the clock stands still at its end."""
-        now, users = time.perf_counter(), self.users()
+        now = time.perf_counter()
+        # A level is not passed over because the one before took long to begin.
+        self.start_time += max(0.0, now - self._asked - LONGEST_TICK_SECONDS)
+        users = self.users()
         if users != self._users and self._is_short():
             self.start_time += now - self._asked
-            users = self._users
-        self._asked, self._users = now, users
-        return None if users is None else (users, users)
+            self._extension += now - self._asked
+        elif users != self._users:
+            self._users, self._level_began, self._extension = users, time.time(), 0.0
+        self._asked = now
+        return None if self._users is None else (self._users, self._users)
 
     def _is_short(self) -> bool:
-        if self._users is None or self.book is None or not self.option("least_answers"):
+        least = self.option("least_answers")
+        if self._users is None or self.book is None or not least:
             return False
-        found = levels(list(self.book.records), self.book.windows, self.book.limits)
-        ends = found[self._users].ends if self._users in found else {}
-        return ends.get("answered", 0) < self.option("least_answers")
+        # By the time and not by the number of users: after a worker's pause Locust may miscount.
+        answers = sum(
+            record.end == "answered" and record.moment >= self._level_began
+            for record in list(self.book.records)
+        )
+        return answers < least and self._extension < LONGEST_EXTENSION_SECONDS
 
     @property
     def seconds(self) -> float:

@@ -29,7 +29,10 @@ def load(stack: Stack, folder: Path, *arguments: str) -> subprocess.CompletedPro
         *("--json-file", f"{folder}/locust", "--output", f"{folder}/load.md"),
         *arguments,
     ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"Locust does not end: {(hung.stderr or b'').decode()}")
 
 
 def counts(stack: Stack) -> dict[str, float]:
