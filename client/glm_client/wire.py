@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 
+from glm_client.errors import ERROR_DETAILS
 from glm_client.types import (
     FinishReason,
     GenerationDelta,
@@ -79,6 +80,7 @@ def build_call(request: GenerationRequest, *, stream: bool, cancel_key: bytes) -
         "inputs": [*_inputs(request, stream), _bytes("cancel_key", cancel_key)],
         "outputs": [InferRequestedOutput(name) for name in _outputs(request)],
         "request_id": request.request_id,
+        "parameters": {ERROR_DETAILS: True},
     }
 
 
@@ -100,6 +102,7 @@ def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> di
         "inputs": _prompt_inputs(request),
         "outputs": [InferRequestedOutput(name) for name in names],
         "request_id": request.request_id,
+        "parameters": {ERROR_DETAILS: True},
     }
 
 

@@ -19,7 +19,8 @@ from glm_frontend.caller import Caller
 from glm_frontend.chat.boxes import Box, find_boxes
 from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
 from glm_frontend.chat.translate import Translation
-from glm_frontend.errors import APIError, from_client_error, unavailable
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError, from_client_error
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.schemas.common import CompletionTokensDetails, PromptTokensDetails, Usage
@@ -247,9 +248,10 @@ class Answerer:
         if isinstance(error, UnavailableError):
             self._health.note_failure(error)
             if (told := self._health.told()) is not None:
-                return unavailable(told.message)
+                return APIError(ErrorCode.UNAVAILABLE, told.message)
         if isinstance(error, InvalidRequestError) and error.param is not None:
-            error = InvalidRequestError(error.message, translation.http_param(error.param))
+            param = translation.http_param(error.param)
+            error = InvalidRequestError(error.message, param, code=error.code)
         return from_client_error(error)
 
 

@@ -6,11 +6,11 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
 from glm_frontend.limits import parse_rates
 
@@ -115,9 +115,4 @@ def _digest(key: str) -> bytes:
 
 
 def _refused(message: str) -> APIError:
-    return APIError(
-        HTTPStatus.UNAUTHORIZED,
-        message,
-        code="invalid_api_key",
-        headers={"www-authenticate": "Bearer"},
-    )
+    return APIError(ErrorCode.INVALID_API_KEY, message, headers={"www-authenticate": "Bearer"})

@@ -150,8 +150,8 @@ _TINY_REQUEST = GenerationRequest(
 
 
 def _failed(error: GLMError, who: str) -> Health:
-    # A dead stage is named in the message; where nothing is, it is the last one's fault.
-    stage = next((stage for stage in STAGES if stage in error.message), MODEL_NAME)
+    named = error.stage if isinstance(error, UnavailableError) else None
+    stage = named if named in STAGES else MODEL_NAME  # whose fault it is where none is named
     return _unhealthy({stage: "failed"}, f"{who} got no answer ({type(error).__name__}).")
 
 

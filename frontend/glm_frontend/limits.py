@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +12,7 @@ from limits import RateLimitItem, parse_many
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import RETRY_AFTER_SECONDS, APIError, overloaded
 
 # See InflightLimiter.
@@ -204,7 +204,10 @@ class Refusals:
 
     def note(self, principal: str, error: APIError) -> None:
         """A request of this one has failed."""
-        if error.code == "overloaded" and (told := _retry_after(error)) > RETRY_AFTER_SECONDS:
+        if (
+            error.code == ErrorCode.OVERLOADED
+            and (told := _retry_after(error)) > RETRY_AFTER_SECONDS
+        ):
             seconds = min(MAX_REFUSAL_SECONDS, told * REFUSAL_SHARE)
             self._held[principal] = _Refusal(error, self._clock() + seconds)
 
@@ -295,10 +298,8 @@ class RateLimiter:
         }
         if over:
             raise APIError(
-                HTTPStatus.TOO_MANY_REQUESTS,
+                ErrorCode.RATE_LIMIT_EXCEEDED,
                 f"The rate limit of {tightest} is reached; try again later.",
-                code="rate_limit_exceeded",
-                kind="rate_limit_error",
                 headers=headers | {"retry-after": str(seconds)},
                 refusal="rate_limit",
             )

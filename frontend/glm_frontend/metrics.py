@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from glm_frontend.error_catalogue import CATALOGUE
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import REFUSALS
 from glm_frontend.record import RequestRecord
 
@@ -70,7 +70,7 @@ class Metrics:
         self._request_bytes = self._counter("http_request_bytes", "Of requests' bodies", "route")
         self._response_bytes = self._counter("http_response_bytes", "Of answers' bodies", "route")
         self._errors = self._counter("errors", "Errors told to clients, in streams too", "code")
-        for code in CATALOGUE:  # so that the first of a kind is seen as an increase
+        for code in ErrorCode:  # so that the first of a kind is seen as an increase
             self._errors.labels(code)
         self._refusals = self._counter(
             "requests_rejected", "Requests that there was no room for", "reason"

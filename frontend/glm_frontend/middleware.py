@@ -5,13 +5,13 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glm_frontend import tracing
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal
 from glm_frontend.limits import InflightBytes
 from glm_frontend.logs import LOGGER_NAME
@@ -225,7 +225,6 @@ class BodyLimitMiddleware:
 
     def _too_large(self) -> APIError:
         return APIError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            ErrorCode.BODY_TOO_LARGE,
             f"The request body has more than the {self._max_bytes} bytes allowed.",
-            code="body_too_large",
         )

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from glm_frontend.error_catalogue import as_markdown
+from glm_frontend.error_codes import as_markdown
 from glm_frontend.schemas.chat import ChatCompletionChunk, ChatCompletionRequest
 from glm_frontend.schemas.completions import CompletionRequest
 from glm_frontend.schemas.errors import ErrorResponse, MessagesErrorResponse

@@ -10,12 +10,12 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from glm_frontend.errors import RETRY_AFTER_SECONDS, APIError
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError
 from glm_frontend.logs import LOGGER_NAME
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -51,9 +51,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._await_headers()
         if len(self.connections) > self.max_connections:
             self._refuse(
-                HTTPStatus.SERVICE_UNAVAILABLE,
+                ErrorCode.TOO_MANY_CONNECTIONS,
                 f"There are {self.max_connections} connections already.",
-                code="too_many_connections",
             )
 
     def data_received(self, data: bytes) -> None:
@@ -62,14 +61,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                ErrorCode.HEADERS_TOO_LARGE,
                 f"The request's headers have more than the {MAX_HEADER_BYTES} bytes allowed.",
-                code="headers_too_large",
             )
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
-        self._refuse(HTTPStatus.BAD_REQUEST, msg, code="bad_request")
+        self._refuse(ErrorCode.BAD_REQUEST, msg)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -116,7 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(self.header_timeout, self.transport.close)
 
-    def _refuse(self, status: HTTPStatus, message: str, *, code: str) -> None:
+    def _refuse(self, code: ErrorCode, message: str) -> None:
         """Answer in the application's place, unless it is answering, and hang up."""
         if self.transport.is_closing():
             return
@@ -125,16 +123,15 @@ class BoundedProtocol(HttpToolsProtocol):
             request_id = f"req-{uuid.uuid4().hex}"
             logger.info(
                 "refused status=%(status)d code=%(code)s request_id=%(request_id)s",
-                {"status": status, "code": code, "request_id": request_id},
+                {"status": code.status, "code": code, "request_id": request_id},
             )
-            error = APIError(status, message, code=code)
-            later = status == HTTPStatus.SERVICE_UNAVAILABLE
-            retry = f"retry-after: {RETRY_AFTER_SECONDS}\r\n" if later else ""
+            error = APIError(code, message)
+            headers = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
             body = json.dumps(error.openai_body(request_id)).encode()
             head = (
-                f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n"
+                f"HTTP/1.1 {code.status} {code.status.phrase}\r\ncontent-type: application/json\r\n"
                 f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-                f"{retry}connection: close\r\n\r\n"
+                f"{headers}connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
         self.transport.close()

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -15,7 +14,8 @@ from glm_frontend.answers import Answerer
 from glm_frontend.auth import APIKey, KeyRing
 from glm_frontend.backend import Backend
 from glm_frontend.caller import Caller
-from glm_frontend.errors import APIError, unavailable
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError
 from glm_frontend.health import HealthProbe
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.limits import InflightLimiter, Permit, RateLimiter, Refusals, parse_rates
@@ -29,7 +29,7 @@ class Services:
 
     Attributes:
         started: Unix time in seconds.
-        draining: set once the server is about to stop.
+        draining: set once the server is shutting down.
     """
 
     settings: Settings
@@ -53,10 +53,9 @@ class Services:
         served = self.settings.served_model_name
         if name is not None and name != served:
             raise APIError(
-                HTTPStatus.NOT_FOUND,
+                ErrorCode.MODEL_NOT_FOUND,
                 f"model: there is no {name!r} here, only {served!r}",
                 param="model",
-                code="model_not_found",
             )
 
 
@@ -142,10 +141,10 @@ async def get_permit(
     none to be had, the body is not waited for.
 
     Raises:
-        APIError: 408, 413, 429; 503 when the server is about to stop.
+        APIError: 408, 413, 429; 503 when the server is shutting down.
     """
     if services.draining.is_set():
-        raise unavailable("The server is about to stop.", code="draining", refusal="draining")
+        raise APIError(ErrorCode.DRAINING, "The server is shutting down.", refusal="draining")
     services.limiter.check(caller.tenant)
     services.refusals.check(caller.tenant)
     key: APIKey | None = request.state.key
@@ -157,9 +156,8 @@ async def get_permit(
             await request.body()
     except TimeoutError:
         raise APIError(
-            HTTPStatus.REQUEST_TIMEOUT,
+            ErrorCode.BODY_TIMEOUT,
             f"The body did not arrive within {services.settings.body_timeout:g} s.",
-            code="body_timeout",
             headers={"connection": "close"},
         ) from None
     with services.limiter.acquire(caller.tenant) as permit:

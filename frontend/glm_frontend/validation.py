@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
 from glm_frontend.schemas.common import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
 
@@ -30,17 +30,20 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     media_type = content_type(request)
     if media_type != "application/json":
         raise APIError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             f"The content-type has to be application/json, not {media_type or 'absent'}.",
-            code="unsupported_media_type",
         )
     body = await request.body()
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        raise invalid(None, f"The body has more than {MAX_VALUES} values.", code="too_many_values")
+        raise invalid(
+            None, f"The body has more than {MAX_VALUES} values.", code=ErrorCode.TOO_MANY_VALUES
+        )
     try:
         data = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise invalid(None, f"The body is not valid JSON: {error}.", code="invalid_json") from None
+        raise invalid(
+            None, f"The body is not valid JSON: {error}.", code=ErrorCode.INVALID_JSON
+        ) from None
     return validate(model, data, strict=True)
 
 
@@ -59,7 +62,7 @@ def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
         APIError: 400, about the first errors; ``param`` is the first one's field.
     """
     if not isinstance(data, dict):
-        raise invalid(None, "The body has to be a JSON object.", code="invalid_json")
+        raise invalid(None, "The body has to be a JSON object.", code=ErrorCode.INVALID_JSON)
     try:
         return model.model_validate(data, strict=strict)
     except ValidationError as error:
@@ -68,9 +71,7 @@ def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
     message = "; ".join(f"{param}: {reason}" if param else reason for param, reason in described)
     if len(errors) > len(described):
         message += f"; and {len(errors) - len(described)} more"
-    raise APIError(
-        HTTPStatus.BAD_REQUEST, message, param=described[0][0] or None, code=_code(errors[0])
-    ) from None
+    raise APIError(_code(errors[0]), message, param=described[0][0] or None) from None
 
 
 def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
@@ -116,9 +117,9 @@ def _shown(value: Any) -> str:
     return f", not {text}" if len(text) <= MAX_SHOWN_VALUE else ""
 
 
-def _code(details: Mapping[str, Any]) -> str:
+def _code(details: Mapping[str, Any]) -> ErrorCode:
     kind = details["type"]
     if kind == "extra_forbidden":
         known = details["loc"][-1] in UNSUPPORTED_FIELDS
-        return "unsupported_field" if known else "unknown_field"
-    return "missing_field" if kind == "missing" else "invalid_value"
+        return ErrorCode.UNSUPPORTED_FIELD if known else ErrorCode.UNKNOWN_FIELD
+    return ErrorCode.MISSING_FIELD if kind == "missing" else ErrorCode.INVALID_VALUE

@@ -8,7 +8,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from http import HTTPStatus
 
 import httpx2
 from starlette.requests import Request
@@ -16,7 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from glm_frontend.disconnect import until_disconnect
-from glm_frontend.errors import APIError, overloaded, unavailable
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError, overloaded
 from glm_web.settings import Settings
 
 CONNECT_SECONDS = 5.0
@@ -65,9 +65,8 @@ class Proxy:
                 body = await request.body()
         except TimeoutError:
             raise APIError(
-                HTTPStatus.REQUEST_TIMEOUT,
+                ErrorCode.BODY_TIMEOUT,
                 f"The body did not arrive within {seconds:g} s.",
-                code="body_timeout",
                 headers={"connection": "close"},
             ) from None
         try:
@@ -121,4 +120,4 @@ class _EventRelay(StreamingResponse):
 
 def unreachable() -> APIError:
     """A 503: there is no frontend, or it went away in the middle."""
-    return unavailable("The API server cannot be reached.", code="api_unreachable")
+    return APIError(ErrorCode.API_UNREACHABLE, "The API server cannot be reached.")

@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.stack import Stack
 from e2e.calls import PICTURES, metrics, settled
+from glm_client.errors import ERROR_DETAILS
 from waiting import wait_until
 
 
@@ -33,12 +34,16 @@ def client(stack: Stack) -> Iterator[grpc.InferenceServerClient]:
     client.close()
 
 
-def _responses(client: grpc.InferenceServerClient, *inputs: Any) -> list[dict[str, Any]]:
+def _responses(
+    client: grpc.InferenceServerClient, *inputs: Any, **options: Any
+) -> list[dict[str, Any]]:
     """All responses of one request, each as {output name: value}; raises its error."""
     arrived: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(lambda result, error: arrived.put((result, error)))
     try:
-        client.async_stream_infer("generation", list(inputs), enable_empty_final_response=True)
+        client.async_stream_infer(
+            "generation", list(inputs), enable_empty_final_response=True, **options
+        )
         responses = []
         while True:
             result, error = arrived.get(timeout=60)
@@ -179,6 +184,42 @@ def test_errors_have_their_code_and_name_the_field(
         _responses(client, *inputs)
     assert caught.value.message().startswith(message)
     assert caught.value.message().endswith(" [INVALID_ARG]")
+
+
+def test_errors_as_data_for_those_who_ask(stack: Stack, client: grpc.InferenceServerClient) -> None:
+    asked = {ERROR_DETAILS: True}
+    too_long = [_text("text_input", b"hi"), _text("sampling_parameters", b'{"max_tokens": 99999}')]
+    with pytest.raises(InferenceServerException) as caught:
+        _responses(client, *too_long, parameters=asked)
+    details = json.loads(caught.value.message())
+    assert details.pop("message").startswith("99999 and the prompt's")
+    assert details == {
+        "status": "INVALID_ARG",
+        "code": "context_length_exceeded",
+        "param": "sampling_parameters.max_tokens",
+    }
+    # Stage 1's, through stage 2 and from itself.
+    empty = [_text("text_input", b"hi"), _text("image", b"")]
+    expected = {
+        "status": "INVALID_ARG",
+        "code": "empty_image",
+        "param": "image[0]",
+        "message": "the image is empty",
+    }
+    with pytest.raises(InferenceServerException) as caught:
+        _responses(client, *empty, parameters=asked)
+    assert json.loads(caught.value.message()) == expected
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("preprocessing", empty, parameters=asked)
+    assert json.loads(caught.value.message()) == expected
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    # Over HTTP a parameter is a field that is not one of the model's inputs.
+    url = f"{stack.triton_http_url}/v2/models/generation/generate"
+    body = {"text_input": "hi", "image": "", "exclude_input_in_output": True}
+    response = requests.post(url, json=body | asked, timeout=60)
+    assert json.loads(response.json()["error"]) == expected
+    plain = requests.post(url, json=body, timeout=60)
+    assert plain.json()["error"] == "image[0]: the image is empty [INVALID_ARG]"
 
 
 def test_generate_and_generate_stream_over_http(stack: Stack) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import httpx2
 
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
 from glm_frontend.images.addresses import is_public
 from glm_frontend.settings import Settings
@@ -70,6 +71,10 @@ class _Kind:
     @property
     def prefix(self) -> str:
         return f"data:{self.code}/xxx;base64,"
+
+    def error(self, pattern: str) -> ErrorCode:
+        """The code of an error about a file of this kind, such as ``empty_{}``."""
+        return ErrorCode[pattern.format(self.code).upper()]
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -142,7 +147,7 @@ class ImageFetcher:
                 raise invalid(
                     own[kind.max_count].param,
                     f"the request has {len(own)} {kind.noun}s, and {kind.max_count} are allowed",
-                    code=f"too_many_{kind.code}s",
+                    code=kind.error("too_many_{}s"),
                 )
         budget = _Budget(self._max_total_bytes, hold)
         try:
@@ -171,19 +176,19 @@ class ImageFetcher:
                 param,
                 "is neither a data URI nor an http(s) URL; for base64 the prefix "
                 f"{kind.prefix} must be complete",
-                code=f"invalid_{kind.code}_url",
+                code=kind.error("invalid_{}_url"),
             )
         if scheme["scheme"].lower() not in ("http", "https"):
             raise invalid(
                 param,
                 f"{scheme['scheme'].lower()}: URLs are not taken, only data, http and https",
-                code=f"invalid_{kind.code}_url",
+                code=kind.error("invalid_{}_url"),
             )
         if not self._enabled:
             raise invalid(
                 param,
                 f"this server does not fetch {kind.noun}s; send {kind.prefix}...",
-                code=f"{kind.code}_fetch_disabled",
+                code=kind.error("{}_fetch_disabled"),
             )
         began, result = time.perf_counter(), "cancelled"
         try:
@@ -206,7 +211,7 @@ class ImageFetcher:
         except TimeoutError:
             raise _failed(param, kind, f"the server took more than {self._timeout:g} s") from None
         except httpx2.InvalidURL:
-            raise invalid(param, "is not a valid URL", code=f"invalid_{kind.code}_url") from None
+            raise invalid(param, "is not a valid URL", code=kind.error("invalid_{}_url")) from None
         except (httpx2.TransportError, OSError) as error:
             raise _failed(param, kind, type(error).__name__) from None
 
@@ -231,14 +236,14 @@ class ImageFetcher:
             raise invalid(
                 param,
                 "is not an http(s) URL without user name",
-                code=f"invalid_{kind.code}_url",
+                code=kind.error("invalid_{}_url"),
             )
         host = url.raw_host.decode("ascii").lower()
         if self._allowed_hosts and host not in self._allowed_hosts:
             raise invalid(
                 param,
                 f"{kind.noun}s are not fetched from {host}",
-                code=f"{kind.code}_host_not_allowed",
+                code=kind.error("{}_host_not_allowed"),
             )
         port = (443 if url.scheme == "https" else 80) if url.port is None else url.port
         if port not in WEB_PORTS:
@@ -246,7 +251,7 @@ class ImageFetcher:
                 param,
                 f"{kind.noun}s are not fetched from port {port}, only from 80, 443 and those "
                 "above 1023",
-                code=f"{kind.code}_host_not_allowed",
+                code=kind.error("{}_host_not_allowed"),
             )
         try:
             addresses = await self._resolve(host, port)
@@ -256,7 +261,7 @@ class ImageFetcher:
             raise invalid(
                 param,
                 f"the host {host} is not on the public internet",
-                code=f"{kind.code}_host_not_allowed",
+                code=kind.error("{}_host_not_allowed"),
             )
         return httpx2.Request(
             "GET",
@@ -294,7 +299,7 @@ class ImageFetcher:
                     param,
                     f"the {kind.noun}s of this request have more than the {self._max_total_bytes} "
                     "bytes allowed together",
-                    code=f"{kind.code}_too_large",
+                    code=kind.error("{}_too_large"),
                 )
         return _bounded(bytes(data), param, kind)
 
@@ -316,7 +321,7 @@ def _failed(param: str, kind: _Kind, reason: str) -> APIError:
     return invalid(
         param,
         f"the {kind.noun} could not be fetched: {reason}",
-        code=f"{kind.code}_fetch_failed",
+        code=kind.error("{}_fetch_failed"),
     )
 
 
@@ -330,7 +335,7 @@ def _from_data_uri(uri: str, param: str, kind: _Kind) -> bytes:
         raise invalid(
             param,
             f"is not a {kind.noun} in base64; the prefix {kind.prefix} must be complete",
-            code="invalid_base64",
+            code=ErrorCode.INVALID_BASE64,
         )
     hint = f"; the prefix {kind.prefix} must be complete"
     return _from_base64(uri[head.end() :], param, kind, hint=hint)
@@ -348,14 +353,14 @@ def _from_base64(text: str, param: str, kind: _Kind, *, hint: str) -> bytes:
     except ValueError as error:
         reason = str(error).removeprefix("Invalid base64-encoded string: ")
         raise invalid(
-            param, f"the base64 text is broken ({reason}){hint}", code="invalid_base64"
+            param, f"the base64 text is broken ({reason}){hint}", code=ErrorCode.INVALID_BASE64
         ) from None
     return _bounded(data, param, kind)
 
 
 def _bounded(data: bytes, param: str, kind: _Kind) -> bytes:
     if not data:
-        raise invalid(param, f"the {kind.noun} is empty", code=f"empty_{kind.code}")
+        raise invalid(param, f"the {kind.noun} is empty", code=kind.error("empty_{}"))
     if len(data) > kind.max_bytes:
         raise _too_large(param, kind)
     return data
@@ -365,5 +370,5 @@ def _too_large(param: str, kind: _Kind) -> APIError:
     return invalid(
         param,
         f"the {kind.noun} has more than the {kind.max_bytes} bytes allowed",
-        code=f"{kind.code}_too_large",
+        code=kind.error("{}_too_large"),
     )

@@ -392,7 +392,7 @@ def _error(error: APIError) -> ResponseError:
         "rate_limit_error": "rate_limit_exceeded",
         "invalid_request_error": "invalid_prompt",
     }
-    return ResponseError(code=codes.get(error.kind, "server_error"), message=error.message)
+    return ResponseError(code=codes.get(error.code.type, "server_error"), message=error.message)
 
 
 def _usage(usage: Usage) -> ResponseUsage:

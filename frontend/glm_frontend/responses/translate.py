@@ -144,7 +144,6 @@ def _in_call_order(items: Sequence[InputItem]) -> Iterator[tuple[int, InputItem]
             raise invalid(
                 f"input[{i}].call_id",
                 "there is no function_call with it before",
-                code="invalid_value",
             )
 
     def place(numbered: tuple[int, InputItem]) -> int:

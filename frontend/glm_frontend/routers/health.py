@@ -21,7 +21,7 @@ async def get_health(services: ServicesDep, response: Response) -> Health:
     Otherwise 503, and `checks` tells which part is missing.
     """
     if services.draining.is_set():
-        health = Health(status="draining", checks={}, message="The server is about to stop.")
+        health = Health(status="draining", checks={}, message="The server is shutting down.")
     else:
         health = await services.health.check()
     # Who takes a full server out makes the next one full; its 429 says when to come back.

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from glm_frontend.answers import AnswerDelta
 from glm_frontend.chat.translate import translate_multimodal
 from glm_frontend.disconnect import started, until_disconnect
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
 from glm_frontend.images.fetch import Picture
 from glm_frontend.openapi import (
@@ -76,10 +77,9 @@ async def create_multimodal_inference(
             body, pictures = await _read_form(request, services.settings.max_body_bytes)
         case other:
             raise APIError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
                 "The content-type has to be application/json or multipart/form-data, "
                 f"not {other or 'absent'}.",
-                code="unsupported_media_type",
             )
     services.check_model(body.model)
     translation = translate_multimodal(body, pictures)
@@ -160,4 +160,4 @@ def _parse_json(name: str, text: str) -> Any:
     try:
         return from_json(text)
     except ValueError:
-        raise invalid(name, "has to be JSON", code="invalid_json") from None
+        raise invalid(name, "has to be JSON", code=ErrorCode.INVALID_JSON) from None

@@ -1,12 +1,12 @@
 """``POST /v1/responses``, which stores nothing, and what says so."""
 
-from http import HTTPStatus
 from typing import NoReturn
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from glm_frontend.disconnect import started, until_disconnect
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
 from glm_frontend.openapi import (
     INFERENCE_ERRORS,
@@ -68,9 +68,8 @@ async def delete_response(response_id: str) -> NoReturn:
 
 def _not_stored(response_id: str) -> APIError:
     return APIError(
-        HTTPStatus.NOT_FOUND,
+        ErrorCode.NOT_FOUND,
         f"There is no response {response_id!r}: this server stores none. Send the items of "
         "earlier answers in the input of the next request instead.",
         param="response_id",
-        code="not_found",
     )

@@ -87,7 +87,7 @@ const TEXTS = {
     bannerLoading: "Not ready yet. You can write already; sending works as soon as the server is ready.",
     bannerFull: "The server is full; answers may take longer or be refused.",
     bannerFailed: "A part of the server has failed and is being looked after.",
-    bannerDraining: "The server is about to stop.",
+    bannerDraining: "The server is shutting down.",
     bannerGone: "The server cannot be reached. This page goes on by itself when it is back.",
   },
   zh: {

@@ -47,6 +47,7 @@ from glm_engine.errors import (
     InvalidRequest,
     OutOfMemory,
     RequestCancelled,
+    wire_text,
 )
 from glm_engine.fair_queue import FairQueue
 from glm_engine.heap import trim_heap
@@ -114,12 +115,10 @@ _PROMPT_OUTPUTS = (
 )
 # Of an image's content hash, as preprocessing makes it too.
 _HASH_BYTES = 16
-# What preprocessing answers after a fault of its own (see its model.py).
-_PREPROCESSING_FAULT = "preprocessing failed"
-# What Triton says while preprocessing is loaded again, and of a process of it that has died.
+# Triton's own sentences: while preprocessing is loaded again, of a process of it that has died,
 _NOT_LOADED = re.compile(r"is not ready|unknown model|not found|no available versions")
 _DEAD_PROCESS = re.compile(r"is not healthy|Stub process")
-# Of a tensor for which /dev/shm has no room.
+# and of a tensor for which /dev/shm has no room.
 _NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
 # A picture that killed one process may kill another, but no third.
 _ATTEMPTS = 2
@@ -127,15 +126,8 @@ _ATTEMPTS = 2
 _PREPROCESSING_PATIENCE = 15.0
 _PREPROCESSING_RETRY_SECONDS = 0.1
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-# Triton's codes of errors, by the class of ours.
-_ERROR_CODES = {
-    "InvalidRequest": "INVALID_ARG",
-    "EngineUnavailable": "UNAVAILABLE",
-    "RequestCancelled": "CANCELLED",
-    "OutOfMemory": "UNAVAILABLE",
-    "EngineFailure": "INTERNAL",
-}
-_FINISH_REASONS = {"RequestCancelled": "cancelled", "EngineUnavailable": "rejected"}
+# The parameter of a request whose errors are to be JSON, to stage 1 as well.
+_ERROR_DETAILS = "error_details"
 _FLAGS = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -168,6 +160,7 @@ class Job:
         image_tokens: of its prompt, once that is ready.
         num_open: choices that are not answered to their end.
         has_begun: whether its first token is there.
+        error_details: whether the client takes errors as JSON.
     """
 
     request_id: str
@@ -189,6 +182,7 @@ class Job:
     choices: list["Choice"] = field(default_factory=list)
     num_open: int = 0
     has_begun: bool = False
+    error_details: bool = False
 
     @property
     def waiting(self) -> Waiting | None:
@@ -236,7 +230,7 @@ class _Failed:
     """A job that ended before the engine had it."""
 
     job: Job
-    error: Exception
+    error: GenerationError
 
 
 # What the response thread gets: a new job, the outputs of a step, a job that failed, or the end.
@@ -324,22 +318,25 @@ class TritonPythonModel:
                     self._cancel(job)
                 sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                 continue
+            error_details = False
             try:
-                job = self._open(triton_request, sender)
+                error_details = _wants_error_details(triton_request)
+                job = self._open(triton_request, sender, error_details=error_details)
             except GenerationError as error:
-                self._metrics.count_rejected(error)
+                self._metrics.count_finished(error.finish_reason)
                 logger.debug(
                     "refused request_id=%(request_id)s reason=%(reason)s",
                     {"request_id": triton_request.request_id(), "reason": type(error).__name__},
                 )
-                _send_error(sender, error)
+                _send_error(sender, error, details=error_details)
                 continue
             except Exception:
                 logger.exception(
                     "request %(request_id)s could not be read",
                     {"request_id": triton_request.request_id()},
                 )
-                _send_error(sender, EngineFailure("the request could not be read"))
+                fault = EngineFailure("the request could not be read")
+                _send_error(sender, fault, details=error_details)
                 continue
             self._outbox.put(job)
             self._to_prepare.put(job.tenant, job)
@@ -368,7 +365,7 @@ class TritonPythonModel:
 
     # ---- execute's thread ----
 
-    def _open(self, triton_request: Any, sender: Any) -> Job:
+    def _open(self, triton_request: Any, sender: Any, *, error_details: bool) -> Job:
         stream = _flag(triton_request, "stream", default=False)
         prompt_inputs = {
             name: tensor.as_numpy().copy()
@@ -394,6 +391,7 @@ class TritonPythonModel:
             tenant=_text(triton_request, "tenant") or "",
             cancel_key=_value(triton_request, "cancel_key"),
             trace_context=_trace_context(triton_request),
+            error_details=error_details,
             num_bytes=sum(
                 len(file)
                 for name in ("image", "video")
@@ -436,7 +434,7 @@ class TritonPythonModel:
     def _preprocess(self, job: Job) -> None:
         try:
             if job.cancelled:
-                raise RequestCancelled("the request was cancelled")
+                raise RequestCancelled()
             job.taken = time.monotonic()
             inputs, known = self._without_known_images(job.prompt_inputs)
             response = self._call_preprocessing(job, inputs)
@@ -480,16 +478,18 @@ class TritonPythonModel:
                 request_id=job.request_id,
                 requested_output_names=list(_PROMPT_OUTPUTS),
                 inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+                parameters={_ERROR_DETAILS: True},
             ).exec()
             if not response.has_error():
                 self._preprocessing_lost = None
                 return response
-            error = _from_bls_error(response.error().message())
+            text = response.error().message()
+            error = _from_bls_error(text)
             if not isinstance(error, EngineUnavailable):
                 raise error
-            died = _DEAD_PROCESS.search(str(error)) is not None
+            died = _DEAD_PROCESS.search(text) is not None
             attempts += died
-            if not (died or _NOT_LOADED.search(str(error))) or attempts >= _ATTEMPTS:
+            if not (died or _NOT_LOADED.search(text)) or attempts >= _ATTEMPTS:
                 raise error
             now = time.monotonic()
             self._preprocessing_lost = self._preprocessing_lost or now
@@ -700,18 +700,18 @@ class TritonPythonModel:
         if job.choices:
             self._abort(job)  # the engine answers
         else:
-            self._outbox.put(_Failed(job, RequestCancelled("the request was cancelled")))
+            self._outbox.put(_Failed(job, RequestCancelled()))
 
     def _abort(self, job: Job) -> None:
         for choice in job.choices:
             self._engine.abort(choice.request)
 
-    def _close(self, job: Job, error: Exception) -> None:
+    def _close(self, job: Job, error: GenerationError) -> None:
         """End a job by an error; what the engine says of it later is dropped."""
         if job in self._jobs:
-            _send_error(job.sender, error)
+            _send_error(job.sender, error, details=job.error_details)
             self._abort(job)
-            self._retire(job, _FINISH_REASONS.get(type(error).__name__, "error"), error)
+            self._retire(job, error.finish_reason, error)
 
     def _retire(self, job: Job, finish_reason: str, error: Exception | None = None) -> None:
         self._jobs.discard(job)
@@ -870,10 +870,6 @@ class _Metrics:
         """Note one answered request; published later."""
         self._finished.put(finish_reason)
 
-    def count_rejected(self, error: GenerationError) -> None:
-        """Note one request refused at the door."""
-        self._finished.put(_FINISH_REASONS.get(type(error).__name__, "error"))
-
     def publish(self, stats: EngineStats, live: int, preprocessing: deque[float]) -> None:
         """Bring Triton's metrics up to the engine's counts."""
         # First, so that a request that counts as finished is not seen running any more.
@@ -983,32 +979,31 @@ def _text(triton_request: Any, name: str) -> str | None:
         raise InvalidRequest(name, "is not valid UTF-8") from None
 
 
-def _from_bls_error(message: str) -> GenerationError:
-    """An error of ``preprocessing``, by its text: BLS (Triton 24.10) makes every code INTERNAL."""
-    field_name, colon, reason = message.partition(": ")
-    if colon and re.split(r"\W", field_name)[0] in _PROMPT_INPUTS:
-        return InvalidRequest(field_name, reason)
-    if message == _PREPROCESSING_FAULT:
-        return EngineFailure(message)
-    if _NO_SHARED_MEMORY.search(message):
-        return OutOfMemory()
-    return EngineUnavailable(f"preprocessing is not available: {message}")
+def _wants_error_details(triton_request: Any) -> bool:
+    return bool(json.loads(triton_request.parameters() or "{}").get(_ERROR_DETAILS))
 
 
-def _send_error(sender: Any, error: Exception) -> None:
-    """The last response of a request, whatever it takes.
+def _from_bls_error(text: str) -> GenerationError:
+    """An error of ``preprocessing`` by its details, or of Triton by its sentence: BLS (Triton
+    24.10) makes every code INTERNAL."""
+    try:
+        details = json.loads(text)
+    except ValueError:
+        if _NO_SHARED_MEMORY.search(text):
+            return OutOfMemory()
+        return EngineUnavailable(f"preprocessing is not available: {text}", stage="preprocessing")
+    if details["status"] == InvalidRequest.status:
+        return InvalidRequest(details["param"], details["message"], code=details["code"])
+    return EngineFailure(details["message"])
 
-    A gRPC stream carries no code with an error but where its client sends `triton_grpc_error`, and
-    that crashes Triton 24.10 now and then; so the code stands at the end of the text as well.
-    """
-    name = _ERROR_CODES.get(type(error).__name__, "INTERNAL")
-    code = getattr(pb_utils.TritonError, name)
-    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
-    message = f"{error} [{name}]".encode(errors="replace").decode().replace("\0", "\\0")
+
+def _send_error(sender: Any, error: GenerationError, *, details: bool) -> None:
+    """The last response of a request, whatever it takes."""
     final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     try:
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-        sender.send(response, flags=final)
+        code = getattr(pb_utils.TritonError, error.status)
+        told = pb_utils.TritonError(wire_text(error, details=details), code)
+        sender.send(pb_utils.InferenceResponse(error=told), flags=final)
     except Exception:  # as when shared memory is full
         logger.exception("an error could not be sent")
         with contextlib.suppress(Exception):

@@ -1,12 +1,13 @@
 """Triton adapter of stage 1: tensors in and out, errors to Triton's codes."""
 
+import json
 import traceback
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.errors import InvalidInput, PreprocessingError, wire_text
 from glm_preprocessing.heartbeat import Heartbeat
 from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
@@ -42,7 +43,7 @@ class TritonPythonModel:
                 tensors.append(_text_tensor("token_text", self._preprocessor.texts(token_ids)))
             return pb_utils.InferenceResponse(tensors)
         except InvalidInput as error:
-            return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+            return _error(error, request)
         except Exception as error:
             # Not its message, of which the prompt may be a part.
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -50,13 +51,16 @@ class TritonPythonModel:
                 f"preprocessing failed request_id={request.request_id()}: "
                 f"{type(error).__name__} at {place.filename}:{place.lineno}"
             )
-            return _error("preprocessing failed", pb_utils.TritonError.INTERNAL)
+            return _error(PreprocessingError(), request)
 
 
-def _error(message: str, code: Any) -> Any:
-    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
-    message = message.encode(errors="replace").decode().replace("\0", "\\0")
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+def _error(error: PreprocessingError, request: Any) -> Any:
+    wants_details = bool(json.loads(request.parameters() or "{}").get("error_details"))
+    text, status = (
+        wire_text(error, details=wants_details),
+        getattr(pb_utils.TritonError, error.status),
+    )
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
 
 
 def _from_tensors(request: Any) -> PromptRequest:

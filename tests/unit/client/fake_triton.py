@@ -1,6 +1,7 @@
 """Stands in for tritonclient's asyncio client: plays a script of responses, and notes the calls."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -35,6 +36,15 @@ def rpc_error(status: grpc.StatusCode, message: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(status, grpc.aio.Metadata(), grpc.aio.Metadata(), message)
 
 
+def details(status: str, code: str, message: str, **values: Any) -> str:
+    """An error of our models as they write it for a client that asks for details."""
+    return json.dumps({"status": status, "code": code, "message": message} | values)
+
+
+FULL = details("UNAVAILABLE", "overloaded", "queue full: 8", retry_after=3)
+DAMAGED = details("INVALID_ARG", "invalid_value", "damaged", param="image[0]")
+CANCELLED = details("CANCELLED", "cancelled", "the request was cancelled")
+
 ANSWER = (
     result(text_output="<think>hm", num_output_tokens=count(2), num_input_tokens=count(9)),
     result(text_output="</think>\nA red", num_output_tokens=count(3)),
@@ -65,7 +75,7 @@ class FakeCall:
         for item in self._script:
             if item is None:
                 await self.given_up.wait()
-                return None, InferenceServerException("the request was cancelled [CANCELLED]")
+                return None, InferenceServerException(CANCELLED)
             if isinstance(item, InferenceServerException):
                 return None, item
             if isinstance(item, Exception):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tritonclient.grpc import InferenceServerException
 
 from glm_client.cli import main
-from unit.client.fake_triton import FakeTriton, rpc_error
+from unit.client.fake_triton import FULL, FakeTriton, details, rpc_error
 from unit.client.test_wire import inputs
 from waiting import wait_until
 
@@ -54,7 +55,11 @@ def test_the_thought_goes_to_stderr_on_demand(
 def test_a_refusal_is_one_line_and_wrong_usage(
     triton: FakeTriton, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    triton.script = [rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "image[0]: not\nan image")]
+    triton.script = [
+        InferenceServerException(
+            details("INVALID_ARG", "invalid_value", "not\nan image", param="image[0]")
+        )
+    ]
     assert main(["Why?"]) == 2
     assert capsys.readouterr() == ("", "error: image[0]: not an image\n")
 
@@ -62,11 +67,7 @@ def test_a_refusal_is_one_line_and_wrong_usage(
 @pytest.mark.parametrize(
     ("status", "message", "told"),
     [
-        (
-            "UNAVAILABLE",
-            "queue full: 9 wait; retry in 2 s",
-            "the server is full, try again later (",
-        ),
+        ("UNAVAILABLE", FULL, "the server is full, try again later ("),
         ("UNAVAILABLE", "no connection", "the server at 127.0.0.1:8001 is still loading (preproc"),
         ("INTERNAL", "a fault", "a fault\n"),
     ],

@@ -1,5 +1,8 @@
 """Every status of gRPC becomes one of our errors."""
 
+import json
+from typing import Any
+
 import grpc
 import pytest
 
@@ -13,7 +16,7 @@ from glm_client import (
     RequestCancelledError,
     UnavailableError,
 )
-from glm_client.errors import ERROR_BY_STATUS, error_from_status, error_from_text
+from glm_client.errors import ERROR_BY_CODE, ERROR_BY_STATUS, error_from_status, error_from_text
 
 Status = grpc.StatusCode
 
@@ -23,43 +26,50 @@ def test_every_status_is_mapped() -> None:
 
 
 def test_every_error_is_used() -> None:
-    told_by_text = {OutOfMemoryError}
-    assert set(ERROR_BY_STATUS.values()) == set(GLMError.__subclasses__()) - told_by_text
+    used = {*ERROR_BY_STATUS.values(), *ERROR_BY_CODE.values()}
+    assert used == set(GLMError.__subclasses__())
+    assert all(kind.default_code for kind in used)
 
 
 @pytest.mark.parametrize(
     ("status", "message", "kind"),
     [
         (Status.INVALID_ARGUMENT, "image[0]: damaged", InvalidRequestError),
-        (Status.UNAVAILABLE, "queue full: 64 requests", OverloadedError),
-        (Status.UNAVAILABLE, "the engine is stopping", UnavailableError),
+        (Status.UNAVAILABLE, "queue full: 64 requests", UnavailableError),
         (Status.UNAVAILABLE, "failed to connect to all addresses", UnavailableError),
         (Status.INTERNAL, "Stub process 'generation_0_0' is not healthy", UnavailableError),
-        (Status.UNAVAILABLE, "out of memory: use smaller images", OutOfMemoryError),
         (Status.INTERNAL, "out of memory", InternalError),
+        (Status.INVALID_ARGUMENT, "unable to find shared memory region: 'a'", InvalidRequestError),
         (Status.CANCELLED, "cancelled", RequestCancelledError),
         (Status.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceededError),
         (Status.NOT_FOUND, "unknown model: 'generation'", UnavailableError),
     ],
 )
-def test_kinds(status: grpc.StatusCode, message: str, kind: type[GLMError]) -> None:
+def test_kinds_of_triton_and_grpc(
+    status: grpc.StatusCode, message: str, kind: type[GLMError]
+) -> None:
     error = error_from_status(status, message)
     assert type(error) is kind
     assert error.message in message
+    assert error.code == kind.default_code
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("image[0]: damaged [INVALID_ARG]", InvalidRequestError, "damaged"),
-        ("queue full: 64 [UNAVAILABLE]", OverloadedError, "queue full: 64"),
+        # Of a server that knows no error_details.
+        ("image[0]: damaged [INVALID_ARG]", InvalidRequestError, "image[0]: damaged"),
         ("the engine is stopping [UNAVAILABLE]", UnavailableError, "the engine is stopping"),
         ("the request was cancelled [CANCELLED]", RequestCancelledError, "the request was"),
-        ("out of memory [INTERNAL]", InternalError, "out of memory"),
+        ("a fault [INTERNAL]", InternalError, "a fault"),
+        # Triton's own.
         ("Request for unknown model: 'generation'", UnavailableError, "Request for unknown"),
         ("Stub process 'generation_0_0' is not healthy.", UnavailableError, "Stub process"),
         ("Failed to increase the shared memory pool size for", OutOfMemoryError, "out of shared"),
         ("messages: [A] is not [B]", InternalError, "messages: [A] is not [B]"),
+        # JSON that is not ours.
+        ("[1, 2]", InternalError, "[1, 2]"),
+        ('{"code": 3}', InternalError, '{"code": 3}'),
     ],
 )
 def test_errors_in_a_stream(text: str, kind: type[GLMError], message: str) -> None:
@@ -67,34 +77,37 @@ def test_errors_in_a_stream(text: str, kind: type[GLMError], message: str) -> No
     assert type(error) is kind and error.message.startswith(message)
 
 
+def details(**values: Any) -> str:
+    return json.dumps({"status": "INVALID_ARG", "code": "c", "message": "a sentence"} | values)
+
+
+def test_an_invalid_request_names_its_field() -> None:
+    error = error_from_text(details(param="image[12]", code="empty_image"))
+    assert isinstance(error, InvalidRequestError)
+    assert (error.param, error.code, error.message) == ("image[12]", "empty_image", "a sentence")
+    assert str(error) == "image[12]: a sentence"
+    assert str(error_from_text(details(param=None))) == "a sentence"
+
+
+def test_a_full_queue_says_when_to_try_again() -> None:
+    error = error_from_text(details(status="UNAVAILABLE", code="overloaded", retry_after=12))
+    assert isinstance(error, OverloadedError) and error.retry_after == 12
+
+
 @pytest.mark.parametrize(
-    ("message", "param", "reason"),
+    "text",
     [
-        ("messages[1].content[0].text: has to be text", "messages[1].content[0].text", "has to be"),
-        ("sampling_parameters.temperature: too high: 3", "sampling_parameters.temperature", "too"),
-        ("sampling_parameters: is not JSON", "sampling_parameters", "is not JSON"),
-        ("image[12]: not\nan image", "image[12]", "not\nan"),
-        ("messages: the prompt has 5000 tokens", "messages", "the prompt"),
-        ("in ensemble 'x', text_input: is empty", "text_input", "is empty"),
+        details(status="UNAVAILABLE", code="unavailable", stage="preprocessing"),
+        "Stub process 'preprocessing_0_1' is not healthy.",
+        "Request for unknown model: 'preprocessing' is not found",
     ],
 )
-def test_the_field_is_parsed(message: str, param: str, reason: str) -> None:
-    error = error_from_status(Status.INVALID_ARGUMENT, message)
-    assert isinstance(error, InvalidRequestError)
-    assert error.param == param
-    assert error.message.startswith(reason)
-    assert str(error) == f"{param}: {error.message}"
+def test_a_missing_stage_is_named(text: str) -> None:
+    error = error_from_text(text)
+    assert isinstance(error, UnavailableError) and error.stage == "preprocessing"
 
 
-@pytest.mark.parametrize(
-    "message", ["unexpected shape for input", "failed: no reason", "my_messages: no", "x.image: no"]
-)
-def test_other_messages_have_no_field(message: str) -> None:
-    error = error_from_status(Status.INVALID_ARGUMENT, message)
-    assert isinstance(error, InvalidRequestError)
-    assert (error.param, str(error)) == (None, message)
-
-
-def test_when_to_try_again_is_told() -> None:
-    error = error_from_text("queue full: 8 requests wait; retry in 12 s [UNAVAILABLE]")
-    assert isinstance(error, OverloadedError) and error.retry_after == 12
+def test_a_code_of_a_newer_server_has_the_class_of_its_status() -> None:
+    error = error_from_text(details(code="of_tomorrow", param="tools"))
+    assert isinstance(error, InvalidRequestError) and error.code == "of_tomorrow"
+    assert type(error_from_text(details(status="OF_TOMORROW"))) is InternalError

@@ -1,5 +1,6 @@
 """Every error has OpenAI's shape, and the status that tells a client what to do."""
 
+import json
 from typing import Any
 
 import pytest
@@ -15,8 +16,22 @@ from glm_client import (
     RequestCancelledError,
     UnavailableError,
 )
-from glm_frontend.errors import from_client_error
-from unit.frontend.fakes import ANSWER, CHAT, FakeBackend, chat, events, picture
+from glm_client.errors import error_from_text
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError
+from unit.frontend.fakes import (
+    ANSWER,
+    CHAT,
+    COUNT_TOKENS,
+    MESSAGES,
+    MODEL,
+    MULTIMODAL,
+    RESPONSES,
+    FakeBackend,
+    chat,
+    events,
+    picture,
+)
 
 ERRORS: list[tuple[GLMError, int, str, str | None]] = [
     (InvalidRequestError("damaged", "image[0]"), 400, "invalid_request_error", "invalid_value"),
@@ -117,16 +132,75 @@ def test_max_completion_tokens_keeps_its_name(client: TestClient, backend: FakeB
     assert error["param"] == "max_completion_tokens"
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "the prompt has 5000 tokens and leaves no room for an answer in the context of 4096",
-        "900 and the prompt's 4000 tokens are more than the context of 4096",
-    ],
-)
-def test_a_prompt_that_is_too_long_has_openais_code(message: str) -> None:
-    error = from_client_error(InvalidRequestError(message, "messages"))
-    assert (error.status, error.code) == (400, "context_length_exceeded")
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: chat("hi"),
+    "/v1/completions": {"model": MODEL, "prompt": "hi"},
+    RESPONSES: {"model": MODEL, "input": "hi"},
+    MESSAGES: chat("hi", max_tokens=9),
+    MULTIMODAL: {"prompt": "hi"},
+    COUNT_TOKENS: chat("hi"),
+    "/tokenize": {"prompt": "hi"},
+}
+"""A request of every API."""
+WITHOUT_A_STREAM = (COUNT_TOKENS, "/tokenize")
+
+
+def told(path: str, body: Any) -> tuple[str | None, str]:
+    """The code, which Anthropic's errors have none of, and the type of an error."""
+    if path in (MESSAGES, COUNT_TOKENS):
+        assert set(body) >= {"type", "error"} and body["type"] == "error"
+        return None, body["error"]["type"]
+    if path == RESPONSES and "error" not in body:  # an event of a stream
+        assert body["type"] == "error"
+        return body["code"], ErrorCode[body["code"].upper()].type
+    assert_shape(body)
+    return body["error"]["code"], body["error"]["type"]
+
+
+def expected(path: str, code: ErrorCode) -> tuple[str | None, str]:
+    if path in (MESSAGES, COUNT_TOKENS):
+        return None, code.anthropic_type
+    return code, code.type
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_every_code_in_every_api(client: TestClient, backend: FakeBackend, path: str) -> None:
+    for code in ErrorCode:
+        error = APIError(code, "A sentence.", param="messages")
+        for stream in (False, True)[: 1 if path in WITHOUT_A_STREAM else 2]:
+            backend.script = [error]
+            body = BODIES[path] | ({"stream": True} if stream else {})
+            response = client.post(path, json=body)
+            assert response.status_code == code.status
+            assert told(path, response.json()) == expected(path, code)
+            assert ("retry-after" in response.headers) == code.is_temporary
+        if path not in WITHOUT_A_STREAM:
+            backend.script = [*ANSWER[:3], error]
+            response = client.post(path, json=BODIES[path] | {"stream": True})
+            assert response.status_code == 200
+            lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+            failures = [one for one in map(json.loads, lines) if is_error(one)]
+            assert [told(path, one) for one in failures] == [expected(path, code)]
+
+
+def is_error(event: Any) -> bool:
+    return "choices" not in event and (event.get("type") == "error" or ("type" not in event and
+                                       set(event) == {"error"}))  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCode if code.triton])
+def test_every_code_of_the_model_server(
+    client: TestClient, backend: FakeBackend, code: ErrorCode
+) -> None:
+    details = {"status": code.triton, "code": code, "message": "secret", "param": "messages"}
+    backend.script = [error_from_text(json.dumps(details))]
+    response = client.post(CHAT, json=BODY)
+    assert response.status_code == code.status
+    error = response.json()["error"]
+    assert (error["code"], error["type"]) == (code, code.type)
+    # What a request is refused for is for its sender; what the server's state is in words of its
+    # own is not.
+    assert ("secret" in error["message"]) == (code.triton == "INVALID_ARG")
 
 
 @pytest.mark.parametrize(

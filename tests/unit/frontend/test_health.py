@@ -15,6 +15,7 @@ from glm_client import (
     OverloadedError,
     UnavailableError,
 )
+from glm_client.errors import error_from_text
 from glm_frontend.health import FRESH_SECONDS, HealthProbe
 from unit.frontend.fakes import CHAT, FakeBackend, chat
 from waiting import TIMEOUT, Clock
@@ -25,6 +26,13 @@ OK = {"triton": "ok", "preprocessing": "ok", "generation": "ok"}
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+def lost(text: str) -> UnavailableError:
+    """What Triton says of a process that died."""
+    error = error_from_text(text)
+    assert isinstance(error, UnavailableError)
+    return error
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ async def test_what_the_launcher_starts_again(
 ) -> None:
     file = tmp_path / "status.json"
     probe = HealthProbe(backend, file, clock)
-    probe.note_failure(UnavailableError("Stub process 'generation_0_0' is not healthy"))
+    probe.note_failure(lost("Stub process 'generation_0_0' is not healthy"))
     file.write_text(
         json.dumps({"checks": {"generation": "restarting"}, "message": "generation: it hung"})
     )
@@ -93,11 +101,11 @@ async def test_models_that_are_loading(probe: HealthProbe, backend: FakeBackend)
     ("error", "changed"),
     [
         (
-            UnavailableError("Stub process 'generation_0_0' is not healthy"),
+            error_from_text("Stub process 'generation_0_0' is not healthy"),
             {"generation": "failed"},
         ),
         (
-            UnavailableError("preprocessing is not available: Stub process ..."),
+            UnavailableError("it is not available", stage="preprocessing"),
             {"preprocessing": "failed"},
         ),
         (InternalError("?"), {"generation": "failed"}),
@@ -164,7 +172,7 @@ async def test_a_real_answer_is_proof_as_well(
 
 
 async def test_a_failure_weighs_more_than_a_success(probe: HealthProbe, clock: Clock) -> None:
-    probe.note_failure(UnavailableError("Stub process 'preprocessing_0_1' is not healthy"))
+    probe.note_failure(lost("Stub process 'preprocessing_0_1' is not healthy"))
     probe.note_success()
     health = await probe.check()
     assert (health.status, health.checks) == ("unavailable", OK | {"preprocessing": "failed"})
@@ -179,7 +187,7 @@ def test_the_endpoint(client: TestClient) -> None:
 
 
 def test_the_endpoint_when_a_stage_is_dead(client: TestClient, backend: FakeBackend) -> None:
-    backend.script = [UnavailableError("Stub process 'preprocessing_0_0' is not healthy")]
+    backend.script = [error_from_text("Stub process 'preprocessing_0_0' is not healthy")]
     response = client.get("/v1/health")
     body: dict[str, Any] = response.json()
     assert response.status_code == 503
@@ -192,7 +200,7 @@ def test_failures_of_the_chat_count(
     client: TestClient, backend: FakeBackend, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("glm_frontend.health.FRESH_SECONDS", 1000)  # it need not be quick
-    answer, backend.script = backend.script, [UnavailableError("generation: gone")]
+    answer, backend.script = backend.script, [UnavailableError("gone")]
     client.post(CHAT, json=chat(stream=stream))
     backend.script = answer
     assert client.get("/v1/health").status_code == 503

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
 from glm_frontend.app import create_app
-from glm_frontend.error_catalogue import CATALOGUE
+from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import REFUSALS
 from glm_frontend.images.fetch import ImageFetcher
 from glm_frontend.metrics import Metrics
@@ -67,7 +67,7 @@ def test_no_label_is_what_a_client_makes_up(client: TestClient) -> None:
 
 
 def test_every_code_of_an_error_is_there_from_the_beginning(client: TestClient) -> None:
-    assert {value(client, "errors_total", code=code) for code in CATALOGUE} == {0}
+    assert {value(client, "errors_total", code=code) for code in ErrorCode} == {0}
 
 
 def test_errors_by_code_also_in_streams(client: TestClient, backend: FakeBackend) -> None:

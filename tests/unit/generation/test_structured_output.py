@@ -204,8 +204,8 @@ def test_what_cannot_be_enforced_is_refused_at_once(
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         guide_for(grammars, kind, value)
-    assert caught.value.field == f"sampling_parameters.structured_outputs.{kind}"
-    assert "\n" not in caught.value.reason
+    assert caught.value.param == f"sampling_parameters.structured_outputs.{kind}"
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_a_call_of_no_tool_cannot_be_enforced(
 ) -> None:
     with pytest.raises(InvalidRequest, match=reason) as caught:
         tool_guide(grammars, tools, tool_choice=choice)
-    assert caught.value.field == "sampling_parameters.tool_choice"
+    assert caught.value.param == "sampling_parameters.tool_choice"
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_bad_parameters_of_a_tool_are_refused(grammars: Grammars, parameters: An
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(InvalidRequest) as caught:
         tool_guide(grammars, [tool], tool_choice=ToolChoice(True))
-    assert caught.value.field.startswith("tools")
+    assert (caught.value.param or "").startswith("tools")
 
 
 # ---- sampling parameters ----

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glm_engine.errors import EngineUnavailable
+from glm_engine.errors import QueueFull
 
 # Of a queue's rate: long enough for what leaves in bursts, short enough to follow the load.
 _PACE_SECONDS = 10.0
@@ -109,7 +109,7 @@ def check_wait(
         places: for so many of those that wait the engine has room at once.
 
     Raises:
-        EngineUnavailable: with when to try again.
+        QueueFull: with when to try again.
     """
     counts = Counter(other.tenant for other in waiting)
     own = counts.pop(newcomer.tenant, 0)
@@ -130,7 +130,7 @@ def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimit
     """Let one more request wait, or not, by what it takes. Alone it always may, however large.
 
     Raises:
-        EngineUnavailable: with when to try again.
+        QueueFull: with when to try again.
     """
     if not waiting:
         return
@@ -146,7 +146,6 @@ def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimit
         raise queue_full(reason)
 
 
-def queue_full(reason: str, wait: float = 0.0) -> EngineUnavailable:
+def queue_full(reason: str, wait: float = 0.0) -> QueueFull:
     """The error for a request that may not wait; half of the wait is a good time to come back."""
-    seconds = min(60, max(1, math.ceil(wait / 2)))
-    return EngineUnavailable(f"queue full: {reason}; retry in {seconds} s")
+    return QueueFull(reason, min(60, max(1, math.ceil(wait / 2))))

@@ -200,12 +200,14 @@ class Engine:
                 request.prompt.field,
                 f"the prompt has {request.prompt.num_tokens} tokens and leaves no room for an "
                 f"answer in the context of {self.max_model_len}",
+                code="context_length_exceeded",
             )
         if request.params.max_tokens is not None and request.params.max_tokens > room:
             raise InvalidRequest(
                 "sampling_parameters.max_tokens",
                 f"{request.params.max_tokens} and the prompt's {request.prompt.num_tokens} tokens "
                 f"are more than the context of {self.max_model_len}",
+                code="context_length_exceeded",
             )
         if request.params.thinking_token_budget is not None and self.thinking is None:
             raise InvalidRequest(
@@ -290,7 +292,7 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         for request in [r for r in self._live_requests() if r.cancelled]:
-            self._fail(request, RequestCancelled("the request was cancelled"))
+            self._fail(request, RequestCancelled())
 
     def _note_started(self, step: Sequence[Scheduled]) -> None:
         for part in step:
@@ -405,7 +407,7 @@ class Engine:
             return "stop", None
         return ("stop", token_id) if token_id in request.params.stop_token_ids else (None, None)
 
-    def _fail(self, request: Request, error: Exception) -> None:
+    def _fail(self, request: Request, error: GenerationError) -> None:
         self._end(Output(request, error=error))
 
     def _end(self, output: Output) -> None:
@@ -436,7 +438,7 @@ class Engine:
     def _live_requests(self) -> list[Request]:
         return [*self._scheduler.waiting, *self._scheduler.running]
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: GenerationError) -> None:
         while self._mailbox:
             self._scheduler.add(self._mailbox.popleft())
         for request in self._live_requests():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glm_engine.block_manager import BlockTable
-from glm_engine.errors import InvalidRequest
+from glm_engine.errors import GenerationError, InvalidRequest
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
@@ -540,7 +540,7 @@ class Output:
     cumulative_logprob: float = 0.0
     finish_reason: FinishReason | None = None
     stop_reason: StopReason | None = None
-    error: Exception | None = None
+    error: GenerationError | None = None
 
     @property
     def is_final(self) -> bool:

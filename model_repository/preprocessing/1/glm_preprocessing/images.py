@@ -44,13 +44,14 @@ def file_bytes(data: bytes, field: str, kind: str = "image") -> bytes:
         InvalidInput: ``data`` is empty, or a data URI that is not base64 or whose base64 is broken.
     """
     if not data:
-        raise InvalidInput(field, f"the {kind} is empty")
+        raise InvalidInput(field, f"the {kind} is empty", code=f"empty_{kind}")
     if data[:5].lower() == b"data:":
         header, comma, body = data.partition(b",")
         if not comma or not header.lower().endswith(b";base64"):
             raise InvalidInput(
                 field,
                 f"a data URI has to begin with data:{kind}/<type>;base64, and then the base64 text",
+                code="invalid_base64",
             )
         return _decode_base64(body, field)
     # A file never consists of base64's letters alone: each format has other bytes near its start.
@@ -64,9 +65,11 @@ def _decode_base64(text: bytes, field: str) -> bytes:
     try:
         decoded = base64.b64decode(compact, validate=True)
     except binascii.Error as error:
-        raise InvalidInput(field, f"the base64 text is broken ({error})") from None
+        raise InvalidInput(
+            field, f"the base64 text is broken ({error})", code="invalid_base64"
+        ) from None
     if not decoded:
-        raise InvalidInput(field, "the base64 text is empty")
+        raise InvalidInput(field, "the base64 text is empty", code="invalid_base64")
     return decoded
 
 

@@ -209,6 +209,7 @@ class Preprocessor:
                 field,
                 f"the prompt of {len(prompt)} characters leaves no room for an answer in the "
                 f"context of {self._context}",
+                code="context_length_exceeded",
             )
         token_ids = self._tokenizer.encode(prompt)
         if not token_ids:
@@ -223,6 +224,7 @@ class Preprocessor:
                 "prompt_token_ids",
                 f"the prompt has {len(token_ids)} tokens and leaves no room for an answer in the "
                 f"context of {self._context}",
+                code="context_length_exceeded",
             )
         for i, token_id in enumerate(token_ids):
             if not 0 <= token_id < self._tokenizer.num_tokens:
@@ -249,7 +251,9 @@ class Preprocessor:
         """The pictures, in order; those that are known without patches."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
-                "image", f"{len(parts)} given, at most {self._settings.max_images} are taken"
+                "image",
+                f"{len(parts)} given, at most {self._settings.max_images} are taken",
+                code="too_many_images",
             )
         wanted = sum(part.data_uri is None for part in parts)
         if wanted != len(request.image):
@@ -305,7 +309,9 @@ class Preprocessor:
     def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
         if len(parts) > self._settings.max_videos:
             raise InvalidInput(
-                "video", f"{len(parts)} given, at most {self._settings.max_videos} are taken"
+                "video",
+                f"{len(parts)} given, at most {self._settings.max_videos} are taken",
+                code="too_many_videos",
             )
         wanted = sum(part.data_uri is None for part in parts)
         if wanted != len(request.video):
@@ -343,6 +349,7 @@ class Preprocessor:
                 field,
                 f"the video has {num_tokens} tokens and leaves no room for an answer in the "
                 f"context of {self._context}",
+                code="context_length_exceeded",
             )
         visuals = []
         for patches, grid in patchify_frames(video.frames(indices), size, config):
