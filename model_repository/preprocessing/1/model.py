@@ -55,12 +55,16 @@ class TritonPythonModel:
 
 
 def _error(error: PreprocessingError, request: Any) -> Any:
-    wants_details = bool(json.loads(request.parameters() or "{}").get("error_details"))
-    text, status = (
-        wire_text(error, details=wants_details),
-        getattr(pb_utils.TritonError, error.status),
-    )
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
+    text = wire_text(error, details=_parameter(request, "error_details"))
+    code = getattr(pb_utils.TritonError, error.status)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def _parameter(request: Any, name: str) -> bool:
+    try:
+        return bool(json.loads(request.parameters() or "{}").get(name))
+    except ValueError:  # a client may send what Triton cannot write as JSON, such as NaN
+        return False
 
 
 def _from_tensors(request: Any) -> PromptRequest:

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from glm_engine.admission import Pace, QueueLimits, Waiting, check_room, check_wait
 from glm_engine.errors import EngineUnavailable
 from glm_engine.fair_queue import FairQueue
+from glm_triton.admission import Pace, QueueLimits, check_room, check_wait
+from glm_triton.jobs import Waiting
 from waiting import TIMEOUT
 
 LIMITS = QueueLimits(max_bytes=100, max_image_tokens=50)

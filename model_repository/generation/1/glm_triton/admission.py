@@ -1,11 +1,15 @@
-"""Whether one more request may wait. Free of torch and Triton."""
+"""Whether one more request may wait. Free of Triton."""
 
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glm_engine.errors import QueueFull
+from glm_engine.config import EngineConfig
+from glm_engine.engine import EngineStats
+from glm_engine.errors import InvalidRequest, QueueFull
+from glm_triton.jobs import Job, Waiting
 
 # Of a queue's rate: long enough for what leaves in bursts, short enough to follow the load.
 _PACE_SECONDS = 10.0
@@ -24,21 +28,6 @@ class QueueLimits:
 
     max_bytes: int
     max_image_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One request before its prefill.
-
-    Attributes:
-        since: in seconds of ``time.monotonic()``.
-        image_tokens: 0 as long as stage 1 has not told them.
-    """
-
-    tenant: str
-    since: float
-    num_bytes: int = 0
-    image_tokens: int = 0
 
 
 class Pace:
@@ -149,3 +138,73 @@ def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimit
 def queue_full(reason: str, wait: float = 0.0) -> QueueFull:
     """The error for a request that may not wait; half of the wait is a good time to come back."""
     return QueueFull(reason, min(60, max(1, math.ceil(wait / 2))))
+
+
+class Admission:
+    """The jobs of this process, from their arrival to their last response.
+
+    ``admit`` is for one thread; the others may be called by any.
+
+    Attributes:
+        pace: of the jobs that leave the queue.
+    """
+
+    def __init__(self, config: EngineConfig, stats: EngineStats) -> None:
+        self.pace = Pace()
+        self._stats = stats
+        self._max_num_seqs = config.max_num_seqs
+        self._max_jobs = config.max_num_seqs + config.max_queue
+        self._limits = QueueLimits(config.max_queue_bytes, config.max_queue_image_tokens)
+        self._max_seconds = config.max_queue_seconds
+        self._jobs: dict[Job, None] = {}
+        self._by_cancel_key: dict[bytes, Job] = {}
+
+    def admit(self, job: Job, *, is_idle: bool) -> None:
+        """Let a job wait.
+
+        Args:
+            is_idle: whether no job waits for stage 1.
+
+        Raises:
+            InvalidRequest: its ``cancel_key`` is in use.
+            QueueFull: with when to try again.
+        """
+        if job.cancel_key in self._by_cancel_key:
+            raise InvalidRequest("cancel_key", "is that of another request")
+        if len(self._jobs) >= self._max_jobs:
+            raise queue_full(f"{self._max_jobs} requests run or wait already")
+        newcomer = Waiting(job.tenant, job.received, job.num_bytes)
+        waiting, now, stats = self._waiting_beside(job), time.monotonic(), self._stats
+        places = 0 if stats.waiting else self._max_num_seqs - stats.running
+        if not stats.waiting and is_idle:  # all are only on their way
+            self.pace.begin(now)
+        rate = self.pace.rate(now, self._max_num_seqs if places else stats.running)
+        check_wait(newcomer, waiting, self._max_seconds, rate, now, places)
+        check_room(newcomer, waiting, self._limits)
+        self._jobs[job] = None
+        if job.cancel_key is not None:
+            self._by_cancel_key[job.cancel_key] = job
+
+    def check_prompt(self, job: Job) -> None:
+        """Let an admitted job go on, now that its image tokens are known.
+
+        Raises:
+            QueueFull: with when to try again.
+        """
+        newcomer = job.waiting
+        if job.image_tokens and newcomer is not None:
+            check_room(newcomer, self._waiting_beside(job), self._limits)
+
+    def by_cancel_key(self, cancel_key: bytes) -> Job | None:
+        """The job that its client can cancel by this key."""
+        return self._by_cancel_key.get(cancel_key)
+
+    def release(self, job: Job) -> None:
+        """A job has got its last response."""
+        if job.cancel_key is not None:
+            self._by_cancel_key.pop(job.cancel_key, None)
+        self._jobs.pop(job, None)
+
+    def _waiting_beside(self, job: Job) -> list[Waiting]:
+        others = [other.waiting for other in list(self._jobs) if other is not job]
+        return [other for other in others if other is not None]

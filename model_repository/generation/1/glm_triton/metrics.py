@@ -1,0 +1,130 @@
+"""Triton's custom metrics of stage 2."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from glm_engine.engine import EngineStats
+
+# Upper bounds in seconds: of whole requests and their parts, and of what happens once a token.
+_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+_TOKEN_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5]
+
+# Name of the metric without glm_, what it is, and where EngineStats has it.
+_GAUGES = {
+    "requests_running": ("Requests that the engine runs", "running"),
+    "image_cache_bytes": ("Embeddings of pictures that are kept", "image_cache_bytes"),
+    "kv_cache_blocks": ("Blocks of the KV cache", "kv_blocks"),
+    "kv_cache_blocks_used": ("Blocks of the KV cache that requests hold", "kv_blocks_used"),
+}
+_COUNTERS = {
+    "engine_steps": ("Passes over the running requests", "steps"),
+    "prompt_tokens": ("Prompt tokens, image tokens included", "prompt_tokens"),
+    "cached_prompt_tokens": ("Prompt tokens found in the KV cache", "cached_tokens"),
+    "image_tokens": ("Prompt tokens that stand for pictures and videos", "image_tokens"),
+    "generation_tokens": ("Tokens generated", "generation_tokens"),
+    "preemptions": ("Times that a request lost its blocks to another", "preemptions"),
+    "image_cache_hits": (
+        "Pictures and pairs of video frames whose embeddings were known",
+        "image_cache_hits",
+    ),
+    "images_encoded": ("Pictures and pairs of video frames that were encoded", "images_encoded"),
+}
+_HISTOGRAMS = {
+    "preprocessing_seconds": ("From stage 2 to stage 1 and back", _SECONDS),
+    "queue_seconds": ("From the engine's queue to the first part of the prompt", _SECONDS),
+    "vision_seconds": ("Vision encoder, per step that had images", _SECONDS),
+    "prefill_seconds": ("From the first part of the prompt to the first token", _SECONDS),
+    "decode_seconds": ("From the first token to the last", _SECONDS),
+    "time_to_first_token_seconds": ("From stage 2's door to the first token", _SECONDS),
+    "time_per_output_token_seconds": ("Per request, after the first token", _TOKEN_SECONDS),
+    "request_seconds": ("From stage 2's door to the last token", _SECONDS),
+    "cancellation_steps": (
+        "Engine steps begun between a cancellation and the release of the request's memory",
+        [0, 1, 2, 4, 8, 16],
+    ),
+}
+
+
+class Metrics:
+    """Triton's custom metrics. Each call is a round trip to the server: off the hot path only."""
+
+    def __init__(self) -> None:
+        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._families: list[Any] = []
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._requests = self._family("requests_total", "Requests answered", counter)
+        self._by_reason = {
+            reason: self._requests.Metric(labels={"finish_reason": reason})
+            for reason in ("stop", "length", "cancelled", "error", "rejected")
+        }
+        self._gauges = {
+            attribute: self._family(name, description, gauge).Metric(labels={})
+            for name, (description, attribute) in _GAUGES.items()
+        }
+        self._waiting = self._family(
+            "requests_waiting", "Requests before their prefill", gauge
+        ).Metric(labels={})
+        # Counters that were 0 tell nothing of a new start.
+        self._started = self._family(
+            "start_time_seconds", "Unix time of stage 2's start", gauge
+        ).Metric(labels={})
+        self._started.set(time.time())
+        self._counters = {
+            attribute: self._family(f"{name}_total", description, counter).Metric(labels={})
+            for name, (description, attribute) in _COUNTERS.items()
+        }
+        self._histograms = {
+            name: self._family(name, description, pb_utils.MetricFamily.HISTOGRAM).Metric(
+                labels={}, buckets=buckets
+            )
+            for name, (description, buckets) in _HISTOGRAMS.items()
+        }
+
+    def _family(self, name: str, description: str, kind: Any) -> Any:
+        family = pb_utils.MetricFamily(name=f"glm_{name}", description=description, kind=kind)
+        self._families.append(family)  # a family has to live as long as its metrics
+        return family
+
+    def count_finished(self, finish_reason: str) -> None:
+        """Note one answered request; published later."""
+        self._finished.put(finish_reason)
+
+    def publish(self, stats: EngineStats, live: int, preprocessing: deque[float]) -> None:
+        """Bring Triton's metrics up to the engine's counts."""
+        # First, so that a request that counts as finished is not seen running any more.
+        finished = [self._finished.get() for _ in range(self._finished.qsize())]
+        for attribute, metric in self._counters.items():
+            missing = getattr(stats, attribute) - metric.value()
+            if missing:
+                metric.increment(missing)
+        for attribute, metric in self._gauges.items():
+            metric.set(getattr(stats, attribute))
+        self._waiting.set(max(0, live - stats.running))
+        self._observe("preprocessing_seconds", preprocessing)
+        self._observe("vision_seconds", stats.vision_seconds)
+        self._observe("cancellation_steps", stats.cancellation_steps)
+        for times in _taken(stats.times):
+            self._histograms["queue_seconds"].observe(times.queue)
+            self._histograms["prefill_seconds"].observe(times.prefill)
+            self._histograms["decode_seconds"].observe(times.decode)
+            self._histograms["time_to_first_token_seconds"].observe(times.ttft)
+            self._histograms["request_seconds"].observe(times.end_to_end)
+            if times.tpot is not None:
+                self._histograms["time_per_output_token_seconds"].observe(times.tpot)
+        for reason in finished:
+            self._by_reason[reason].increment(1)
+
+    def _observe(self, name: str, values: deque[Any]) -> None:
+        for value in _taken(values):
+            self._histograms[name].observe(value)
+
+
+def _taken(values: deque[Any]) -> Iterator[Any]:
+    """What is there now, taken out."""
+    for _ in range(len(values)):
+        yield values.popleft()

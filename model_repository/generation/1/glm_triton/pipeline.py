@@ -1,0 +1,115 @@
+"""A job's way: admission, stage 1, the engine, the responder. Free of Triton.
+
+Who does what, and on which thread:
+
+* whoever calls ``accept`` (Triton's thread) only files the job.
+* some threads ask stage 1 for the prompt and hand it to the engine (``preprocessing``).
+* the engine's thread runs the model; it only ever puts outputs into the responder's outbox.
+* the responder's thread sends every response.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from glm_engine.config import EngineConfig
+from glm_engine.engine import Engine
+from glm_engine.errors import GenerationError
+from glm_engine.heartbeat import Heartbeat
+from glm_engine.request import Output
+from glm_triton.admission import Admission
+from glm_triton.jobs import Job
+from glm_triton.preprocessing import Infer, Preprocessing
+from glm_triton.responder import OnEnd, Responder
+
+# Of the heartbeat: the engine's thread is 0, and the one that sends responses is this.
+RESPONDER_BEAT, NUM_BEATS = 1, 2
+_DRAIN_SECONDS = 20.0
+
+CreateEngine = Callable[[Callable[[Sequence[Output]], None]], Engine]
+
+logger = logging.getLogger("generation")
+
+
+class Pipeline:
+    """Takes jobs, and sees to it that each is answered exactly once.
+
+    Args:
+        create_engine: is given what the engine has to call with its outputs.
+        infer: asks stage 1; see :class:`glm_triton.preprocessing.Preprocessing`.
+        on_end: is called for each job that was answered, and must not raise; see
+            :class:`glm_triton.responder.Responder`.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        create_engine: CreateEngine,
+        infer: Infer,
+        on_end: OnEnd,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._on_end = on_end
+        self._heartbeat = heartbeat
+        self.engine = create_engine(self._take_outputs)
+        self._admission = Admission(config, self.engine.stats)
+        self._responder = Responder(
+            self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_BEAT
+        )
+        self.preprocessing = Preprocessing(
+            self.engine, self._admission, infer, self._responder.fail
+        )
+        self._thread = threading.Thread(target=self._respond, name="responses", daemon=True)
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs that are not answered yet."""
+        return self._responder.num_jobs
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are answered."""
+        return self.engine.is_alive and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start all threads."""
+        self.engine.start()
+        self._thread.start()
+        self.preprocessing.start()
+
+    def accept(self, job: Job) -> None:
+        """Take a job over; nothing here waits.
+
+        Raises:
+            GenerationError: it is refused, and nothing has been sent to its client.
+        """
+        self._admission.admit(job, is_idle=self.preprocessing.is_idle)
+        self._responder.open(job)
+        self.preprocessing.put(job)
+
+    def cancel(self, cancel_key: bytes) -> None:
+        """Cancel the job with this key, if there is one."""
+        if job := self._admission.by_cancel_key(cancel_key):
+            self._responder.cancel(job)
+
+    def stop(self) -> None:
+        """Let live jobs finish for a while, fail the rest, and end every thread."""
+        self.preprocessing.close()
+        self.engine.stop(timeout=_DRAIN_SECONDS)
+        self.preprocessing.join()
+        self._responder.stop()
+        self._thread.join()
+
+    def _take_outputs(self, outputs: Sequence[Output]) -> None:
+        self._responder.take_outputs(outputs)
+
+    def _end(self, job: Job, finish_reason: str, error: GenerationError | None) -> None:
+        self._admission.release(job)
+        self._on_end(job, finish_reason, error)
+
+    def _respond(self) -> None:
+        try:
+            self._responder.run()
+        except Exception:  # nothing gets answered without it
+            logger.exception("a thread failed")
+            self._heartbeat.fail()

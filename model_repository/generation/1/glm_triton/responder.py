@@ -1,0 +1,302 @@
+"""Outputs of the engine in, responses to the clients out. Free of Triton.
+
+One thread alone sends responses, so no job is answered twice, and it polls every live job for
+cancellation, whatever the job is doing. It takes time from the engine's thread, so it wakes up for
+the first and the last text of an answer, and else every few milliseconds.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glm_engine.engine import Engine
+from glm_engine.errors import EngineFailure, GenerationError, RequestCancelled
+from glm_engine.heartbeat import Heartbeat
+from glm_engine.request import Output, TokenLogprobs
+from glm_triton.admission import Pace
+from glm_triton.jobs import Choice, Job, Response
+
+# Asking whether a client has gone is a call of the server: each request is asked for in every fifth
+# of these turns where there are many.
+_CANCELLATION_POLL_SECONDS = 0.02
+_LEAST_POLLS, _POLL_TURNS = 16, 5
+# A stream gets a response no more often than every few milliseconds, times the number of streams:
+# a response costs about 0.2 ms on its way to the client, and an eye sees 50 ms as at once. Its last
+# response is not held up, nor are its first ones.
+_RESPONSE_SECONDS = 0.005
+_RESPONSE_SECONDS_A_STREAM = 0.001
+_MAX_RESPONSE_SECONDS = 0.05
+# Where requests wait for free blocks streams get half as many, which gives the engine time for
+# them.
+_QUEUE_FACTOR = 2
+
+OnEnd = Callable[[Job, str, GenerationError | None], None]
+
+logger = logging.getLogger("generation")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A job that ended before the engine had it."""
+
+    job: Job
+    error: GenerationError
+
+
+# What the thread gets: a new job, the outputs of a step, a job that failed, or the end.
+_Item = Job | Sequence[Output] | _Failed | None
+
+
+class _Outbox:
+    """Items for the thread, in order. It is woken only for those that cannot wait."""
+
+    def __init__(self) -> None:
+        self._items: deque[_Item] = deque()
+        self._wake = threading.Event()
+
+    def put(self, item: _Item, *, urgent: bool = True) -> None:
+        """Add an item; any thread may."""
+        self._items.append(item)
+        if urgent:
+            self._wake.set()
+
+    def take(self, timeout: float | None) -> list[_Item]:
+        """All items, once there is an urgent one or so many seconds have passed."""
+        self._wake.wait(timeout)
+        self._wake.clear()
+        return [self._items.popleft() for _ in range(len(self._items))]
+
+
+class Responder:
+    """Answers every job that it was given exactly once.
+
+    Args:
+        pace: is told when a job leaves the queue, and how long it ran.
+        on_end: is called for each job when it has been answered, with its finish reason and its
+            error, if it ended in one.
+        heartbeat: worker ``beat`` of it beats while there is something to send.
+    """
+
+    def __init__(
+        self, engine: Engine, pace: Pace, on_end: OnEnd, heartbeat: Heartbeat, beat: int
+    ) -> None:
+        self._engine = engine
+        self._pace = pace
+        self._on_end = on_end
+        self._heartbeat, self._beat = heartbeat, beat
+        self._outbox = _Outbox()
+        self._jobs: set[Job] = set()
+        self._to_poll: list[Job] = []
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs that are not answered yet."""
+        return len(self._jobs)
+
+    # ---- any thread ----
+
+    def open(self, job: Job) -> None:
+        """Answer this job when there is something to answer."""
+        self._outbox.put(job)
+
+    def take_outputs(self, outputs: Sequence[Output]) -> None:
+        """Of one step of the engine, on its thread."""
+        urgent = any(
+            output.is_final or ((choice := output.request.context) is not None and choice.is_new)
+            for output in outputs
+        )
+        self._outbox.put(outputs, urgent=urgent)
+
+    def fail(self, job: Job, error: GenerationError) -> None:
+        """End a job that the engine does not have."""
+        self._outbox.put(_Failed(job, error))
+
+    def cancel(self, job: Job) -> None:
+        """End a job for its client."""
+        job.cancelled = True
+        if job.choices:
+            self._abort(job)  # the engine answers
+        else:
+            self.fail(job, RequestCancelled())
+
+    def stop(self) -> None:
+        """Nothing comes any more; ``run`` returns when what is there has been sent."""
+        self._outbox.put(None)
+
+    # ---- its thread ----
+
+    def run(self) -> None:
+        """Send responses until ``stop``."""
+        waiting: dict[Choice, None] = {}  # those that have something to send
+        polled = time.monotonic()
+        while True:
+            self._heartbeat.rest(self._beat)
+            items = self._outbox.take(_RESPONSE_SECONDS if self._jobs else None)
+            self._heartbeat.beat(self._beat)
+            waiting.update(dict.fromkeys(self._sort_in(items)))
+            now = time.monotonic()
+            pause = self._pause()
+            for choice in [c for c in waiting if c.is_urgent or now - c.sent >= pause]:
+                del waiting[choice]
+                self._send_guarded(choice)
+            if now - polled >= _CANCELLATION_POLL_SECONDS:
+                self._poll_cancellations()
+                polled = now
+            if None in items:
+                return
+
+    def _pause(self) -> float:
+        """Seconds between two responses of a stream."""
+        pause = _RESPONSE_SECONDS_A_STREAM * len(self._jobs)
+        pause = min(max(_RESPONSE_SECONDS, pause), _MAX_RESPONSE_SECONDS)
+        return pause * _QUEUE_FACTOR if self._engine.stats.waiting else pause
+
+    def _sort_in(self, items: list[_Item]) -> list[Choice]:
+        """File the items under their jobs; the choices that have something to send, in order."""
+        ready: dict[Choice, None] = {}
+        for item in items:
+            match item:
+                case None:
+                    pass
+                case Job():
+                    self._jobs.add(item)
+                case _Failed(job, error):
+                    self._close(job, error)
+                case outputs:
+                    for output in outputs:
+                        choice: Choice | None = output.request.context
+                        if choice is None:
+                            continue
+                        if choice.job not in self._jobs:  # it ended before it had its prompt
+                            if output.is_final:
+                                choice.job.forget()
+                            continue
+                        self._note_pace(choice.job, output)
+                        choice.unsent.append(output)
+                        if choice.job.stream or output.is_final:
+                            ready[choice] = None
+        return list(ready)
+
+    def _note_pace(self, job: Job, output: Output) -> None:
+        if not job.has_begun:
+            job.has_begun = True
+            self._pace.note(time.monotonic())
+        if output.is_final and output.error is None:
+            times = output.request.timeline
+            self._pace.note_run(times.finished - times.scheduled)
+
+    def _send_guarded(self, choice: Choice) -> None:
+        if choice.job not in self._jobs:
+            return  # answered with an error meanwhile
+        try:
+            self._send(choice)
+        except Exception:  # of this job only: the thread answers all the others
+            logger.exception(
+                "request %(request_id)s could not be answered",
+                {"request_id": choice.job.request_id},
+            )
+            self._close(choice.job, EngineFailure("the answer could not be sent"))
+
+    def _send(self, choice: Choice) -> None:
+        job = choice.job
+        outputs, choice.unsent = choice.unsent, []
+        last = outputs[-1]
+        if last.error is not None:
+            self._close(job, last.error)
+            return
+        text = "".join(output.text for output in outputs)
+        if not text and not last.is_final:
+            choice.unsent = outputs  # no text yet; its tokens and logprobs are still to be sent
+            return
+        if not choice.num_sent:
+            text = job.prefix + text
+        response = self._response(choice, text, outputs)
+        is_last = job.num_open == 1 and last.is_final
+        job.client.send(response, is_last=is_last)
+        job.num_open -= last.is_final
+        choice.sent = time.monotonic()
+        choice.num_sent += 1
+        if is_last:
+            self._retire(job, str(last.finish_reason))
+
+    def _response(self, choice: Choice, text: str, outputs: list[Output]) -> Response:
+        last, flags, request = outputs[-1], choice.job.flags, choice.request
+        token_ids = [token_id for output in outputs for token_id in output.token_ids]
+        values: dict[str, Any] = {}
+        if len(choice.job.choices) > 1:
+            values["index"] = choice.index
+        if "return_finish_reason" in flags:
+            values["finish_reason"] = last.finish_reason or ""
+            values["stop_reason"] = last.stop_reason
+        if "return_cumulative_logprob" in flags:
+            values["cumulative_logprob"] = last.cumulative_logprob
+        if "return_logprobs" in flags:
+            values["logprobs"] = [
+                self._readable(token) for output in outputs for token in output.logprobs
+            ]
+        if "return_num_input_tokens" in flags:
+            values["num_cached_tokens"] = request.num_cached
+            values["num_input_tokens"] = request.prompt.num_tokens
+            values["num_image_tokens"] = request.prompt.num_image_tokens
+        if "return_num_output_tokens" in flags:
+            values["num_output_tokens"] = len(token_ids)
+            values["num_reasoning_tokens"] = self._thought_tokens(choice, len(token_ids))
+        if "return_token_ids" in flags:
+            values["token_ids"] = token_ids
+        return Response(text, **values)
+
+    def _thought_tokens(self, choice: Choice, num_tokens: int) -> int:
+        """How many of the next tokens of an answer belong to its thought."""
+        thought, thinking = 0, self._engine.thinking
+        if thinking is not None and not choice.has_thought:
+            # Of these tokens; the answer may be longer by now than what is sent here.
+            before = choice.num_sent_tokens
+            answer = choice.request.token_ids[: before + num_tokens]
+            thought = max(0, thinking.count(answer) - before)
+            choice.has_thought = not thinking.is_open(answer)
+        choice.num_sent_tokens += num_tokens
+        return thought
+
+    def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, Any]]:
+        table = self._engine.table
+        return {
+            token_id: {
+                "logprob": value,
+                "rank": rank,
+                "decoded_token": table.text(token_id),
+                "bytes": list(table.token_bytes(token_id, skip_special_tokens=False)),
+            }
+            for token_id, (value, rank) in token.entries.items()
+        }
+
+    def _poll_cancellations(self) -> None:
+        if not self._to_poll:
+            self._to_poll.extend(self._jobs)
+        for _ in range(max(_LEAST_POLLS, len(self._jobs) // _POLL_TURNS)):
+            if not self._to_poll:
+                return
+            job = self._to_poll.pop()
+            if job in self._jobs and not job.cancelled and job.client.is_cancelled():
+                self.cancel(job)
+
+    def _abort(self, job: Job) -> None:
+        for choice in job.choices:
+            self._engine.abort(choice.request)
+
+    def _close(self, job: Job, error: GenerationError) -> None:
+        """End a job by an error; what the engine sends of it later is dropped."""
+        if job not in self._jobs:  # it ended before it had its prompt
+            job.forget()
+            return
+        job.client.fail(error)
+        self._abort(job)
+        self._retire(job, error.finish_reason, error)
+
+    def _retire(self, job: Job, finish_reason: str, error: GenerationError | None = None) -> None:
+        self._jobs.discard(job)
+        self._on_end(job, finish_reason, error)
+        job.forget()

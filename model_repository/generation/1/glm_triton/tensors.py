@@ -1,0 +1,219 @@
+"""Triton's requests and responses as this package's jobs and responses, and back."""
+
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from glm_engine.errors import GenerationError, InvalidRequest, wire_text
+from glm_engine.request import GenerationDefaults, parse_sampling_parameters
+from glm_triton.jobs import Job, Response
+from glm_triton.preprocessing import PROMPT_INPUTS, PROMPT_OUTPUTS, StageOneError
+
+# The parameter of a request whose errors are to be JSON, to stage 1 as well.
+_ERROR_DETAILS = "error_details"
+_FLAGS = (
+    "return_finish_reason",
+    "return_cumulative_logprob",
+    "return_logprobs",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+    "return_token_ids",
+)
+_COUNTS = (
+    "index",
+    "num_input_tokens",
+    "num_image_tokens",
+    "num_cached_tokens",
+    "num_output_tokens",
+    "num_reasoning_tokens",
+)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+logger = logging.getLogger("generation")
+
+
+class TritonClient:
+    """Whoever sent a request to Triton; see :class:`glm_triton.jobs.Client`."""
+
+    def __init__(self, triton_request: Any) -> None:
+        self._sender = triton_request.get_response_sender()
+        self._wants_details = _parameter(triton_request, _ERROR_DETAILS)
+
+    def send(self, response: Response, *, is_last: bool) -> None:
+        """Send one response."""
+        tensors = pb_utils.InferenceResponse(_to_tensors(response))
+        self._sender.send(tensors, flags=_FINAL if is_last else 0)
+
+    def fail(self, error: GenerationError) -> None:
+        """Send an error as the last response."""
+        try:
+            code = getattr(pb_utils.TritonError, error.status)
+            text = wire_text(error, details=self._wants_details)
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+            self._sender.send(response, flags=_FINAL)
+        except Exception:  # as when shared memory is full
+            logger.exception("an error could not be sent")
+            with contextlib.suppress(Exception):
+                self.end()
+
+    def end(self) -> None:
+        """End the request without a response."""
+        self._sender.send(flags=_FINAL)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client closed its stream."""
+        try:
+            return bool(self._sender.is_cancelled())
+        except Exception:  # of this request only: the thread polls all the others
+            logger.exception("a request could not be asked whether it is cancelled")
+            return False
+
+
+def cancel_key(triton_request: Any) -> bytes | None:
+    """Of the request that this one cancels; None where it asks for an answer."""
+    key: bytes | None = _value(triton_request, "cancel")
+    return key
+
+
+def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefaults) -> Job:
+    """The job that a request of Triton asks for.
+
+    Raises:
+        InvalidRequest: naming the input.
+    """
+    stream = _flag(triton_request, "stream", default=False)
+    prompt_inputs = {
+        name: tensor.as_numpy().copy()
+        for name in PROMPT_INPUTS
+        if (tensor := pb_utils.get_input_tensor_by_name(triton_request, name)) is not None
+    }
+    flags = frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False))
+    params = parse_sampling_parameters(_text(triton_request, "sampling_parameters"), defaults)
+    if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
+        params = replace(params, logprobs=0)
+    return Job(
+        request_id=triton_request.request_id() or f"request-{id(client):x}",
+        client=client,
+        prompt_inputs=prompt_inputs,
+        prompt_field=next(iter(prompt_inputs), "messages"),
+        params=params,
+        stream=stream,
+        flags=flags,
+        prefix=_prefix(triton_request, stream),
+        received=time.monotonic(),
+        tenant=_text(triton_request, "tenant") or "",
+        cancel_key=_value(triton_request, "cancel_key"),
+        trace_context=_trace_context(triton_request),
+        num_bytes=sum(
+            len(file)
+            for name in ("image", "video")
+            if name in prompt_inputs
+            for file in prompt_inputs[name].ravel()
+        ),
+    )
+
+
+def infer_stage_one(
+    request_id: str, inputs: Mapping[str, "np.ndarray[Any, Any]"]
+) -> dict[str, "np.ndarray[Any, Any]"]:
+    """A prompt by stage 1, through BLS.
+
+    Raises:
+        StageOneError: it, or Triton, has none.
+    """
+    response = pb_utils.InferenceRequest(
+        model_name="preprocessing",
+        request_id=request_id,
+        requested_output_names=list(PROMPT_OUTPUTS),
+        inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
+        parameters={_ERROR_DETAILS: True},
+    ).exec()
+    if response.has_error():
+        raise StageOneError(response.error().message())
+    return {
+        name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
+        for name in PROMPT_OUTPUTS
+    }
+
+
+def _to_tensors(response: Response) -> list[Any]:
+    tensors = [_string_tensor("text_output", response.text)]
+    for name in _COUNTS:
+        if (count := getattr(response, name)) is not None:
+            tensors.append(pb_utils.Tensor(name, np.array([count], np.uint32)))
+    if response.finish_reason is not None:
+        tensors.append(_string_tensor("finish_reason", response.finish_reason))
+    if response.stop_reason is not None:
+        tensors.append(_string_tensor("stop_reason", json.dumps(response.stop_reason)))
+    if response.cumulative_logprob is not None:
+        value = np.array([response.cumulative_logprob], np.float32)
+        tensors.append(pb_utils.Tensor("cumulative_logprob", value))
+    if response.logprobs is not None:
+        tensors.append(_string_tensor("logprobs", json.dumps(response.logprobs)))
+    if response.token_ids is not None:
+        tensors.append(pb_utils.Tensor("token_ids", np.array(response.token_ids, np.int32)))
+    return tensors
+
+
+def _prefix(triton_request: Any, stream: bool) -> str:
+    """vllm_backend's rule: without a stream the input comes first, unless the client asks not."""
+    text = _text(triton_request, "text_input")
+    exclude = _flag(triton_request, "exclude_input_in_output", default=stream or text is None)
+    if exclude:
+        return ""
+    if stream or text is None:
+        raise InvalidRequest(
+            "exclude_input_in_output",
+            "false needs text_input, and does not go together with stream",
+        )
+    return text
+
+
+def _parameter(triton_request: Any, name: str) -> bool:
+    try:
+        return bool(json.loads(triton_request.parameters() or "{}").get(name))
+    except ValueError:  # a client may send what Triton cannot write as JSON, such as NaN
+        return False
+
+
+def _value(triton_request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(triton_request, name)
+    if tensor is None or not tensor.as_numpy().size:
+        return None
+    return tensor.as_numpy().ravel()[0]
+
+
+def _flag(triton_request: Any, name: str, *, default: bool) -> bool:
+    value = _value(triton_request, name)
+    return default if value is None else bool(value)
+
+
+def _trace_context(triton_request: Any) -> str:
+    """W3C traceparent; empty where there is none."""
+    given = _text(triton_request, "trace_context") or ""
+    if given and not _TRACEPARENT.fullmatch(given):
+        raise InvalidRequest(
+            "trace_context", "is not a W3C traceparent such as 00-<32 hex>-<16 hex>-01"
+        )
+    return given
+
+
+def _text(triton_request: Any, name: str) -> str | None:
+    value = _value(triton_request, name)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(name, "is not valid UTF-8") from None
+
+
+def _string_tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode()], object))
