@@ -70,7 +70,7 @@ types: ## Check types only
 	@$(call install,lint)
 	$(BIN)/mypy launcher client frontend demo_model benchmarks tests
 	$(BIN)/mypy model_repository/preprocessing/1/glm_preprocessing model_repository/preprocessing/1/model.py
-	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/glm_triton model_repository/generation/1/model.py
+	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/glm_format model_repository/generation/1/glm_triton model_repository/generation/1/model.py
 
 format: ## Format the code and mend what ruff can mend
 	@$(call install,lint)

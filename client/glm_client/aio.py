@@ -271,6 +271,7 @@ class _Call:
 def _join(deltas: list[GenerationDelta]) -> Generation:
     return Generation(
         text="".join(delta.text for delta in deltas),
+        events=tuple(event for delta in deltas for event in delta.events),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
         finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),

@@ -33,6 +33,51 @@ class TokenLogprobs:
     top: tuple[TokenLogprob, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ThoughtDelta:
+    """The next piece of a thought.
+
+    Attributes:
+        logprobs: of its tokens, tags left out, when the request asked for them.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of the answer's text; attributes as in :class:`ThoughtDelta`."""
+
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """A tool is called.
+
+    Attributes:
+        index: of the call in the answer, from 0.
+        name: one of those that the request offers.
+    """
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """The next piece of the JSON text of a call's arguments; it is whole in a finished answer."""
+
+    index: int
+    arguments: str
+
+
+Event = ThoughtDelta | TextDelta | CallStart | CallDelta
+"""What an answer consists of, in the order in which the model writes it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request for text. Give one of the first four.
@@ -56,6 +101,8 @@ class GenerationRequest:
             alternatives, from 0) the pieces have theirs; with ``n`` there are so many answers.
         request_id: shows up in the server's log.
         return_token_ids: ask for ``GenerationDelta.token_ids``.
+        return_events: ask for ``GenerationDelta.events``, in which thought, text and calls of
+            ``tools`` are told apart, instead of ``text`` and ``logprobs``.
         tenant: on whose behalf. Requests that wait are started so that each tenant gets an equal
             share of the engine.
         trace_context: W3C ``traceparent`` of the caller's span; the server's spans of this request
@@ -78,6 +125,7 @@ class GenerationRequest:
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
     request_id: str = ""
     return_token_ids: bool = False
+    return_events: bool = False
     tenant: str = ""
     trace_context: str = ""
 
@@ -101,7 +149,9 @@ class GenerationDelta:
     """The next piece of an answer.
 
     Attributes:
-        text: never ends in the middle of a character; may be empty.
+        text: as the model writes it, tags included; never ends in the middle of a character; may be
+            empty.
+        events: the same as what it means, when the request asked for it; then ``text`` is empty.
         index: which of the answers this is a piece of, from 0.
         token_ids: the tokens of this piece, when the request asked for them.
         logprobs: of the tokens of this piece, when the request asked for them.
@@ -115,7 +165,8 @@ class GenerationDelta:
         num_reasoning_tokens: those of ``num_output_tokens`` that are of the thought.
     """
 
-    text: str
+    text: str = ""
+    events: tuple[Event, ...] = ()
     index: int = 0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
@@ -132,7 +183,8 @@ class GenerationDelta:
 class Generation:
     """A whole answer. Attributes as in :class:`GenerationDelta`, summed up."""
 
-    text: str
+    text: str = ""
+    events: tuple[Event, ...] = ()
     finish_reason: FinishReason
     num_input_tokens: int
     num_image_tokens: int

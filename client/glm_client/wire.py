@@ -13,9 +13,14 @@ from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 
 from glm_client.errors import ERROR_DETAILS
 from glm_client.types import (
+    CallDelta,
+    CallStart,
+    Event,
     FinishReason,
     GenerationDelta,
     GenerationRequest,
+    TextDelta,
+    ThoughtDelta,
     Tokenization,
     TokenLogprob,
     TokenLogprobs,
@@ -45,6 +50,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "return_num_input_tokens": "BOOL",
         "return_num_output_tokens": "BOOL",
         "return_token_ids": "BOOL",
+        "return_events": "BOOL",
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
@@ -64,6 +70,7 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "num_output_tokens": "UINT32",
         "num_reasoning_tokens": "UINT32",
         "token_ids": "INT32",
+        "events": "BYTES",
     }
 )
 
@@ -120,7 +127,9 @@ def parse_tokenization(result: InferResult) -> Tokenization:
 def _outputs(request: GenerationRequest) -> list[str]:
     unwanted = {
         "token_ids": not request.return_token_ids,
-        "logprobs": not _wants_logprobs(request),
+        "text_output": request.return_events,
+        "events": not request.return_events,
+        "logprobs": request.return_events or not _wants_logprobs(request),
         "index": request.num_choices == 1,
     }
     return [name for name in OUTPUT_DATATYPES if not unwanted.get(name)]
@@ -139,6 +148,8 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_num_input_tokens", True),
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
+        # An older server does not know this one.
+        *([_flag("return_events", True)] if request.return_events else []),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
         *(
@@ -200,7 +211,8 @@ def parse_response(result: InferResult) -> GenerationDelta:
     return GenerationDelta(
         text=_first(result, "text_output", b"").decode(),
         index=_count(result, "index") or 0,
-        logprobs=_logprobs(_first(result, "logprobs", b"[]")),
+        events=tuple(map(_event, json.loads(_first(result, "events", b"[]")))),
+        logprobs=_logprobs(json.loads(_first(result, "logprobs", b"[]"))),
         token_ids=() if token_ids is None else tuple(token_ids.ravel().tolist()),
         finish_reason=cast(FinishReason, finish_reason) if finish_reason else None,
         stop_reason=json.loads(_first(result, "stop_reason", b"null")),
@@ -212,10 +224,21 @@ def parse_response(result: InferResult) -> GenerationDelta:
     )
 
 
-def _logprobs(text: bytes) -> tuple[TokenLogprobs, ...]:
+def _event(given: Mapping[str, Any]) -> Event:
+    match given:
+        case {"call": index, "name": name}:
+            return CallStart(index, name)
+        case {"call": index, "arguments": arguments}:
+            return CallDelta(index, arguments)
+        case {"thought": text}:
+            return ThoughtDelta(text, _logprobs(given.get("logprobs", ())))
+    return TextDelta(given["text"], _logprobs(given.get("logprobs", ())))
+
+
+def _logprobs(given: Sequence[Mapping[str, Any]]) -> tuple[TokenLogprobs, ...]:
     """The chosen token comes first; it is there twice in effect if it is one of the likeliest."""
     found = []
-    for entries in json.loads(text):
+    for entries in given:
         tokens = [
             TokenLogprob(
                 int(token_id),

@@ -121,6 +121,29 @@ def test_a_stream_adds_up_to_the_whole(client: grpc.InferenceServerClient) -> No
     assert sum(int(piece["num_output_tokens"]) for piece in pieces) == whole["num_output_tokens"]
 
 
+def test_events_tell_thought_text_and_calls_apart(client: grpc.InferenceServerClient) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    message = {"role": "user", "content": "What is the weather in Paris?"}
+    inputs = [
+        _text("messages", json.dumps([message]).encode()),
+        _text("tools", json.dumps([tool]).encode()),
+        _text("sampling_parameters", b'{"temperature": 0}'),
+        _flag("return_finish_reason", True),
+    ]
+    [plain] = _responses(client, *inputs)
+    [whole] = _responses(client, *inputs, _flag("return_events", True))
+    assert "text_output" not in whole and whole["finish_reason"] == plain["finish_reason"]
+    thought, start, delta = json.loads(whole["events"])
+    assert f"<think>{thought['thought']}</think>".encode() in plain["text_output"]
+    assert start == {"call": 0, "name": "get_weather"}
+    assert json.loads(delta["arguments"]) == {"city": "Paris"}
+    pieces = _responses(client, *inputs, _flag("return_events", True), _flag("stream", True))
+    events = [event for piece in pieces for event in json.loads(piece["events"])]
+    assert "".join(event.get("arguments", "") for event in events) == delta["arguments"]
+    assert "".join(event.get("thought", "") for event in events) == thought["thought"]
+
+
 def test_several_answers_to_one_prompt(client: grpc.InferenceServerClient) -> None:
     def answers(sampling: dict[str, Any]) -> list[bytes]:
         pieces = _responses(

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from tritonclient.utils import deserialize_bytes_tensor
 
-from glm_client import GenerationDelta, GenerationRequest, TokenLogprob, TokenLogprobs
+from glm_client import (
+    CallDelta,
+    CallStart,
+    GenerationDelta,
+    GenerationRequest,
+    TextDelta,
+    ThoughtDelta,
+    TokenLogprob,
+    TokenLogprobs,
+)
 from glm_client.wire import INPUT_DATATYPES, OUTPUT_DATATYPES, build_call, parse_response
 from unit.client.fake_triton import count, result
 
@@ -67,6 +76,7 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
     [
         ({}, set()),
         ({"return_token_ids": True}, {"token_ids"}),
+        ({"return_events": True}, {"events"}),
         ({"sampling_parameters": {"logprobs": 0}}, {"logprobs"}),
         ({"sampling_parameters": {"n": 2}}, {"index"}),
     ],
@@ -74,7 +84,9 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
 def test_what_costs_is_asked_for_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
     call = build_call(GenerationRequest(text_input="hi", **given), stream=True, cancel_key=b"key")
     outputs = {output.name() for output in call["outputs"]}
-    assert outputs == set(OUTPUT_DATATYPES) - {"token_ids", "logprobs", "index"} | wanted
+    given_always = set(OUTPUT_DATATYPES) - {"token_ids", "logprobs", "index", "events"}
+    without_text = {"text_output"} if "events" in wanted else set()
+    assert outputs == given_always - without_text | wanted
     for name in ("token_ids", "logprobs"):
         assert inputs(call)[f"return_{name}"].tolist() == [name in wanted]
 
@@ -120,6 +132,25 @@ def test_a_full_response() -> None:
         token_ids=(7, 8),
         index=3,
         logprobs=(TokenLogprobs(chosen, (likeliest, chosen)),),
+    )
+
+
+def test_a_response_of_events() -> None:
+    entry = {"7": {"logprob": -0.5, "rank": 1, "decoded_token": "a", "bytes": [97]}}
+    token = TokenLogprob(7, "a", b"a", -0.5, 1)
+    events = [
+        {"thought": "hm", "logprobs": [entry]},
+        {"text": "Look:\n"},
+        {"call": 0, "name": "f"},
+        {"call": 0, "arguments": "{}"},
+    ]
+    assert parse_response(result(events=json.dumps(events))) == GenerationDelta(
+        events=(
+            ThoughtDelta("hm", (TokenLogprobs(token, (token,)),)),
+            TextDelta("Look:\n"),
+            CallStart(0, "f"),
+            CallDelta(0, "{}"),
+        )
     )
 
 

@@ -1,6 +1,7 @@
 """Text that grows token by token, against transformers' decode of the whole."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from glm_engine.detokenizer import Detokenizer, TokenTable
+from glm_format.answer import AnswerReader, Channel
+from glm_format.events import TextDelta
 from unit.paths import DEMO_CHECKPOINT
 
 TOKENIZER = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
@@ -43,27 +46,46 @@ def test_any_token_ids_decode_as_transformers_decodes_them(token_ids: list[int])
 def test_a_stop_string_ends_the_text_wherever_the_tokens_split_it(
     text: str, stop: list[str]
 ) -> None:
-    detokenizer = Detokenizer(TABLE, stop)
-    shown = "".join(detokenizer.push(token_id) for token_id in _ids(text)) + detokenizer.finish()
+    shown, found_string = _stopped(text, stop)
     found = [text.find(string) for string in stop if string in text]
     # The earliest stop string of the first moment at which any is complete ends the text.
     ends = [text.find(string) + len(string) for string in stop if string in text]
     if not found:
-        assert shown == text and detokenizer.stop_string is None
+        assert "".join(shown) == text and found_string is None
     else:
-        assert text.startswith(shown + str(detokenizer.stop_string))
-        assert detokenizer.stop_string in stop
-        assert len(shown) < min(ends)
-        assert not any(string in shown for string in stop)
+        assert text.startswith("".join(shown) + str(found_string))
+        assert found_string in stop
+        assert len("".join(shown)) < min(ends)
+        assert not any(string in "".join(shown) for string in stop)
+
+
+def _stopped(text: str, stop: list[str]) -> tuple[list[str], str | None]:
+    """What is shown after each token and at the end, and the stop string that was found."""
+    detokenizer = Detokenizer(TABLE)
+    bytes_of = partial(TABLE.token_bytes, skip_special_tokens=True)
+    reader = AnswerReader({}, bytes_of, begins_in=Channel.TEXT, stop=stop)
+    shown, read = [], ""
+    for token_id in _ids(text):
+        events = reader.push(token_id)
+        read += "".join(event.text for event in events if isinstance(event, TextDelta))
+        if reader.stop_string is not None:
+            shown.append(detokenizer.push_last(token_id, reader.stop_string))
+            break
+        shown.append(detokenizer.push(token_id, reader.held))
+        assert "".join(shown) == read
+    events = reader.finish(is_cut=False)
+    read += "".join(event.text for event in events if isinstance(event, TextDelta))
+    if reader.stop_string is None:
+        shown.append(detokenizer.finish())
+    assert "".join(shown) == read
+    return shown, reader.stop_string
 
 
 def test_a_possible_stop_string_is_held_back_and_released() -> None:
-    detokenizer = Detokenizer(TABLE, ["STOP"])
-    shown = [detokenizer.push(token_id) for token_id in _ids("a STO b")]
+    shown, _ = _stopped("a STO b", ["STOP"])
     assert "".join(shown) == "a STO b"
-    detokenizer = Detokenizer(TABLE, ["STOP"])
-    shown = [detokenizer.push(token_id) for token_id in _ids("a STO")]
-    assert "".join(shown) == "a " and detokenizer.finish() == "STO"
+    *shown, last = _stopped("a STO", ["STOP"])[0]
+    assert "".join(shown) == "a " and last == "STO"
 
 
 def test_half_a_character_at_the_end_is_shown_as_a_replacement() -> None:

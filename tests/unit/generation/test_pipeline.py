@@ -268,6 +268,31 @@ def test_the_same_answer_with_and_without_a_stream(stage: Stage) -> None:
     assert whole.text == f"Q: {streamed.text}"
 
 
+def test_events_instead_of_text(stage: Stage) -> None:
+    flags = ALL_FLAGS | {"return_events"}
+    params = SamplingParams(temperature=0.0, logprobs=0)
+    _, plain = stage.accept(stream=False, params=params)
+    _, whole = stage.accept(stream=False, params=params, flags=flags)
+    _, streamed = stage.accept(params=params, flags=flags)
+    for client in (plain, whole, streamed):
+        client.wait()
+    (response,) = whole.responses
+    assert response.text is None and response.logprobs is None
+    thought, text = response.events or ()
+    assert plain.text == f"<think>{thought['thought']}</think>\n{text['text']}"
+    for key, event in (("thought", thought), ("text", text)):
+        pieces = [one for each in streamed.responses for one in each.events or () if key in one]
+        assert "".join(piece[key] for piece in pieces) == event[key]
+        tokens = [next(iter(entry.values())) for entry in event["logprobs"]]
+        assert "".join(token["decoded_token"] for token in tokens).strip() == event[key]
+    assert (response.num_output_tokens, response.num_reasoning_tokens) == (
+        plain.responses[0].num_output_tokens,
+        plain.responses[0].num_reasoning_tokens,
+    )
+    total = sum(one.num_reasoning_tokens or 0 for one in streamed.responses)
+    assert total == response.num_reasoning_tokens
+
+
 def test_several_answers_end_once(stage: Stage) -> None:
     params = SamplingParams(temperature=1.0, max_tokens=20, n=3, seed=7)
     _, client = stage.accept(params=params)

@@ -8,6 +8,8 @@ import torch
 
 from glm_engine.request import Prompt, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampler
+from glm_format.answer import AnswerReader
+from glm_format.tags import Tag
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 EOS = frozenset({0})
@@ -184,13 +186,8 @@ def test_a_thought_ends_with_its_budget(
     answer: list[int], budget: int | None, ends: bool, temperature: float
 ) -> None:
     request = _request(answer, thinking_token_budget=budget, temperature=temperature, seed=1)
+    request.reader = AnswerReader({3: Tag.THINK, 5: Tag.END_THINK}, lambda token_id: b"a")
+    for token_id in answer:
+        request.reader.push(token_id)
     # Token 5 is the least likely by far.
     assert (_sample(request) == 5) == ends
-
-
-@pytest.mark.parametrize(
-    ("answer", "count"),
-    [([], 0), ([1, 5], 0), ([3], 1), ([3, 1, 1], 3), ([3, 1, 5], 3), ([3, 1, 5, 1, 5], 3)],
-)
-def test_tokens_of_a_thought(answer: list[int], count: int) -> None:
-    assert ThinkingTokens(begin=3, end=5).count(answer) == count

@@ -323,6 +323,17 @@ def test_enforced_calls_are_calls_of_the_tools(grammars: Grammars) -> None:
     assert names == {"paint", "get_time"} and most > 1
 
 
+def test_a_call_out_of_an_open_thought_is_held_to_the_tools(grammars: Grammars) -> None:
+    params = SamplingParams(tool_choice=ToolChoice(True))
+    for seed in range(20):
+        guide = grammars.compile(params, [PAINT], THINKS)
+        assert guide is not None
+        for tag in ("<think>", "<|begin_of_box|>", "<tool_call>"):
+            guide.accept(token(tag))
+        rest = walk(guide, random.Random(seed), limit=3000)
+        assert re.fullmatch(rf"{CALL}(\n?{CALL})*", f"<tool_call>{rest}"), rest
+
+
 @pytest.mark.parametrize(
     "params, names",
     [

@@ -1,8 +1,10 @@
-"""From token ids to text as it grows: no split characters, stop strings found across tokens."""
+"""From token ids to text as it grows, without split characters."""
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from glm_format.tags import Tag
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -14,13 +16,8 @@ def _byte_alphabet() -> dict[str, int]:
     return stand_ins
 
 
-# What GLM structures an answer by; it is text here, whatever a checkpoint calls special.
-_MARKUP = frozenset(
-    {
-        "<think>", "</think>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>",
-        "<arg_value>", "</arg_value>", "<|begin_of_box|>", "<|end_of_box|>",
-    }
-)  # fmt: skip
+# Text here, whatever a checkpoint calls special.
+_TAGS = frozenset(map(str, Tag))
 
 
 class TokenTable:
@@ -40,7 +37,7 @@ class TokenTable:
         self._added = {token["content"]: int(token["id"]) for token in added}
         for token in added:
             self._bytes[token["id"]] = token["content"].encode()
-            if token["special"] and token["content"] not in _MARKUP:
+            if token["special"] and token["content"] not in _TAGS:
                 self._special.add(token["id"])
 
     def __len__(self) -> int:
@@ -63,51 +60,39 @@ class TokenTable:
 
 
 class Detokenizer:
-    """The growing text of one answer."""
+    """The growing text of one answer as the model writes it, its markup included."""
 
-    def __init__(
-        self, table: TokenTable, stop: Sequence[str] = (), *, skip_special_tokens: bool = True
-    ) -> None:
+    def __init__(self, table: TokenTable, *, skip_special_tokens: bool = True) -> None:
         self._table = table
-        self._stop = stop
         self._skip_special_tokens = skip_special_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
-        self.stop_string: str | None = None
-        """The stop string that was found; nothing comes out any more."""
 
-    def push(self, token_id: int) -> str:
+    def push(self, token_id: int, held: str = "") -> str:
         """Take one more token and return the text that can be shown now.
 
-        Held back are the bytes of an unfinished character, and text that may turn out to be the
-        beginning of a stop string.
+        Args:
+            held: what the text may end in that is not to be shown yet, as it may turn out to be the
+                beginning of a stop string. The bytes of an unfinished character are held back in
+                any case.
         """
-        data = self._table.token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
-        return self._release(self._decoder.decode(data))
+        text = self._next(token_id)
+        shown = len(text) - len(held) if text.endswith(held) else 0
+        self._held = text[shown:]
+        return text[:shown]
+
+    def push_last(self, token_id: int, stop: str) -> str:
+        """Take the token that completes a stop string and return the rest of the text before it."""
+        text = self._next(token_id)
+        self._held = ""
+        return text[: max(0, text.find(stop))]
 
     def finish(self) -> str:
         """The text still held back at the end; an unfinished character becomes U+FFFD."""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        text = self._held + self._decoder.decode(b"", final=True)
         self._held = ""
         return text
 
-    def _release(self, new_text: str) -> str:
-        if self.stop_string is not None:
-            return ""
-        text = self._held + new_text
-        found = [stop for stop in self._stop if stop in text]
-        if found:
-            self.stop_string = min(found, key=text.find)
-            self._held = ""
-            return text[: text.find(self.stop_string)]
-        held = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are the beginning of ``stop``."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[-length:]):
-            return length
-    return 0
+    def _next(self, token_id: int) -> str:
+        data = self._table.token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
+        return self._held + self._decoder.decode(data)

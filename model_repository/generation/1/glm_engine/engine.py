@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.structured_output import Grammars
 from glm_engine.vision import KnownImage
+from glm_format.answer import AnswerReader, channel_after
+from glm_format.events import Event
+from glm_format.tags import Tag, tags_by_token
 
 _INTEGRITY_SECONDS = 10.0
 _IDLE_BEAT_SECONDS = 1.0
@@ -134,7 +138,9 @@ class Engine:
         self.defaults = checkpoint.defaults
         self.image_token_id: int = checkpoint.config["image_token_id"]
         self.merge_size: int = checkpoint.config["vision_config"]["spatial_merge_size"]
-        begin, end = self.table.find("<think>"), self.table.find("</think>")
+        self._tags = tags_by_token(self.table.find)
+        self._assistant_token_id = self.table.find("<|assistant|>")
+        begin, end = self.table.find(Tag.THINK), self.table.find(Tag.END_THINK)
         self.thinking = None
         if begin is not None and end is not None:
             self.thinking = ThinkingTokens(begin, end)
@@ -215,6 +221,7 @@ class Engine:
                 "is not supported: the checkpoint has no tokens for a thought",
             )
         request.max_tokens = request.params.max_tokens or min(DEFAULT_MAX_TOKENS, room)
+        request.reader = self._new_reader(request)
         timeline = request.timeline
         timeline.queued = time.monotonic()
         timeline.received = timeline.received or timeline.queued
@@ -223,6 +230,16 @@ class Engine:
                 raise EngineUnavailable("the engine is stopping")
             self._mailbox.append(request)
         self._wake.set()
+
+    def _new_reader(self, request: Request) -> AnswerReader:
+        skips = request.params.skip_special_tokens
+        return AnswerReader(
+            self._tags,
+            partial(self.table.token_bytes, skip_special_tokens=skips),
+            begins_in=channel_after(request.prompt.input_ids, self._tags, self._assistant_token_id),
+            functions=request.functions,
+            stop=request.params.stop,
+        )
 
     def abort(self, request: Request) -> None:
         """Give a request up, whatever it is doing; before or after ``add``, any number of times."""
@@ -359,26 +376,33 @@ class Engine:
             request.timeline.first_token = time.monotonic()
         if sampled.logprobs is not None:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
-        detokenizer = self._detokenizer(request)
+        reader = request.reader
+        assert reader is not None
         finish_reason, stop_reason = self._stop_by_token(request, token_id)
         if request.guide is not None:
             if finish_reason is None:
                 request.guide.accept(token_id)
             else:
                 request.guide.check()
-        # The token that ends an answer is not part of its text.
-        text = "" if finish_reason == "stop" else detokenizer.push(token_id)
-        if detokenizer.stop_string is not None:
-            finish_reason, stop_reason = "stop", detokenizer.stop_string
+        text, events = "", list[Event]()
+        if finish_reason is None:  # the token that ends an answer is not part of it
+            events = reader.push(token_id, sampled.logprobs)
+            text = self._text(request, token_id)
+        if reader.stop_string is not None:
+            finish_reason, stop_reason = "stop", reader.stop_string
         elif request.guide is not None and request.guide.is_complete:
             finish_reason = "stop"
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
             finish_reason = "length"
         if finish_reason is not None:
-            text += detokenizer.finish()
+            events += reader.finish(is_cut=finish_reason == "length")
+            if not request.wants_events:
+                text += self._detokenizer(request).finish()
         output = Output(
             request,
             text,
+            events,
+            reader.num_thought_tokens,
             (token_id,),
             () if sampled.logprobs is None else (sampled.logprobs,),
             request.cumulative_logprob,
@@ -390,13 +414,21 @@ class Engine:
         else:
             self._outputs.append(output)
 
+    def _text(self, request: Request, token_id: int) -> str:
+        """The answer as it is written, which ends where its reader finds a stop string."""
+        reader = request.reader
+        if request.wants_events or reader is None:
+            return ""
+        detokenizer = self._detokenizer(request)
+        if reader.stop_string is not None:
+            return detokenizer.push_last(token_id, reader.stop_string)
+        return detokenizer.push(token_id, reader.held)
+
     def _detokenizer(self, request: Request) -> Detokenizer:
         found = self._detokenizers.get(request)
         if found is None:
             found = self._detokenizers[request] = Detokenizer(
-                self.table,
-                request.params.stop,
-                skip_special_tokens=request.params.skip_special_tokens,
+                self.table, skip_special_tokens=request.params.skip_special_tokens
             )
         return found
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from glm_engine.block_manager import BlockTable
 from glm_engine.errors import GenerationError, InvalidRequest
+from glm_format.answer import AnswerReader, Channel
+from glm_format.events import Event
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
@@ -48,16 +50,6 @@ class ThinkingTokens:
 
     begin: int
     end: int
-
-    def count(self, token_ids: Sequence[int]) -> int:
-        """How many tokens of an answer are its thought, the two included."""
-        if not token_ids or token_ids[0] != self.begin:
-            return 0
-        return token_ids.index(self.end) + 1 if self.end in token_ids else len(token_ids)
-
-    def is_open(self, token_ids: Sequence[int]) -> bool:
-        """Whether an answer is in its thought."""
-        return bool(token_ids) and token_ids[0] == self.begin and self.end not in token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +456,10 @@ class Request:
         encoded: embeddings of images that are not wholly computed yet.
         sampling: the sampler's state of this request.
         guide: holds the answer to a grammar (``structured_output.Guide``); None where it is free.
+        functions: tools that may be called, from name to the JSON schema of the parameters; without
+            any a call is text.
+        wants_events: whether ``Output.events`` are asked for, and not ``Output.text``.
+        reader: tells its thought, text and calls apart; set by the engine.
         tenant: on whose behalf; tenants get equal shares of the engine.
         arrival: counts up; who comes first is served first.
     """
@@ -483,6 +479,9 @@ class Request:
     encoded: dict[PromptImage, Any] = field(default_factory=dict)
     sampling: Any = None
     guide: Any = None
+    functions: Mapping[str, Any] = field(default_factory=dict)
+    wants_events: bool = False
+    reader: AnswerReader | None = None
     tenant: str = ""
     arrival: int = 0
     timeline: Timeline = field(default_factory=Timeline)
@@ -493,6 +492,11 @@ class Request:
     def num_tokens(self) -> int:
         """Tokens of prompt and answer together."""
         return self.prompt.num_tokens + len(self.token_ids)
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer is in its thought."""
+        return self.reader is not None and self.reader.channel is Channel.THOUGHT
 
     def ids_between(self, start: int, end: int) -> npt.NDArray[np.int32]:
         """Tokens of prompt and answer from ``start`` to ``end``: (end - start,) int32."""
@@ -530,11 +534,16 @@ class Output:
     """What one step gave one request; the last one has a finish reason or an error.
 
     Attributes:
+        text: as the model writes it; empty where events are asked for.
+        events: what the tokens mean, with their ``logprobs`` as notes.
+        num_thought_tokens: of the answer up to and with these tokens.
         cumulative_logprob: sum of the log probabilities of all tokens up to and with these.
     """
 
     request: Request
     text: str = ""
+    events: Sequence[Event] = ()
+    num_thought_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     cumulative_logprob: float = 0.0

@@ -137,16 +137,12 @@ class Sampler:
             scores.index_add_(0, *state.biased)
         if state.forbidden is not None and len(request.token_ids) < params.min_tokens:
             scores.index_fill_(0, state.forbidden, -torch.inf)
-        if self._has_thought_enough(params, request.token_ids):
-            assert self._thinking is not None
-            scores.fill_(-torch.inf)
-            scores[self._thinking.end] = 0
-
-    def _has_thought_enough(self, params: SamplingParams, answer: Sequence[int]) -> bool:
         budget, thinking = params.thinking_token_budget, self._thinking
-        if budget is None or thinking is None or not thinking.is_open(answer):
-            return False
-        return len(answer) > budget  # the token that begins the thought does not count
+        if budget is None or thinking is None or not request.is_thinking:
+            return
+        if len(request.token_ids) > budget:  # the token that begins the thought does not count
+            scores.fill_(-torch.inf)
+            scores[thinking.end] = 0
 
     def state(self, request: Request) -> SamplingState:
         """The request's state, made when it is first needed."""

@@ -23,6 +23,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from glm_engine.errors import InvalidRequest
 from glm_engine.request import Prompt, SamplingParams, StructuredOutputs, ThinkingTokens, ToolChoice
 from glm_engine.tool_grammar import MAX_GRAMMAR_BYTES, ToolGrammar, json_rule, literal, regex
+from glm_format.tags import Tag
 
 _MAX_CACHED = 64
 # Worst case of a step: about 5 ms of lexer and 10 ms of parser. What needs more fails by itself.
@@ -61,19 +62,28 @@ class Guide:
         free: npt.NDArray[np.int32],
         thinking: ThinkingTokens | None,
         line_break: int | None,
+        call: int | None = None,
     ) -> None:
-        """From a compiled grammar; ``free`` are the tokens that a thought may have."""
+        """From a compiled grammar; ``free`` are the tokens that a thought may have, ``call`` is the
+        one that begins a call.
+        """
         self._matcher = matcher
         self._field = field
         self._free = free
         self._thinking = thinking
         self._line_break = line_break
+        self._call = call
         self._phase = _Phase.CONTENT
 
     def copy(self) -> "Guide":
         """One for another answer, at the beginning of the grammar."""
         return Guide(
-            self._matcher.deep_copy(), self._field, self._free, self._thinking, self._line_break
+            self._matcher.deep_copy(),
+            self._field,
+            self._free,
+            self._thinking,
+            self._line_break,
+            self._call,
         )
 
     def begin(self, prompt: Prompt, assistant: int | None) -> None:
@@ -117,6 +127,10 @@ class Guide:
         if self._phase is _Phase.THOUGHT:
             if thinking is not None and token_id == thinking.end:
                 self._phase = _Phase.AFTER_THOUGHT
+            elif token_id == self._call and self._matcher.validate_tokens([token_id]):
+                # GLM calls straight out of a thought now and then: it is the call that was meant.
+                self._phase = _Phase.CONTENT
+                self._matcher.consume_token(token_id)
             return
         phase, self._phase = self._phase, _Phase.CONTENT
         if phase is _Phase.BEGINNING and thinking is not None and token_id == thinking.begin:
@@ -202,7 +216,8 @@ class Grammars:
 
     def _new_guide(self, grammar: str, field: str) -> Guide:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=_LIMITS, log_level=0)
-        guide = Guide(matcher, field, self._free, self._thinking, self._line_break)
+        call = self._token_ids.get(Tag.CALL)
+        guide = Guide(matcher, field, self._free, self._thinking, self._line_break, call)
         if not matcher.is_error():  # many a grammar fails in its first step
             guide.fill(allocate_token_bitmask(1, self._num_tokens), 0)
         if matcher.is_error():

@@ -19,7 +19,9 @@ class Response:
     """One response to a client. What is None was not asked for, or does not apply.
 
     Attributes:
-        text: never ends in the middle of a character.
+        text: as the model writes it, never ending in the middle of a character; None where the
+            client asks for events.
+        events: what the text means; see ``events`` in config.pbtxt.
         index: of the answer, where there are several.
         finish_reason: empty as long as the answer goes on.
         logprobs: for each token, by token id: ``logprob``, ``rank``, ``decoded_token``, ``bytes``.
@@ -27,7 +29,8 @@ class Response:
         num_output_tokens: in this response, as ``num_reasoning_tokens`` and ``token_ids``.
     """
 
-    text: str
+    text: str | None
+    events: Sequence[Mapping[str, Any]] | None = None
     index: int | None = None
     finish_reason: str | None = None
     stop_reason: StopReason | None = None
@@ -120,15 +123,22 @@ class Job:
             return None
         return Waiting(self.tenant, self.received, self.num_bytes, self.image_tokens)
 
-    def set_prompt(self, prompt: Prompt, guides: Sequence[Guide | None]) -> list["Choice"]:
+    def set_prompt(
+        self, prompt: Prompt, guides: Sequence[Guide | None], functions: Mapping[str, Any]
+    ) -> list["Choice"]:
         """The prompt is ready: one request of the engine for each answer, the first of which
-        computes the prompt for all."""
+        computes the prompt for all.
+
+        Args:
+            functions: tools that may be called, as in :class:`glm_engine.request.Request`.
+        """
         choices: list[Choice] = []
         for index, guide in enumerate(guides):
             params, seed = self.params, self.params.seed
             if index and seed is not None:
                 params = replace(params, seed=seed + index)  # or all answers would be the same
             request = Request(self.request_id, prompt, params, guide=guide, tenant=self.tenant)
+            request.functions, request.wants_events = functions, "return_events" in self.flags
             request.leader = choices[0].request if choices else None
             request.timeline.received = self.received
             request.context = Choice(self, index, request)
@@ -157,8 +167,7 @@ class Choice:
         unsent: outputs not sent yet; all of them until the end when the client did not ask for a
             stream.
         num_sent: responses so far.
-        num_sent_tokens: tokens in them.
-        has_thought: whether its thought has been sent, or it has none.
+        num_thought_tokens: tokens of the thought in them.
         sent: when the last of them was, in seconds of ``time.monotonic()``.
     """
 
@@ -167,8 +176,7 @@ class Choice:
     request: Request
     unsent: list[Output] = field(default_factory=list)
     num_sent: int = 0
-    num_sent_tokens: int = 0
-    has_thought: bool = False
+    num_thought_tokens: int = 0
     sent: float = 0.0
 
     @property

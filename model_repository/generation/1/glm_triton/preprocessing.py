@@ -152,7 +152,10 @@ class Preprocessing:
                 self._engine.grammars.compile(job.params, tools, prompt)
                 for _ in range(job.params.n)
             ]
-            choices = job.set_prompt(prompt, guides)
+            functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+            choices = job.set_prompt(
+                prompt, guides, {name: one.get("parameters") for name, one in functions.items()}
+            )
             self.seconds.append(time.monotonic() - job.received)
             for choice in choices:
                 self._engine.add(choice.request)

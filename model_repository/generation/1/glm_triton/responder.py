@@ -11,12 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from glm_engine.engine import Engine
 from glm_engine.errors import EngineFailure, GenerationError, RequestCancelled
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Output, TokenLogprobs
+from glm_format.events import CallDelta, CallStart, Event, TextDelta, ThoughtDelta, merged
 from glm_triton.admission import Pace
 from glm_triton.jobs import Choice, Job, Response
 
@@ -208,25 +210,37 @@ class Responder:
         if last.error is not None:
             self._close(job, last.error)
             return
-        text = "".join(output.text for output in outputs)
-        if not text and not last.is_final:
+        response = self._response(choice, outputs)
+        if not (response.text or response.events) and not last.is_final:
             choice.unsent = outputs  # no text yet; its tokens and logprobs are still to be sent
             return
-        if not choice.num_sent:
-            text = job.prefix + text
-        response = self._response(choice, text, outputs)
         is_last = job.num_open == 1 and last.is_final
         job.client.send(response, is_last=is_last)
+        choice.num_thought_tokens = last.num_thought_tokens
         job.num_open -= last.is_final
         choice.sent = time.monotonic()
         choice.num_sent += 1
         if is_last:
             self._retire(job, str(last.finish_reason))
 
-    def _response(self, choice: Choice, text: str, outputs: list[Output]) -> Response:
+    def _response(self, choice: Choice, outputs: list[Output]) -> Response:
         last, flags, request = outputs[-1], choice.job.flags, choice.request
         token_ids = [token_id for output in outputs for token_id in output.token_ids]
         values: dict[str, Any] = {}
+        text: str | None = None
+        with_logprobs = "return_logprobs" in flags
+        if request.wants_events:
+            found = chain.from_iterable(output.events for output in outputs)
+            events = merged(found, is_whole=not choice.job.stream)
+            values["events"] = [self._encoded(event, with_logprobs) for event in events]
+        else:
+            text = "".join(output.text for output in outputs)
+            if text or last.is_final:
+                text = text if choice.num_sent else choice.job.prefix + text
+            if with_logprobs:
+                values["logprobs"] = [
+                    self._readable(token) for output in outputs for token in output.logprobs
+                ]
         if len(choice.job.choices) > 1:
             values["index"] = choice.index
         if "return_finish_reason" in flags:
@@ -234,32 +248,29 @@ class Responder:
             values["stop_reason"] = last.stop_reason
         if "return_cumulative_logprob" in flags:
             values["cumulative_logprob"] = last.cumulative_logprob
-        if "return_logprobs" in flags:
-            values["logprobs"] = [
-                self._readable(token) for output in outputs for token in output.logprobs
-            ]
         if "return_num_input_tokens" in flags:
             values["num_cached_tokens"] = request.num_cached
             values["num_input_tokens"] = request.prompt.num_tokens
             values["num_image_tokens"] = request.prompt.num_image_tokens
         if "return_num_output_tokens" in flags:
             values["num_output_tokens"] = len(token_ids)
-            values["num_reasoning_tokens"] = self._thought_tokens(choice, len(token_ids))
+            values["num_reasoning_tokens"] = last.num_thought_tokens - choice.num_thought_tokens
         if "return_token_ids" in flags:
             values["token_ids"] = token_ids
         return Response(text, **values)
 
-    def _thought_tokens(self, choice: Choice, num_tokens: int) -> int:
-        """How many of the next tokens of an answer belong to its thought."""
-        thought, thinking = 0, self._engine.thinking
-        if thinking is not None and not choice.has_thought:
-            # Of these tokens; the answer may be longer by now than what is sent here.
-            before = choice.num_sent_tokens
-            answer = choice.request.token_ids[: before + num_tokens]
-            thought = max(0, thinking.count(answer) - before)
-            choice.has_thought = not thinking.is_open(answer)
-        choice.num_sent_tokens += num_tokens
-        return thought
+    def _encoded(self, event: Event, with_logprobs: bool) -> dict[str, Any]:
+        """An event as it is sent, in JSON."""
+        match event:
+            case CallStart(index, name):
+                return {"call": index, "name": name}
+            case CallDelta(index, arguments):
+                return {"call": index, "arguments": arguments}
+            case ThoughtDelta(text, notes) | TextDelta(text, notes):
+                key = "thought" if isinstance(event, ThoughtDelta) else "text"
+                logprobs = {"logprobs": [self._readable(note) for note in notes]}
+                return {key: text} | (logprobs if with_logprobs else {})
+        raise AssertionError(event)
 
     def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, Any]]:
         table = self._engine.table

@@ -26,6 +26,7 @@ _FLAGS = (
     "return_num_input_tokens",
     "return_num_output_tokens",
     "return_token_ids",
+    "return_events",
 )
 _COUNTS = (
     "index",
@@ -146,7 +147,11 @@ def infer_stage_one(
 
 
 def _to_tensors(response: Response) -> list[Any]:
-    tensors = [_string_tensor("text_output", response.text)]
+    tensors = []
+    if response.text is not None:
+        tensors.append(_string_tensor("text_output", response.text))
+    if response.events is not None:
+        tensors.append(_string_tensor("events", json.dumps(response.events)))
     for name in _COUNTS:
         if (count := getattr(response, name)) is not None:
             tensors.append(pb_utils.Tensor(name, np.array([count], np.uint32)))

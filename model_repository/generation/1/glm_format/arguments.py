@@ -1,0 +1,87 @@
+"""What the text of a call's argument means, by the JSON schema of its tool."""
+
+import ast
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_MAX_REFERENCES = 32
+# Of a JSON schema, looked at for one argument. What is larger does not say what it allows.
+_MAX_OPTIONS = 1000
+
+_PYTHON_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict,
+    "array": list, "null": type(None),
+}  # fmt: skip
+
+
+def properties(parameters: Any) -> Mapping[str, Any]:
+    """The properties of a tool's parameters; none where the schema has none."""
+    root = parameters if isinstance(parameters, Mapping) else {}
+    found = _resolved(root, root).get("properties")
+    return found if isinstance(found, Mapping) else {}
+
+
+def types_of(parameters: Any, key: str) -> set[str]:
+    """The JSON types that an argument may have; empty where the schema does not say."""
+    root = parameters if isinstance(parameters, Mapping) else {}
+    types: set[str] = set()
+    todo = [properties(parameters).get(key)]
+    # A small schema can refer to itself, or to parts twice that refer to parts twice.
+    seen: set[int] = set()
+    while todo:
+        part = _resolved(todo.pop(), root)
+        options = next((part[n] for n in ("anyOf", "oneOf") if isinstance(part.get(n), list)), None)
+        if options is None:
+            types |= _own_types(part)
+            continue
+        new = [option for option in options if id(option) not in seen]
+        seen.update(map(id, new))
+        if len(seen) > _MAX_OPTIONS:
+            return set()
+        todo += new
+    return types
+
+
+def value_of(text: str, types: set[str]) -> Any:
+    """What the model means by the text of an argument: a text where it may be nothing else.
+
+    GLM writes texts as they are, and everything else as JSON, or now and then as Python would.
+    """
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+            json.dumps(value, allow_nan=False)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        if not types or any(isinstance(value, _PYTHON_TYPES.get(kind, object)) for kind in types):
+            return value
+    return text
+
+
+def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema that a chain of references (and of lone ``allOf``) leads to."""
+    for _ in range(_MAX_REFERENCES):
+        match schema:
+            case {"$ref": str(path)}:
+                schema = root
+                for step in path.removeprefix("#").split("/", _MAX_REFERENCES)[1:]:
+                    schema = schema.get(step) if isinstance(schema, Mapping) else None
+            case {"allOf": [only]}:
+                schema = only
+            case _:
+                return schema if isinstance(schema, Mapping) else {}
+    return {}
+
+
+def _own_types(schema: Mapping[str, Any]) -> set[str]:
+    """Of a schema that is not a choice among others."""
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return {kind}
+    if isinstance(kind, list):
+        return {one for one in kind if isinstance(one, str)}
+    values = schema.get("enum")
+    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        return {"string"}
+    return set()
