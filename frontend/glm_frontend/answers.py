@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glm_client import (
     FinishReason,
+    Generation,
+    GenerationDelta,
     GenerationRequest,
     GLMError,
     InvalidRequestError,
-    ThinkingSplitter,
+    TextDelta,
+    ThoughtDelta,
     Tokenization,
     TokenLogprobs,
     UnavailableError,
@@ -17,7 +20,7 @@ from glm_client import (
 from glm_frontend.backend import Backend
 from glm_frontend.caller import Caller
 from glm_frontend.chat.boxes import Box, find_boxes
-from glm_frontend.chat.tool_calls import ToolCallDelta, ToolCallParser
+from glm_frontend.chat.tool_calls import ToolCallDelta, call_piece
 from glm_frontend.chat.translate import Translation
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, from_client_error
@@ -31,21 +34,35 @@ class Choice:
     """One whole answer.
 
     Attributes:
-        reasoning: empty when there is no thought.
-        tool_calls: pieces of all calls.
+        pieces: thought, text and calls, in the order in which the model wrote them.
         stop_reason: the stop string or stop token of the request that ended it, if one did.
-        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
         boxes: places in the last picture; None unless they were asked for.
     """
 
-    reasoning: str
-    content: str
-    tool_calls: Sequence[ToolCallDelta]
+    pieces: Sequence["AnswerDelta"]
     finish_reason: FinishReason
     stop_reason: str | int | None
-    logprobs: Sequence[TokenLogprobs]
-    num_reasoning_tokens: int
     boxes: Sequence[Box] | None = None
+
+    @property
+    def reasoning(self) -> str:
+        """The thought; empty when there is none."""
+        return "".join(piece.reasoning for piece in self.pieces)
+
+    @property
+    def content(self) -> str:
+        """The text."""
+        return "".join(piece.content for piece in self.pieces)
+
+    @property
+    def tool_calls(self) -> list[ToolCallDelta]:
+        """Pieces of all calls."""
+        return [call for piece in self.pieces for call in piece.tool_calls]
+
+    @property
+    def logprobs(self) -> list[TokenLogprobs]:
+        """Of the tokens of the text."""
+        return [token for piece in self.pieces for token in piece.logprobs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +75,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """The next piece of an answer.
+    """The next piece of an answer: of its thought, its text or a call, at most one of these.
 
     Attributes:
-        num_reasoning_tokens: those of ``logprobs`` that are of the thought; they are the first.
+        logprobs: of the tokens of ``content``.
         finish_reason: in the last piece of each answer.
         stop_reason: with it, as in :class:`Choice`.
         usage: so far; in all in the last piece.
@@ -73,39 +90,33 @@ class AnswerDelta:
     content: str = ""
     tool_calls: Sequence[ToolCallDelta] = ()
     logprobs: Sequence[TokenLogprobs] = ()
-    num_reasoning_tokens: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
     boxes: Sequence[Box] | None = None
 
+    @property
+    def says_something(self) -> bool:
+        """Whether there is a reason to send it."""
+        return bool(
+            self.reasoning or self.content or self.tool_calls or self.logprobs or self.finish_reason
+        )
 
-class AnswerParser:
-    """Parts the text of one answer into thought, content and tool calls."""
 
-    def __init__(self, translation: Translation) -> None:
-        self._is_raw = translation.is_raw
-        self._thinking = ThinkingSplitter(in_answer=translation.continues)
-        self._tools = None
-        if translation.tools:
-            self._tools = ToolCallParser(
-                translation.tools, parallel=translation.parallel_tool_calls
-            )
-
-    def parse(self, text: str, *, last: bool) -> tuple[str, str, list[ToolCallDelta]]:
-        """What is certain after ``text``: thought, content and pieces of calls."""
-        if self._is_raw:
-            return "", text, []
-        split = self._thinking.feed(text)
-        if last:
-            split += self._thinking.finish()
-        if self._tools is None:
-            return split.reasoning, split.content, []
-        content, calls = self._tools.feed(split.content)
-        if last:
-            rest, more = self._tools.finish()
-            content, calls = content + rest, calls + more
-        return split.reasoning, content, calls
+def pieces(given: Generation | GenerationDelta, translation: Translation) -> list["AnswerDelta"]:
+    """What the model server sent, as one piece for each of its events, in their order."""
+    if translation.is_raw:
+        return [AnswerDelta(content=given.text, logprobs=given.logprobs)]
+    found = []
+    for event in given.events:
+        match event:
+            case ThoughtDelta(text):
+                found.append(AnswerDelta(reasoning=text))
+            case TextDelta(text, logprobs):
+                found.append(AnswerDelta(content=text, logprobs=logprobs))
+            case _ if translation.parallel_tool_calls or not event.index:
+                found.append(AnswerDelta(tool_calls=[call_piece(event)]))
+    return found
 
 
 class Answerer:
@@ -140,19 +151,11 @@ class Answerer:
         self._health.note_success()
         choices = []
         for generation in generations:
-            reasoning, text, calls = AnswerParser(translation).parse(generation.text, last=True)
-            choices.append(
-                Choice(
-                    reasoning,
-                    text,
-                    calls,
-                    generation.finish_reason,
-                    generation.stop_reason,
-                    generation.logprobs,
-                    generation.num_reasoning_tokens,
-                    boxes=find_boxes(text, size) if size else None,
-                )
+            choice = Choice(
+                pieces(generation, translation), generation.finish_reason, generation.stop_reason
             )
+            boxes = find_boxes(choice.content, size) if size else None
+            choices.append(replace(choice, boxes=boxes))
         record.usage = _usage(
             prompt=generations[0].num_input_tokens,
             images=generations[0].num_image_tokens,
@@ -173,8 +176,6 @@ class Answerer:
         request = await self._request(translation, caller)
         size = await self._picture_size(translation, request)
         contents = [""] * request.num_choices
-        parsers = [AnswerParser(translation) for _ in range(request.num_choices)]
-        unfinished = len(parsers)
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
@@ -186,29 +187,25 @@ class Answerer:
                         counts["cached"] = delta.num_cached_tokens or counts["cached"]
                     counts["completion"] += delta.num_output_tokens
                     counts["reasoning"] += delta.num_reasoning_tokens
-                    last = delta.finish_reason is not None
-                    reasoning, content, calls = parsers[delta.index].parse(delta.text, last=last)
-                    unfinished -= last
-                    contents[delta.index] += content if size else ""
+                    own = pieces(delta, translation)
+                    if size:
+                        contents[delta.index] += "".join(piece.content for piece in own)
                     if delta.finish_reason is not None:
                         record.finish_reasons.append(delta.finish_reason)
-                    if reasoning or content or calls or delta.logprobs or last:
-                        usage = _usage(**counts)
-                        record.note_piece(usage, len(parsers))
-                        yield AnswerDelta(
-                            index=delta.index,
-                            reasoning=reasoning,
-                            content=content,
-                            tool_calls=calls,
-                            logprobs=delta.logprobs,
-                            num_reasoning_tokens=delta.num_reasoning_tokens,
+                        own = own or [AnswerDelta()]
+                        text = contents[delta.index]
+                        own[-1] = replace(
+                            own[-1],
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
-                            usage=usage,
-                            boxes=find_boxes(contents[delta.index], size)
-                            if size and last
-                            else None,
+                            boxes=find_boxes(text, size) if size else None,
                         )
+                    own = [piece for piece in own if piece.says_something]
+                    usage = _usage(**counts)
+                    if own:
+                        record.note_piece(usage, request.num_choices)
+                    for piece in own:
+                        yield replace(piece, index=delta.index, usage=usage)
         except GLMError as error:
             raise self._failed(error, translation) from error
 

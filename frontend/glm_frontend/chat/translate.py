@@ -37,7 +37,6 @@ class Translation:
         tools: that the model may call, in OpenAI's form.
         parallel_tool_calls: whether it may call several.
         is_raw: whether the answer is plain text, without a thought or calls.
-        continues: whether the answer goes on in the middle of a text.
         finds_boxes: whether the boxes of the answer are looked for.
     """
 
@@ -49,7 +48,6 @@ class Translation:
     tools: Sequence[Mapping[str, Any]] = ()
     parallel_tool_calls: bool = True
     is_raw: bool = False
-    continues: bool = False
     finds_boxes: bool = False
 
     def request(self, files: Sequence[bytes], caller: Caller) -> GenerationRequest:
@@ -67,6 +65,7 @@ class Translation:
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
             request_id=caller.request_id,
+            return_events=not self.is_raw,
             tenant=caller.tenant,
             trace_context=caller.record.trace_context,
         )
@@ -98,7 +97,6 @@ def translate_chat(body: ChatCompletionRequest) -> Translation:
         renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
-        continues=bool(body.continue_final_message),
         finds_boxes=bool(body.return_boxes),
     )
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from itertools import groupby
 
 from pydantic_core import from_json
 
@@ -38,20 +39,32 @@ def whole_answer(id: str, model: str, answer: Answer) -> AssistantAnswer:
     """The whole of ``answer``, which has one choice."""
     (choice,) = answer.choices
     content: list[ContentBlock] = []
-    if choice.reasoning:
-        signature = _signature(choice.reasoning)
-        content.append(
-            ThinkingBlock(type="thinking", thinking=choice.reasoning, signature=signature)
-        )
-    if choice.content:
-        content.append(TextBlock(type="text", text=choice.content))
     calls = joined(choice.tool_calls)
-    for call in calls:
-        # What is complete of a call that was cut; a stream's client gets the same.
-        arguments = from_json(call.arguments or "{}", allow_partial=True)
-        content.append(ToolUseBlock(type="tool_use", id=call.id, name=call.name, input=arguments))
+    for kind, group in groupby(choice.pieces, key=_kind):
+        pieces = list(group)
+        if kind == "thinking":
+            thought = "".join(piece.reasoning for piece in pieces)
+            signature = _signature(thought)
+            content.append(ThinkingBlock(type="thinking", thinking=thought, signature=signature))
+        elif kind == "text":
+            if text := "".join(piece.content for piece in pieces):
+                content.append(TextBlock(type="text", text=text))
+        else:
+            call = calls[int(kind)]
+            # What is complete of a call that was cut; a stream's client gets the same.
+            arguments = from_json(call.arguments or "{}", allow_partial=True)
+            content.append(
+                ToolUseBlock(type="tool_use", id=call.id, name=call.name, input=arguments)
+            )
     stop = _stop(choice.finish_reason, choice.stop_reason, bool(calls))
     return _answer(id, model, content, stop, answer.usage)
+
+
+def _kind(piece: AnswerDelta) -> str | int:
+    """The block that a piece belongs to: of a call its index."""
+    if piece.tool_calls:
+        return piece.tool_calls[0].index
+    return "thinking" if piece.reasoning else "text"
 
 
 class EventWriter:
@@ -87,20 +100,15 @@ class EventWriter:
         yield MessageStopEvent(type="message_stop")
 
     def _pieces(self, delta: AnswerDelta) -> Iterator[NamedEvent]:
-        # A call that is open goes on before anything else begins.
-        open_call = [call for call in delta.tool_calls if call.index == self._open]
-        new_calls = delta.tool_calls[len(open_call) :]
         if delta.reasoning:
             self._thought += delta.reasoning
             block = ThinkingBlock(type="thinking", thinking="", signature="")
             yield from self._begin("thinking", block)
             yield self._delta(ThinkingDelta(type="thinking_delta", thinking=delta.reasoning))
-        for call in open_call:
-            yield from self._call(call)
         if delta.content:
             yield from self._begin("text", TextBlock(type="text", text=""))
             yield self._delta(TextDelta(type="text_delta", text=delta.content))
-        for call in new_calls:
+        for call in delta.tool_calls:
             yield from self._call(call)
 
     def _call(self, call: ToolCallDelta) -> Iterator[NamedEvent]:

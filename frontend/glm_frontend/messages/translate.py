@@ -82,7 +82,6 @@ def translate_prompt(body: CountTokensRequest) -> Translation:
         renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
-        continues=continues,
     )
 
 

@@ -3,7 +3,6 @@
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from glm_client import TokenLogprobs
 from glm_frontend.answers import Answer, AnswerDelta
 from glm_frontend.chat.logprobs import to_logprobs
-from glm_frontend.chat.tool_calls import CALL, ToolCallDelta
+from glm_frontend.chat.tool_calls import ToolCallDelta
 from glm_frontend.errors import APIError
 from glm_frontend.schemas.chat import TokenLogprob
 from glm_frontend.schemas.common import Usage
@@ -63,23 +62,14 @@ class ResponseWriter:
         self._status: Literal["completed", "incomplete"] = "completed"
         self._usage: Usage | None = None
         self._logprobs: list[TokenLogprobs] = []  # of the text, not told yet
-        self._may_call = bool(body.tools) and body.tool_choice != "none"
-        self._has_calls = False
 
     def whole(self, answer: Answer) -> ResponseObject:
         """The response that is ``answer``."""
         (choice,) = answer.choices
-        delta = AnswerDelta(
-            reasoning=choice.reasoning,
-            content=choice.content,
-            tool_calls=choice.tool_calls,
-            logprobs=choice.logprobs,
-            num_reasoning_tokens=choice.num_reasoning_tokens,
-            finish_reason=choice.finish_reason,
-            usage=answer.usage,
-        )
-        for _ in self._add(delta):
-            pass
+        last = AnswerDelta(finish_reason=choice.finish_reason, usage=answer.usage)
+        for piece in (*choice.pieces, last):
+            for _ in self._add(piece):
+                pass
         return self._response(self._status)
 
     async def write(self, deltas: AsyncIterable[AnswerDelta]) -> AsyncGenerator[NumberedEvent]:
@@ -105,24 +95,20 @@ class ResponseWriter:
         yield self._lifecycle("response.failed", "failed", error)
 
     def _add(self, delta: AnswerDelta) -> Iterator[NumberedEvent]:
-        self._note_logprobs(delta)
+        self._logprobs += delta.logprobs
         if delta.reasoning:
             thought = self._open
             if not isinstance(thought, _Thought):
                 thought = _Thought(self._numbers)
                 yield from self._begin(thought)
             yield thought.add(delta.reasoning)
-        # A call that is open goes on before anything else begins.
-        pieces = deque(delta.tool_calls)
-        while pieces and pieces[0].name is None:
-            yield from self._call(pieces.popleft())
         if delta.content:
             message = self._open
             if not isinstance(message, _Message):
                 message = _Message(self._numbers)
                 yield from self._begin(message)
             yield message.add(delta.content, self._take_logprobs())
-        for piece in pieces:
+        for piece in delta.tool_calls:
             yield from self._call(piece)
         self._usage = delta.usage or self._usage
         if delta.finish_reason is not None:
@@ -149,14 +135,6 @@ class ResponseWriter:
             yield from self._open.end(status)
             self._done.append(self._open.item(status))
             self._open = None
-
-    def _note_logprobs(self, delta: AnswerDelta) -> None:
-        """Keep those of the text: what follows the thought, up to the first call."""
-        for token in delta.logprobs[delta.num_reasoning_tokens :]:
-            if self._may_call and token.chosen.text == CALL:
-                self._has_calls = True
-            if not self._has_calls:
-                self._logprobs.append(token)
 
     def _take_logprobs(self) -> list[TokenLogprob]:
         told = to_logprobs(self._logprobs, self._body.top_logprobs or 0)

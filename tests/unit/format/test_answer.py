@@ -161,7 +161,10 @@ def test_each_token_of_thought_and_text_has_its_note_and_no_tag_has() -> None:
     found = read("\n<think>ab</think>\ncd<tool_call>f</tool_call>", F)
     thought, text, *_ = found.events
     assert isinstance(thought, ThoughtDelta) and isinstance(text, TextDelta)
-    assert (thought.notes, text.notes) == ([1, 2], [3, 4, 5])
+    assert (thought.notes, text.notes) == ([1, 2], [4, 5])
+    for end, notes in (("", [0, 1, 2, 3]), ("<tool_call>f</tool_call>", [0, 1, 2])):
+        (text, *_) = read("c\nd\n" + end, F).events
+        assert isinstance(text, TextDelta) and text.notes == notes
     refused = read("a<tool_call>g</tool_call>", F)
     (only,) = refused.events
     assert isinstance(only, TextDelta) and len(only.notes) == 4
@@ -309,7 +312,8 @@ def test_text_around_calls_keeps_its_space() -> None:
         *("TextDelta", "CallStart", "CallDelta", "TextDelta"),
     ]
     texts = [event.text for event in found.events if isinstance(event, TextDelta)]
-    assert texts == ["First:\n", "\n\n  then\n", "\nlast.\n"]
+    # The line break before a call is the template's: who sends text and call back gets the same.
+    assert texts == ["First:", "\n\n  then", "\nlast.\n"]
 
 
 def test_space_alone_is_not_text_beside_a_call() -> None:

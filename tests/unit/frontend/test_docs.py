@@ -151,7 +151,9 @@ def _raised() -> set[str]:
 
 
 def test_every_code_is_documented_and_used(document: Any) -> None:
-    assert _raised() == set(ErrorCode.__members__)
+    # Those of the model server come by their text; tests/contract looks at these.
+    reported = {code.name for code in ErrorCode if code.triton}
+    assert _raised() | reported == set(ErrorCode.__members__)
     for code in ErrorCode:
         assert code.name == code.upper()
         assert f"| {code.status} | `{code}` |" in document["info"]["description"]

@@ -42,7 +42,8 @@ CALLING = (
     "<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n"
     "</tool_call>\nAnd here.\n<tool_call>weather\n</tool_call>"
 )
-TEXT_BESIDE_CALLS = "I look.And here."  # white space around calls is dropped
+# The line break before a call is the template's; all other space is the text's.
+TEXT_BESIDE_CALLS = ["I look.", "\nAnd here."]
 USAGE = {
     "input_tokens": 14,
     "cache_creation_input_tokens": 0,
@@ -421,9 +422,11 @@ def test_calls(client: TestClient, backend: FakeBackend) -> None:
     backend.script = script(CALLING, 1000)
     answer = post(client, ask(tools=[WEATHER]))
     assert answer["stop_reason"] == "tool_use"
-    thought, text, *calls = answer["content"]
-    assert (thought["thinking"], text["text"]) == ("hm", TEXT_BESIDE_CALLS)
-    assert [(call["name"], call["input"]) for call in calls] == [
+    thought, *blocks = answer["content"]
+    assert thought["thinking"] == "hm"
+    assert [block["type"] for block in blocks] == ["text", "tool_use", "text", "tool_use"]
+    assert [block["text"] for block in blocks[::2]] == TEXT_BESIDE_CALLS
+    assert [(call["name"], call["input"]) for call in blocks[1::2]] == [
         ("weather", {"city": "Paris", "days": 2}),
         ("weather", {}),
     ]
@@ -450,8 +453,8 @@ def test_calls_of_a_stream(client: TestClient, backend: FakeBackend, size: int) 
                 is_open = False
     assert not is_open
     assert found[-2]["delta"]["stop_reason"] == "tool_use"
-    text = "".join(block["pieces"] for block in blocks if block["type"] == "text")
-    assert text == TEXT_BESIDE_CALLS
+    texts = [block["pieces"] for block in blocks if block["type"] == "text"]
+    assert texts == TEXT_BESIDE_CALLS
     calls = [block for block in blocks if block["type"] == "tool_use"]
     assert [call["input"] for call in calls] == [{}, {}]
     assert [json.loads(call["pieces"]) for call in calls] == [{"city": "Paris", "days": 2}, {}]
@@ -462,7 +465,8 @@ def test_of_several_calls_only_the_first(client: TestClient, backend: FakeBacken
     backend.script = script(CALLING, 7)
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     answer = post(client, ask(tools=[WEATHER], tool_choice=choice))
-    assert [block["type"] for block in answer["content"]] == ["thinking", "text", "tool_use"]
+    kinds = [block["type"] for block in answer["content"]]
+    assert kinds == ["thinking", "text", "tool_use", "text"]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class RecordingClient:
 
     @property
     def text(self) -> str:
-        return "".join(response.text for response in self.responses)
+        return "".join(response.text or "" for response in self.responses)
 
 
 class StageOne:

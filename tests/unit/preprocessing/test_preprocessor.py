@@ -251,6 +251,28 @@ def test_an_answer_goes_on_with_the_last_message(
 
 
 @pytest.mark.parametrize(
+    "turn",
+    [
+        {"content": "<think>No im"},
+        {"content": [{"type": "text", "text": "\n<think>No im"}]},
+        {"content": "", "reasoning_content": "No im"},
+        {"content": None, "reasoning_content": "No im"},
+    ],
+)
+def test_a_thought_goes_on(preprocessor: Preprocessor, turn: dict[str, object]) -> None:
+    messages = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", **turn}]
+    prompt = preprocessor(
+        PromptRequest(
+            messages=json.dumps(messages),
+            chat_template_kwargs='{"continue_final_message": true}',
+        )
+    )
+    assert preprocessor.text(prompt.input_ids.tolist()) == (
+        "[gMASK]<sop><|user|>\nWho are you?<|assistant|>\n<think>No im"
+    )
+
+
+@pytest.mark.parametrize(
     ("messages", "kwargs", "beginning"),
     [
         (_messages(("user", "x")), True, "messages[0].role: has to be assistant"),

@@ -68,6 +68,9 @@ class AnswerReader:
         # may turn out to be the beginning of a stop string.
         self._margin: str | None = ""
         self._held = ""
+        # The template has a line break before a call, which is not the text's.
+        self._line_break = ""
+        self._space_notes: list[Any] = []  # of tokens that are nothing but such space
         self._call: CallReader | None = None
         self._call_pieces: list[tuple[str | Tag, Any]] = []  # until its name is known
         self._before_call = begins_in
@@ -80,7 +83,7 @@ class AnswerReader:
     @property
     def held(self) -> str:
         """The end of the text so far, which may turn out to be the beginning of a stop string."""
-        return self._held
+        return self._held + self._line_break
 
     def push(self, token_id: int, note: Any = None) -> list[Event]:
         """Take a token.
@@ -116,10 +119,10 @@ class AnswerReader:
                     self._refuse_call()
             if self.channel is Channel.START:
                 self._leave_start(Channel.TEXT)
-            if self._held or (self._margin and not self._num_calls):
-                margin = "" if self._num_calls else self._margin or ""
-                self._events.append(TextDelta(self._held + margin))
-                self._held, self._margin = "", None
+            self._release_text()
+            if self._margin and not self._num_calls:
+                self._events.append(TextDelta(self._margin, self._space_notes))
+            self._margin = None
         return self._taken()
 
     def _taken(self) -> list[Event]:
@@ -167,13 +170,23 @@ class AnswerReader:
 
     def _add_text(self, text: str, notes: list[Any]) -> None:
         if self._is_new:
+            if text and not text.strip("\n"):
+                return  # of the template
             text = text.lstrip("\n")
             self._is_new = not text
+        notes, self._space_notes = self._space_notes + notes, []
         if self._margin is not None:
             text = self._margin + text
-            self._margin = None if text.strip() or not self._functions else text
-            if self._margin is not None:
-                text = ""
+            if self._functions and not text.strip():
+                self._margin, self._space_notes = text, notes
+                return
+            self._margin = None
+        text, self._line_break = self._line_break + text, ""
+        if self._functions and text.endswith("\n"):
+            text, self._line_break = text[:-1], "\n"
+            if not text:
+                self._space_notes = notes
+                return
         text = self._before_stop(self._held + text)
         if text or notes:
             self._events.append(TextDelta(text, notes))
@@ -190,6 +203,16 @@ class AnswerReader:
         held = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+    def _release_text(self) -> None:
+        """What was held back is text: what could have been meant by it does not come."""
+        text = self._before_stop(self._held + self._line_break)
+        if self.stop_string is None:
+            text += self._held
+        notes = self._space_notes if self._line_break else []
+        self._held = self._line_break = ""
+        if text:
+            self._events.append(TextDelta(text, notes))
 
     # ---- tags ----
 
@@ -221,9 +244,8 @@ class AnswerReader:
             self._events.clear()  # nothing but space
             self._margin = ""
         elif self._may_be_thought:
-            if self._held or self._margin:
-                self._events.append(TextDelta(self._held + (self._margin or "")))
-            self._held, self._margin = "", ""
+            self._release_text()
+            self._margin = ""
             self._events.append(TextWasThought())
             self.num_thought_tokens = self._num_tokens
         self._may_be_thought, self._is_new = False, True
@@ -260,9 +282,8 @@ class AnswerReader:
             self._num_calls += 1
             self._may_be_thought = False
             self._space, self._notes, self._line_breaks = "", [], ""
-            if self._held:
-                self._events.append(TextDelta(self._held))
-                self._held = ""
+            self._line_break, self._space_notes = "", []
+            self._release_text()
             self._margin, self._is_new = "", False
         self._events += events
         if call.is_done:

@@ -21,7 +21,8 @@ MAX_MESSAGES = 4096
 # GLM's own switch: a user turn that ends in it is answered without a thought. Typing it is allowed.
 _USER_TAGS = frozenset({"/nothink"})
 # What an assistant turn of the history may hold because the model wrote it itself.
-_ASSISTANT_TAGS = frozenset({"<think>", "</think>", "<|begin_of_box|>", "<|end_of_box|>"})
+_THINK, _END_THINK = "<think>", "</think>"
+_ASSISTANT_TAGS = frozenset({_THINK, _END_THINK, "<|begin_of_box|>", "<|end_of_box|>"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,16 @@ def _mark_end(message: dict[str, Any], field: str) -> None:
     if message["role"] != "assistant":
         raise InvalidInput(f"{field}.role", "has to be assistant for its message to be continued")
     content = message["content"]
-    if isinstance(content, list):
+    if isinstance(content, list) and len(content) == 1 and content[0]["type"] == "text":
+        content = message["content"] = content[0]["text"]
+    begun = content.lstrip() if isinstance(content, str) else ""
+    if begun.startswith(_THINK) and _END_THINK not in begun:
+        # The template would end a thought before it; this one goes on.
+        message["reasoning_content"] = begun.removeprefix(_THINK) + END_MARK
+        message["content"] = ""
+    elif not content and message.get("reasoning_content"):
+        message["reasoning_content"] += END_MARK
+    elif isinstance(content, list):
         if not content or content[-1]["type"] != "text":
             raise InvalidInput(f"{field}.content", "has to end in text to be continued")
         content[-1]["text"] += END_MARK

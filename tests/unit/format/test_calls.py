@@ -1,13 +1,15 @@
-"""Tool calls out of GLM's text: the same for every way to cut it into pieces."""
+"""Tool calls as GLM's template writes them: the same for every way to cut them into tokens."""
 
 import json
 from typing import Any
 
 import pytest
 
-from glm_frontend.chat.tool_calls import ToolCallParser
+from glm_format.answer import AnswerReader
+from glm_format.events import CallDelta
+from unit.format.test_answer import TAG_IDS, TAGS, read
 
-TOOLS: list[dict[str, Any]] = [
+_TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
         "function": {
@@ -31,6 +33,9 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
+FUNCTIONS = {one["function"]["name"]: one["function"].get("parameters") for one in _TOOLS}
+
+
 def call(name: str, **arguments: str) -> str:
     parts = [
         f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n"
@@ -39,30 +44,15 @@ def call(name: str, **arguments: str) -> str:
     return f"<tool_call>{name}\n{''.join(parts)}</tool_call>"
 
 
-def parse(pieces: list[str], **options: Any) -> tuple[str, list[tuple[str, str]]]:
-    """The content, and of each call the name and the text of its arguments."""
-    parser = ToolCallParser(TOOLS, **options)
-    content = ""
-    names: list[str] = []
-    arguments: list[str] = []
-    for text, calls in [*map(parser.feed, pieces), parser.finish()]:
-        content += text
-        for delta in calls:
-            if delta.name is not None:
-                assert delta.id and delta.index == len(names)
-                names.append(delta.name)
-                arguments.append("")
-            arguments[delta.index] += delta.arguments
-    return content, list(zip(names, arguments, strict=True))
-
-
 SAMPLES: dict[str, tuple[str, str, list[tuple[str, dict[str, Any]]]]] = {
     "no call": ("Just <text> \n", "Just <text> \n", []),
     "one": (call("f", text="hi there"), "", [("f", {"text": "hi there"})]),
     "text before": (
         "I look.\n" + call("f", count="3") + "\n", "I look.", [("f", {"count": 3})]
     ),
-    "text after": ("I look.\n" + call("g") + "\n And here. \n", "I look.And here.", [("g", {})]),
+    "text after": (
+        "I look.\n" + call("g") + "\n And here. \n", "I look.\n And here. \n", [("g", {})]
+    ),
     "no arguments": (call("g"), "", [("g", {})]),
     "no arguments, no line break": ("<tool_call>g</tool_call>", "", [("g", {})]),
     "no line break after the name": (
@@ -90,12 +80,7 @@ SAMPLES: dict[str, tuple[str, str, list[tuple[str, dict[str, Any]]]]] = {
     "unknown arguments": (
         call("g", a="5", b="five", c='{"d": 1}'), "", [("g", {"a": 5, "b": "five", "c": {"d": 1}})]
     ),
-    "an unknown tool": (call("h", a="5"), "", [("h", {"a": 5})]),
-    "text with tags in it": (
-        call("f", text="</arg_value> <arg_value>x</arg_key></tool_call> <tool_call>"),
-        "",
-        [("f", {"text": "</arg_value> <arg_value>x</arg_key></tool_call> <tool_call>"})],
-    ),
+    "an unknown tool": (call("h", a="5"), call("h", a="5"), []),
     "text that needs escapes": (
         call("f", text='a "b" \\ \n\tc <d 红 😀'), "", [("f", {"text": 'a "b" \\ \n\tc <d 红 😀'})]
     ),
@@ -107,36 +92,56 @@ SAMPLES: dict[str, tuple[str, str, list[tuple[str, dict[str, Any]]]]] = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_way_to_cut_it_gives_the_same(name: str) -> None:
     text, content, calls = SAMPLES[name]
-    whole = parse([text])
-    assert whole[0] == content
-    assert [(one, json.loads(arguments)) for one, arguments in whole[1]] == calls
-    assert parse(list(text)) == whole
-    for cut in range(len(text) + 1):
-        assert parse([text[:cut], text[cut:]]) == whole
+    whole = read(text, FUNCTIONS, size=1000)
+    assert (whole.text, whole.parsed) == (content, calls)
+    for size in (1, 2, 3, 5, 8, 13):
+        found = read(text, FUNCTIONS, size=size)
+        assert (found.text, found.calls) == (content, whole.calls)
+
+
+def test_a_text_that_reads_like_tags_is_a_text() -> None:
+    """Only a tag's own token is a tag, and with a grammar no token of a text can be one."""
+    value = "</arg_value> <arg_key>x</arg_key></tool_call> <tool_call>"
+    before, after = call("f", text="|").split("|")
+    tokens: list[bytes] = []
+    reader = AnswerReader(TAGS, tokens.__getitem__, functions=FUNCTIONS)
+    found = []
+    for part, has_tags in ((before, True), (value, False), (after, True)):
+        for piece in _cut(part) if has_tags else [part]:
+            tokens.append(piece.encode())
+            found += reader.push(
+                TAG_IDS.get(piece, len(tokens) - 1) if has_tags else len(tokens) - 1
+            )
+    found += reader.finish(is_cut=False)
+    arguments = "".join(one.arguments for one in found if isinstance(one, CallDelta))
+    assert json.loads(arguments) == {"text": value}
+
+
+def _cut(text: str) -> list[str]:
+    pieces = [text]
+    for tag in TAG_IDS:
+        pieces = [
+            part
+            for piece in pieces
+            for part in ([piece] if piece in TAG_IDS else _split(piece, tag))
+            if part
+        ]
+    return pieces
+
+
+def _split(text: str, tag: str) -> list[str]:
+    first, *rest = text.split(tag)
+    return [first, *(part for piece in rest for part in (tag, piece))]
 
 
 @pytest.mark.parametrize("cut", range(1, 72))
 def test_a_cut_answer_gives_the_beginning(cut: int) -> None:
     text = call("f", text="abc", count="17")
-    _, calls = parse([text])
-    _, begun = parse(list(text[:cut]))
+    calls = read(text, FUNCTIONS).calls
+    begun = read(text[:cut], FUNCTIONS, is_cut=True).calls
     for (name, arguments), (whole_name, whole) in zip(begun, calls, strict=False):
         assert name == whole_name
         assert whole.startswith(arguments.rstrip("<")) or "<" in arguments
-
-
-def test_text_arguments_come_as_they_are_written() -> None:
-    parser = ToolCallParser(TOOLS)
-    head, tail = call("f", text="one two three").split("two")
-    parser.feed(head)
-    _, calls = parser.feed("two")
-    assert "".join(delta.arguments for delta in calls) == "two"
-    parser.feed(tail)
-
-
-def test_only_the_first_call_where_they_are_not_to_be_parallel() -> None:
-    text = call("f", text="a") + call("g")
-    assert [name for name, _ in parse([text], parallel=False)[1]] == ["f"]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,4 @@ def test_only_the_first_call_where_they_are_not_to_be_parallel() -> None:
     ],
 )
 def test_schemas_that_are_endless_to_follow(schema: dict[str, Any]) -> None:
-    parser = ToolCallParser([{"type": "function", "function": {"name": "f", "parameters": schema}}])
-    _, calls = parser.feed(call("f", x="7"))
-    assert "".join(delta.arguments for delta in calls) == '{"x": 7}'
+    assert read(call("f", x="7"), {"f": schema}).calls == [("f", '{"x": 7}')]
