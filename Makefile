@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 # An environment is up to date when it has this file: made by this Python for this pyproject.toml.
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
-.PHONY: help setup serve test test-timing lint types format train-demo eval-demo bench-engine bench-cpu bench-peers \
+.PHONY: help setup serve test test-timing lint types format train-demo eval-demo bench-engine bench-cpu bench-markup bench-peers \
 	bench-structured compare-features chaos fuzz load load-ui soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
@@ -105,6 +105,10 @@ bench-cpu: ## On a CPU: each way to multiply, and the engine by dtype and thread
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
 		$(BIN)/python -m benchmarks.cpu_paths $(ARGS)
+
+bench-markup: ## What telling thought, text and calls apart costs outside the model
+	@$(call install,bench)
+	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.markup_cost $(ARGS)
 
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)
