@@ -29,7 +29,6 @@ from glm_client import (
     GLMError,
     OverloadedError,
     UnavailableError,
-    split_thinking,
 )
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}
@@ -43,16 +42,17 @@ async def ask(client: AsyncClient, picture: Path, question: str) -> str:
         text_input=question,
         images=[picture.read_bytes()],
         sampling_parameters={"temperature": 0},
+        return_events=True,  # the answer apart from its thought
         request_id=picture.name,  # to be found in the server's log
     )
     for attempt in range(1, TRIES):
         try:
-            return split_thinking((await client.generate(request)).text).content
+            return (await client.generate(request)).content
         except OverloadedError as error:
             await asyncio.sleep(error.retry_after or 2**attempt)
         except UnavailableError:
             await asyncio.sleep(2**attempt)
-    return split_thinking((await client.generate(request)).text).content
+    return (await client.generate(request)).content
 
 
 async def work(

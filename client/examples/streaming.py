@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glm_client import Client, GenerationRequest, ThinkingSplitter
+from glm_client import Client, GenerationRequest
 
 PICTURE = Path(__file__).parent / "pictures" / "circle-and-square.png"
 
@@ -26,19 +26,16 @@ def ask(client: Client, messages: list[dict[str, Any]]) -> str:
         messages=messages,
         images=[PICTURE.read_bytes()],  # one for each part {"type": "image"}
         sampling_parameters={"temperature": 0},
+        return_events=True,  # thought and answer apart, instead of one text with tags
     )
-    splitter = ThinkingSplitter()
     part, answer = "", ""
     for delta in client.stream(request):
-        piece = splitter.feed(delta.text)
-        if delta.finish_reason:
-            piece += splitter.finish()  # what might have been the beginning of a tag
-        for name, text in (("thought", piece.reasoning), ("answer", piece.content)):
+        for name, text in (("thought", delta.reasoning), ("answer", delta.content)):
             if text and name != part:
                 print(f"{chr(10) if part else ''}{name}: ", end="")
                 part = name
             print(text, end="", flush=True)
-        answer += piece.content
+        answer += delta.content
     print()
     return answer
 

@@ -20,11 +20,6 @@ from glm_client.errors import (
     UnavailableError,
 )
 from glm_client.sync import Client, DeltaStream
-from glm_client.thinking import (
-    ThinkingSplitter,
-    ThinkingText,
-    split_thinking,
-)
 from glm_client.types import (
     CallDelta,
     CallStart,
@@ -59,12 +54,9 @@ __all__ = [
     "OverloadedError",
     "RequestCancelledError",
     "TextDelta",
-    "ThinkingSplitter",
-    "ThinkingText",
     "ThoughtDelta",
     "TokenLogprob",
     "TokenLogprobs",
     "Tokenization",
     "UnavailableError",
-    "split_thinking",
 ]

@@ -108,6 +108,7 @@ def _request(options: argparse.Namespace, pictures: list[bytes]) -> GenerationRe
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     return GenerationRequest(
+        return_events=True,
         messages=messages,
         images=pictures,
         chat_template_kwargs={"enable_thinking": False} if options.no_thinking else None,

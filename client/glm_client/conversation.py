@@ -65,6 +65,7 @@ class Conversation:
                 ]
             messages.append({"role": message["role"], "content": content})
         return GenerationRequest(
+            return_events=True,
             messages=messages,
             images=images,
             chat_template_kwargs=None if thinking else {"enable_thinking": False},

@@ -12,7 +12,6 @@ from typing import Any
 from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL
 from glm_client.errors import GLMError, InvalidRequestError, OverloadedError, UnavailableError
 from glm_client.sync import Client
-from glm_client.thinking import ThinkingSplitter, ThinkingText
 from glm_client.types import GenerationDelta
 
 EXIT_ERROR = 1
@@ -113,7 +112,6 @@ class AnswerPrinter:
         self.content = ""
         self.num_tokens = 0
         self._show_thinking = show_thinking
-        self._splitter = ThinkingSplitter()
         self._thinks = False
         self._cut = False
         self._start = self._first = self._last = time.monotonic()
@@ -125,11 +123,17 @@ class AnswerPrinter:
             self._first = self._last
         self.num_tokens += delta.num_output_tokens
         self._cut = delta.finish_reason == "length"
-        self._print(self._splitter.feed(delta.text))
+        if delta.reasoning and self._show_thinking:
+            self._thinks = True
+            print(dim(delta.reasoning), end="", file=sys.stderr, flush=True)
+        if delta.content:
+            if self._thinks:
+                self._end_thought()
+            self.content += delta.content
+            print(delta.content, end="", flush=True)
 
     def finish(self) -> None:
         """The end, also of an answer that was stopped: call it once."""
-        self._print(self._splitter.finish())
         if self._thinks:
             self._end_thought()
         print(flush=True)
@@ -143,16 +147,6 @@ class AnswerPrinter:
         if self._cut:
             words.append("cut off by max_tokens")
         return ", ".join(words)
-
-    def _print(self, piece: ThinkingText) -> None:
-        if piece.reasoning and self._show_thinking:
-            self._thinks = True
-            print(dim(piece.reasoning), end="", file=sys.stderr, flush=True)
-        if piece.content:
-            if self._thinks:
-                self._end_thought()
-            self.content += piece.content
-            print(piece.content, end="", flush=True)
 
     def _end_thought(self) -> None:
         self._thinks = False

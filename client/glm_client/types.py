@@ -178,6 +178,16 @@ class GenerationDelta:
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
 
+    @property
+    def reasoning(self) -> str:
+        """What ``events`` have of the thought."""
+        return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
+
+    @property
+    def content(self) -> str:
+        """What ``events`` have of the answer's text."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -194,6 +204,16 @@ class Generation:
     stop_reason: str | int | None = None
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @property
+    def reasoning(self) -> str:
+        """The thought, by ``events``."""
+        return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
+
+    @property
+    def content(self) -> str:
+        """The answer's text, by ``events``."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ import numpy as np
 from tritonclient.grpc import InferenceServerException, InferResult, service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
+from glm_client import TextDelta, ThoughtDelta
+from unit.markup import Teller
+
 
 def result(**outputs: Any) -> InferResult:
     """A response of Triton with these outputs: text, bytes, or numpy arrays."""
@@ -63,6 +66,8 @@ class FakeCall:
 
     def __init__(self, script: Sequence[Any]) -> None:
         self._script = iter(script)
+        self.tells_apart = False
+        self._teller = Teller()
         self.given_up = asyncio.Event()
         self.ended = False
         self.cut = False
@@ -80,9 +85,21 @@ class FakeCall:
                 return None, item
             if isinstance(item, Exception):
                 raise item
-            return item, None
+            return self._told_apart(item) if self.tells_apart else item, None
         self.ended = True
         raise StopAsyncIteration
+
+    def _told_apart(self, item: InferResult) -> InferResult:
+        """The response as it is for who asks for events."""
+        outputs = {one.name: item.as_numpy(one.name) for one in item.get_response().outputs}
+        text = outputs.pop("text_output", np.array([b""], object))[0].decode()
+        end = outputs.get("finish_reason", np.array([b""], object))[0].decode()
+        events = [
+            {"thought" if isinstance(event, ThoughtDelta) else "text": event.text}
+            for event in self._teller.events(text, end or None)
+            if isinstance(event, ThoughtDelta | TextDelta)
+        ]
+        return result(**outputs, events=json.dumps(events))
 
     def cancel(self) -> bool:
         self.cut = True
@@ -107,9 +124,11 @@ class FakeTriton:
 
         async def read() -> None:
             async for call in inputs_iterator:
-                if [tensor.name() for tensor in call["inputs"]] == ["cancel"]:
+                names = [tensor.name() for tensor in call["inputs"]]
+                if names == ["cancel"]:
                     stream.given_up.set()
                 else:
+                    stream.tells_apart = "return_events" in names
                     self.calls.append(call)
 
         task = asyncio.get_running_loop().create_task(read())

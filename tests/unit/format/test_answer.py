@@ -105,6 +105,15 @@ def read(
         ("<think>ä😀\u4f60</think>😀ß", "ä😀\u4f60", "😀ß"),
         ("It is red.</think>\nA red square.", "It is red.", "A red square."),
         ("<think>a</think>1 < 2 </th", "a", "1 < 2 </th"),
+        ("\n<think>\na\n\nb\n</think>\n\nc\n\nd\n", "a\n\nb", "c\n\nd\n"),
+        ("no tags at all", "", "no tags at all"),
+        ("\nanswer after a line break", "", "answer after a line break"),
+        ("<think>cut in the tag</thi", "cut in the tag</thi", ""),
+        ("answer with <think>tags</think> in it", "", "answer with <think>tags</think> in it"),
+        ("b<think>c</think>d", "", "b<think>c</think>d"),
+        ("<think>a<|begin_of_box|>b</think>\n<|begin_of_box|>\nc", "ab", "c"),
+        ("<|begin_of_box|>red<|end_of_box|>", "", "red"),
+        ("<think>一个红色的圆形</think>\n答案:🟥", "一个红色的圆形", "答案:🟥"),
         # Without tools their tags are text.
         ("<think>a</think><tool_call>f</tool_call>", "a", "<tool_call>f</tool_call>"),
         ("<think>a<tool_call>b</think>c", "a<tool_call>b", "c"),
@@ -131,6 +140,7 @@ def test_what_was_sent_as_text_stays_text() -> None:
     [
         (Channel.THOUGHT, "and so on</think>\nYes", "and so on", "Yes"),
         (Channel.TEXT, " and so on", "", " and so on"),
+        (Channel.TEXT, "\n<think> x<|end_of_box|>", "", "\n<think> x"),
         (Channel.TEXT, " and so on</think> or not", "", " and so on or not"),
     ],
 )

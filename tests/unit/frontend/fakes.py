@@ -2,28 +2,20 @@
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Message
 
 from glm_client import (
-    CallDelta,
-    CallStart,
-    Event,
     FinishReason,
     Generation,
     GenerationDelta,
     GenerationRequest,
-    TextDelta,
-    ThoughtDelta,
     Tokenization,
 )
-from glm_format import events as format_events
-from glm_format.answer import AnswerReader, Channel
-from glm_format.tags import Tag
+from unit.markup import Teller
 
 MODEL = "glm-4.6v-flash"
 CHAT = "/v1/chat/completions"
@@ -62,70 +54,23 @@ def script(text: str, size: int, reason: FinishReason = "stop") -> list[Generati
     return [*map(delta, pieces), last]
 
 
-_TAG_IDS = {str(tag): number for number, tag in enumerate(Tag)}
-_TAG = re.compile("|".join(map(re.escape, _TAG_IDS)))
-_EVENTS: dict[type, Callable[[Any], Event]] = {
-    format_events.ThoughtDelta: lambda event: ThoughtDelta(event.text, tuple(event.notes)),
-    format_events.TextDelta: lambda event: TextDelta(event.text, tuple(event.notes)),
-    format_events.CallStart: lambda event: CallStart(event.index, event.name),
-    format_events.CallDelta: lambda event: CallDelta(event.index, event.arguments),
-}
-
-
 def told_apart(
     script: Sequence[GenerationDelta | Exception | None], request: GenerationRequest
 ) -> list[GenerationDelta | Exception | None]:
-    """The script as stage 2 sends it to who asks for events: each tag is one token.
-
-    Of a piece without log probabilities all text is one token; otherwise each of them is one.
-    """
-    texts: list[str] = []
-    reader = AnswerReader(
-        {number: Tag(text) for text, number in _TAG_IDS.items()},
-        lambda token_id: texts[token_id - len(_TAG_IDS)].encode(),
-        begins_in=Channel.TEXT if goes_on(request) else Channel.START,
-        functions={
-            tool["function"]["name"]: tool["function"].get("parameters")
-            for tool in request.tools or ()
-        },
-    )
-    held, result = "", list[GenerationDelta | Exception | None]()
+    """The script as stage 2 sends it to who asks for events."""
+    teller = Teller(request.tools or (), goes_on=goes_on(request))
+    result = list[GenerationDelta | Exception | None]()
     for item in script:
-        if not isinstance(item, GenerationDelta):
+        if isinstance(item, GenerationDelta):
+            events = teller.events(item.text, item.finish_reason, item.logprobs)
+            result.append(replace(item, text="", logprobs=(), events=events))
+        else:
             result.append(item)
-            continue
-        tokens: list[tuple[str, Any]] = [
-            (token.chosen.text, token) for token in item.logprobs if item.text
-        ]
-        if not tokens:
-            text = held + item.text
-            cut = len(text) if item.finish_reason else len(text) - _begun_tag(text)
-            text, held = text[:cut], text[cut:]
-            tokens = [(piece, None) for piece in re.split(f"({_TAG.pattern})", text) if piece]
-        events: list[format_events.Event] = []
-        for text, note in tokens:
-            texts.append(text)
-            number = _TAG_IDS.get(text, len(_TAG_IDS) + len(texts) - 1)
-            events += reader.push(number, note)
-        if item.finish_reason:
-            events += reader.finish(is_cut=item.finish_reason == "length")
-        found = format_events.merged(events, is_whole=False)
-        changed = tuple(_EVENTS[type(event)](event) for event in found)
-        result.append(replace(item, text="", logprobs=(), events=changed))
     return result
 
 
 def goes_on(request: GenerationRequest) -> bool:
     return bool((request.chat_template_kwargs or {}).get("continue_final_message"))
-
-
-def _begun_tag(text: str) -> int:
-    """How many characters at the end of a text are the beginning of a tag."""
-    longest = max(map(len, _TAG_IDS))
-    for length in range(min(len(text), longest - 1), 0, -1):
-        if any(tag.startswith(text[-length:]) for tag in _TAG_IDS):
-            return length
-    return 0
 
 
 class FakeBackend:
