@@ -272,6 +272,7 @@ def _join(deltas: list[GenerationDelta]) -> Generation:
     return Generation(
         text="".join(delta.text for delta in deltas),
         events=tuple(event for delta in deltas for event in delta.events),
+        image_sizes=next((delta.image_sizes for delta in deltas if delta.image_sizes), ()),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
         finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),

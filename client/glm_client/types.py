@@ -103,6 +103,7 @@ class GenerationRequest:
         return_token_ids: ask for ``GenerationDelta.token_ids``.
         return_events: ask for ``GenerationDelta.events``, in which thought, text and calls of
             ``tools`` are told apart, instead of ``text`` and ``logprobs``.
+        return_image_sizes: ask for ``GenerationDelta.image_sizes``.
         tenant: on whose behalf. Requests that wait are started so that each tenant gets an equal
             share of the engine.
         trace_context: W3C ``traceparent`` of the caller's span; the server's spans of this request
@@ -126,6 +127,7 @@ class GenerationRequest:
     request_id: str = ""
     return_token_ids: bool = False
     return_events: bool = False
+    return_image_sizes: bool = False
     tenant: str = ""
     trace_context: str = ""
 
@@ -163,6 +165,8 @@ class GenerationDelta:
         num_cached_tokens: those of ``num_input_tokens`` that another request had computed.
         num_output_tokens: tokens in this piece.
         num_reasoning_tokens: those of ``num_output_tokens`` that are of the thought.
+        image_sizes: width and height of each picture in pixels, upright, as it was sent; in the
+            first piece, when the request asked for them.
     """
 
     text: str = ""
@@ -177,6 +181,7 @@ class GenerationDelta:
     num_cached_tokens: int | None = None
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
+    image_sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def reasoning(self) -> str:
@@ -204,6 +209,7 @@ class Generation:
     stop_reason: str | int | None = None
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    image_sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def reasoning(self) -> str:

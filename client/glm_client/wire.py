@@ -51,6 +51,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "return_num_output_tokens": "BOOL",
         "return_token_ids": "BOOL",
         "return_events": "BOOL",
+        "return_image_sizes": "BOOL",
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
@@ -71,6 +72,7 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "num_reasoning_tokens": "UINT32",
         "token_ids": "INT32",
         "events": "BYTES",
+        "image_sizes": "INT32",
     }
 )
 
@@ -119,7 +121,7 @@ def parse_tokenization(result: InferResult) -> Tokenization:
     return Tokenization(
         token_ids=tuple(result.as_numpy("input_ids").tolist()),
         text=_first(result, "text", b"").decode(),
-        image_sizes=tuple((width, height) for width, height in result.as_numpy("image_size")),
+        image_sizes=_sizes(result.as_numpy("image_size")),
         token_texts=() if texts is None else tuple(text.decode() for text in texts),
     )
 
@@ -129,6 +131,7 @@ def _outputs(request: GenerationRequest) -> list[str]:
         "token_ids": not request.return_token_ids,
         "text_output": request.return_events,
         "events": not request.return_events,
+        "image_sizes": not request.return_image_sizes,
         "logprobs": request.return_events or not _wants_logprobs(request),
         "index": request.num_choices == 1,
     }
@@ -148,8 +151,9 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_num_input_tokens", True),
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
-        # An older server does not know this one.
+        # An older server does not know these.
         *([_flag("return_events", True)] if request.return_events else []),
+        *([_flag("return_image_sizes", True)] if request.return_image_sizes else []),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
         *(
@@ -221,7 +225,12 @@ def parse_response(result: InferResult) -> GenerationDelta:
         num_cached_tokens=_count(result, "num_cached_tokens"),
         num_output_tokens=_count(result, "num_output_tokens") or 0,
         num_reasoning_tokens=_count(result, "num_reasoning_tokens") or 0,
+        image_sizes=_sizes(result.as_numpy("image_sizes")),
     )
+
+
+def _sizes(given: "np.ndarray[Any, Any] | None") -> tuple[tuple[int, int], ...]:
+    return () if given is None else tuple((width, height) for width, height in given.tolist())
 
 
 def _event(given: Mapping[str, Any]) -> Event:

@@ -143,7 +143,6 @@ class Answerer:
         """
         record = caller.record.begin_answer(is_raw=translation.is_raw)
         request = await self._request(translation, caller)
-        size = await self._picture_size(translation, request)
         try:
             generations = await self._backend.generate_choices(request, timeout=self._timeout)
         except GLMError as error:
@@ -154,8 +153,10 @@ class Answerer:
             choice = Choice(
                 pieces(generation, translation), generation.finish_reason, generation.stop_reason
             )
-            boxes = find_boxes(choice.content, size) if size else None
-            choices.append(replace(choice, boxes=boxes))
+            if translation.finds_boxes:
+                boxes = find_boxes(choice.content, generation.image_sizes[-1])
+                choice = replace(choice, boxes=boxes)
+            choices.append(choice)
         record.usage = _usage(
             prompt=generations[0].num_input_tokens,
             images=generations[0].num_image_tokens,
@@ -174,8 +175,8 @@ class Answerer:
         """
         record = caller.record.begin_answer(is_raw=translation.is_raw)
         request = await self._request(translation, caller)
-        size = await self._picture_size(translation, request)
         contents = [""] * request.num_choices
+        sizes: Sequence[tuple[int, int]] = ()
         counts = {"prompt": 0, "images": 0, "cached": 0, "completion": 0, "reasoning": 0}
         try:
             async with aclosing(self._backend.stream(request, timeout=self._timeout)) as deltas:
@@ -188,17 +189,20 @@ class Answerer:
                     counts["completion"] += delta.num_output_tokens
                     counts["reasoning"] += delta.num_reasoning_tokens
                     own = pieces(delta, translation)
-                    if size:
+                    if translation.finds_boxes:
                         contents[delta.index] += "".join(piece.content for piece in own)
+                        sizes = delta.image_sizes or sizes
                     if delta.finish_reason is not None:
                         record.finish_reasons.append(delta.finish_reason)
                         own = own or [AnswerDelta()]
-                        text = contents[delta.index]
+                        boxes = None
+                        if translation.finds_boxes:
+                            boxes = find_boxes(contents[delta.index], sizes[-1])
                         own[-1] = replace(
                             own[-1],
                             finish_reason=delta.finish_reason,
                             stop_reason=delta.stop_reason,
-                            boxes=find_boxes(text, size) if size else None,
+                            boxes=boxes,
                         )
                     own = [piece for piece in own if piece.says_something]
                     usage = _usage(**counts)
@@ -224,18 +228,6 @@ class Answerer:
             )
         except GLMError as error:
             raise self._failed(error, translation) from error
-
-    async def _picture_size(
-        self, translation: Translation, request: GenerationRequest
-    ) -> tuple[int, int] | None:
-        """Width and height of the last picture, where boxes in it are asked for."""
-        if not translation.finds_boxes:
-            return None
-        try:
-            tokens = await self._backend.tokenize(request, timeout=self._timeout)
-        except GLMError as error:
-            raise self._failed(error, translation) from error
-        return tokens.image_sizes[-1]
 
     async def _request(self, translation: Translation, caller: Caller) -> GenerationRequest:
         images = await self._fetcher.load_all(translation.pictures, caller.hold)

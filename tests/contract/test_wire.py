@@ -115,7 +115,7 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
         for theirs in preprocessing.input:
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
-    for_tokenizers = {"text", "token_text", "image_size"}
+    for_tokenizers = {"text", "token_text"}
     assert {*PROMPT_OUTPUTS, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
 
 

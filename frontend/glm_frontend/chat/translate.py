@@ -66,6 +66,7 @@ class Translation:
             chat_template_kwargs=self.template_kwargs or None,
             request_id=caller.request_id,
             return_events=not self.is_raw,
+            return_image_sizes=self.finds_boxes,
             tenant=caller.tenant,
             trace_context=caller.record.trace_context,
         )

@@ -77,6 +77,7 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
         ({}, set()),
         ({"return_token_ids": True}, {"token_ids"}),
         ({"return_events": True}, {"events"}),
+        ({"return_image_sizes": True}, {"image_sizes"}),
         ({"sampling_parameters": {"logprobs": 0}}, {"logprobs"}),
         ({"sampling_parameters": {"n": 2}}, {"index"}),
     ],
@@ -84,7 +85,9 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
 def test_what_costs_is_asked_for_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
     call = build_call(GenerationRequest(text_input="hi", **given), stream=True, cancel_key=b"key")
     outputs = {output.name() for output in call["outputs"]}
-    given_always = set(OUTPUT_DATATYPES) - {"token_ids", "logprobs", "index", "events"}
+    given_always = set(OUTPUT_DATATYPES) - {
+        *("token_ids", "logprobs", "index", "events", "image_sizes")
+    }
     without_text = {"text_output"} if "events" in wanted else set()
     assert outputs == given_always - without_text | wanted
     for name in ("token_ids", "logprobs"):

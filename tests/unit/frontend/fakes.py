@@ -99,6 +99,7 @@ class FakeBackend:
         self.timeouts.append(timeout)
         finished = False
         script = told_apart(self.script, request) if request.return_events else self.script
+        sizes = ((200, 100),) * len(request.images) if request.return_image_sizes else ()
         try:
             for item in script:
                 await asyncio.sleep(0)
@@ -110,7 +111,7 @@ class FakeBackend:
                     raise item
                 else:
                     for index in range(request.num_choices):
-                        yield replace(item, index=index)
+                        yield replace(item, index=index, image_sizes=sizes)
             finished = True
         finally:
             self.cancelled += not finished
@@ -132,6 +133,7 @@ class FakeBackend:
                 num_cached_tokens=own[0].num_cached_tokens or 0,
                 num_reasoning_tokens=sum(item.num_reasoning_tokens for item in own),
                 logprobs=tuple(logprobs for item in own for logprobs in item.logprobs),
+                image_sizes=own[0].image_sizes,
             )
             for own in pieces
         )

@@ -50,6 +50,7 @@ def test_boxes_are_told_where_they_are_asked_for(
     message = client.post(CHAT, json=body(return_boxes=True)).json()["choices"][0]["message"]
     assert message["content"] == "It is [[100, 200,500,1000]]."
     assert message["boxes"] == BOXES
+    assert len(backend.requests) == 1  # the picture's size comes with the answer
     chunks = events(client.post(CHAT, json=body(return_boxes=True, stream=True)).text)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert [delta["boxes"] for delta in deltas if "boxes" in delta] == [BOXES]

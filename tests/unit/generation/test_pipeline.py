@@ -9,11 +9,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import glm_triton.pipeline
 import glm_triton.preprocessing
@@ -310,6 +312,17 @@ def test_a_picture_that_is_known_is_not_prepared_again(stage: Stage) -> None:
     second.wait()
     assert second.text == first.text
     assert stage.pipeline.engine.stats.images_encoded == encoded
+
+
+def test_the_sizes_of_pictures_as_they_were_sent(stage: Stage) -> None:
+    images = [picture(4), picture(5)]
+    expected = [list(Image.open(BytesIO(image)).size) for image in images]
+    for _ in range(2):  # the second time they are known
+        _, client = stage.accept(images=images, flags=ALL_FLAGS | {"return_image_sizes"})
+        client.wait()
+        first, *others = client.responses
+        assert first.image_sizes is not None and first.image_sizes.tolist() == expected
+        assert all(other.image_sizes is None for other in others)
 
 
 # ---- refusals ----

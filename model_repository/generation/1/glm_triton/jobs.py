@@ -26,6 +26,7 @@ class Response:
         finish_reason: empty as long as the answer goes on.
         logprobs: for each token, by token id: ``logprob``, ``rank``, ``decoded_token``, ``bytes``.
         num_input_tokens: of the prompt, as ``num_image_tokens`` and ``num_cached_tokens``.
+        image_sizes: (pictures, 2) int32 width and height as they were sent; in the first response.
         num_output_tokens: in this response, as ``num_reasoning_tokens`` and ``token_ids``.
     """
 
@@ -42,6 +43,7 @@ class Response:
     num_output_tokens: int | None = None
     num_reasoning_tokens: int | None = None
     token_ids: Sequence[int] | None = None
+    image_sizes: np.ndarray[Any, Any] | None = None
 
 
 class Client(Protocol):
@@ -91,6 +93,7 @@ class Job:
         taken: when preprocessing began, as ``received``; 0 for not yet.
         num_bytes: of its images and videos as they were sent.
         image_tokens: of its prompt, once that is ready.
+        image_sizes: (pictures, 2) int32 width and height as they were sent, once that is ready.
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
         num_open: choices that are not answered to their end.
         has_begun: whether its first token is there.
@@ -112,6 +115,7 @@ class Job:
     cancelled: bool = False
     num_bytes: int = 0
     image_tokens: int = 0
+    image_sizes: np.ndarray[Any, Any] | None = None
     choices: list["Choice"] = field(default_factory=list)
     num_open: int = 0
     has_begun: bool = False

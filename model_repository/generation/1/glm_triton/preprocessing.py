@@ -49,6 +49,7 @@ PROMPT_OUTPUTS = (
     "image_grid_thw",
     "image_hash",
     "image_frames",
+    "image_size",
 )
 # Of an image's content hash, as preprocessing makes it too.
 _HASH_BYTES = 16
@@ -143,8 +144,13 @@ class Preprocessing:
             if job.cancelled:
                 raise RequestCancelled
             job.taken = time.monotonic()
-            inputs, known = self._without_known_images(job.prompt_inputs)
-            prompt = self._to_prompt(self._call(job, inputs), job, known)
+            inputs: Tensors = job.prompt_inputs
+            known: Mapping[bytes, KnownImage] = {}
+            if "return_image_sizes" not in job.flags:  # which only the file tells
+                inputs, known = self._without_known_images(inputs)
+            outputs = self._call(job, inputs)
+            job.image_sizes = outputs["image_size"]
+            prompt = self._to_prompt(outputs, job, known)
             job.image_tokens = prompt.num_image_tokens
             self._admission.check_prompt(job)
             tools = _tools(job.prompt_inputs)

@@ -255,6 +255,8 @@ class Responder:
         if "return_num_output_tokens" in flags:
             values["num_output_tokens"] = len(token_ids)
             values["num_reasoning_tokens"] = last.num_thought_tokens - choice.num_thought_tokens
+        if "return_image_sizes" in flags and not choice.num_sent:
+            values["image_sizes"] = choice.job.image_sizes
         if "return_token_ids" in flags:
             values["token_ids"] = token_ids
         return Response(text, **values)

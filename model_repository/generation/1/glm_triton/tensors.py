@@ -27,6 +27,7 @@ _FLAGS = (
     "return_num_output_tokens",
     "return_token_ids",
     "return_events",
+    "return_image_sizes",
 )
 _COUNTS = (
     "index",
@@ -164,6 +165,8 @@ def _to_tensors(response: Response) -> list[Any]:
         tensors.append(pb_utils.Tensor("cumulative_logprob", value))
     if response.logprobs is not None:
         tensors.append(_string_tensor("logprobs", json.dumps(response.logprobs)))
+    if response.image_sizes is not None:
+        tensors.append(pb_utils.Tensor("image_sizes", response.image_sizes))
     if response.token_ids is not None:
         tensors.append(pb_utils.Tensor("token_ids", np.array(response.token_ids, np.int32)))
     return tensors
