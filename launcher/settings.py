@@ -10,7 +10,7 @@ from pydantic import DirectoryPath, Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 import glm_web.settings
-from glm_frontend.settings import PREFIX
+from glm_frontend.variables import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 

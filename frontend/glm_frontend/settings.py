@@ -19,8 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from glm_frontend import otel
 from glm_frontend.auth import APIKey, all_keys, is_key
 from glm_frontend.limits import parse_rates
-
-PREFIX = "GLM_"
+from glm_frontend.variables import PREFIX
 
 _ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
