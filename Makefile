@@ -60,15 +60,15 @@ lint: ## Check style, formatting, types, dangerous code and known vulnerabilitie
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive \
-		launcher client frontend model_repository demo_model benchmarks deploy
+		launcher client frontend model_repository demo_model benchmarks tools deploy
 	$(BIN)/hadolint Dockerfile.triton
 	$(BIN)/shellcheck .ci/run $$(git ls-files '*.sh')
 	@$(MAKE) --no-print-directory types
-	@$(BIN)/python -m benchmarks.audit
+	@$(BIN)/python -m tools.audit
 
 types: ## Check types only
 	@$(call install,lint)
-	$(BIN)/mypy launcher client frontend demo_model benchmarks tests
+	$(BIN)/mypy launcher client frontend demo_model benchmarks tools tests
 	$(BIN)/mypy model_repository/preprocessing/1/glm_preprocessing model_repository/preprocessing/1/model.py
 	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/glm_format model_repository/generation/1/glm_triton model_repository/generation/1/model.py
 
@@ -126,7 +126,7 @@ load-ui: ## The same by hand, on Locust's page: http://127.0.0.1:8089
 
 soak: ## Half an hour of a mixed load: is every request accounted for, is the memory flat?
 	@$(call install,bench)
-	$(BIN)/python -m benchmarks.soak $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m stress.soak $(ARGS)
 
 stress: ## The long forms of what `make test` does in short: 1,000 schedules, chaos, fuzz, soak, overload
 	@$(call install,test)
@@ -135,15 +135,15 @@ stress: ## The long forms of what `make test` does in short: 1,000 schedules, ch
 
 overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
 	@$(call install,bench)
-	$(BIN)/python -m benchmarks.overload $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m stress.overload $(ARGS)
 
 chaos: ## Parts killed, hung and starved under load, clients that leave, restarts: a table
 	@$(call install,bench)
-	$(BIN)/python -m benchmarks.chaos $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m stress.chaos $(ARGS)
 
 fuzz: ## Random input to every door of the server: HTTP, gRPC, pictures, schemas
 	@$(call install,test)
-	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m stress.fuzz $(ARGS)
 
 gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
 	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \

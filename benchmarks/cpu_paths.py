@@ -20,8 +20,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.engine import prompts, run_engine
-from benchmarks.mid_checkpoint import make
-from benchmarks.report import ROOT, report
 from glm_engine.config import EngineConfig
 from glm_engine.cpu import instruction_set, multiplies_bfloat16, usable_cores
 from glm_engine.engine import Engine
@@ -30,6 +28,8 @@ from glm_engine.request import Output
 from glm_preprocessing.preprocessor import Preprocessor
 from glm_preprocessing.settings import PreprocessingSettings
 from launcher.triton import MEMORY
+from tools.mid_checkpoint import make
+from tools.report import ROOT, report
 
 DEMO = ROOT / "demo_model" / "checkpoint"
 # Outputs by inputs: the MLP of GLM-4.6V-Flash, and the output head of the checkpoint below.

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from benchmarks.load import QUESTION, picture
-from benchmarks.report import ROOT, Panel, report
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.request import Output, Prompt, Request, SamplingParams, place_images
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from launcher.triton import MEMORY
+from tools.load import QUESTION, picture
+from tools.report import ROOT, Panel, report
 
 
 @dataclass(frozen=True)

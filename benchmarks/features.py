@@ -19,9 +19,9 @@ from typing import Any
 import httpx2
 import jsonschema
 
-from benchmarks.load import picture
 from benchmarks.peers.servers import OURS, PEERS, VLLM, running
-from benchmarks.report import ROOT, report
+from tools.load import picture
+from tools.report import ROOT, report
 
 CHAT = "/v1/chat/completions"
 PICTURE = {"type": "image_url", "image_url": {"url": picture(1)}}

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from benchmarks.report import ROOT, hardware
 from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockManager, BlockTable
 from glm_engine.checkpoint import Checkpoint
@@ -45,6 +44,7 @@ from glm_engine.request import (
 )
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.structured_output import Grammars, allowed_tokens
+from tools.report import ROOT, hardware
 
 DEMO = ROOT / "demo_model" / "checkpoint"
 
@@ -387,8 +387,8 @@ def check_stack(seconds_each: float) -> Any:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         return f"left out, for there is no {', '.join(missing)}"
-    from benchmarks.load import distinct_pictures, load
     from benchmarks.peers.servers import OURS, running
+    from tools.load import distinct_pictures, load
 
     rows = []
     log = Path(tempfile.mkdtemp(prefix="gpu-check-")) / "log"

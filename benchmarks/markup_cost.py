@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import ROOT, report
 from glm_engine.detokenizer import TokenTable
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Output, Prompt, Request, SamplingParams
@@ -24,6 +23,7 @@ from glm_format.tags import Tag
 from glm_triton.admission import Pace
 from glm_triton.jobs import Choice, Job, Response
 from glm_triton.responder import Responder
+from tools.report import ROOT, report
 
 STREAMS = 64
 LENGTHS = (256, 4_096, 32_768)

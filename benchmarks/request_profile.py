@@ -15,9 +15,9 @@ from pathlib import Path
 
 import httpx2
 
-from benchmarks.load import QUESTION, Server, ask, picture
-from benchmarks.report import ROOT, report
 from glm_client import Client, GenerationRequest
+from tools.load import QUESTION, Server, ask, picture
+from tools.report import ROOT, report
 
 # What happens within stage 2, in order.
 PARTS = ("preprocessing", "queue", "vision", "prefill")

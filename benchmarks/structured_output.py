@@ -19,9 +19,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from benchmarks.report import ROOT, report
 from glm_engine.request import Prompt, SamplingParams, StructuredOutputs
 from glm_engine.structured_output import Grammars, allowed_tokens
+from tools.report import ROOT, report
 
 VOCABULARY = 151_552  # rows of GLM-4.6V-Flash's logits
 END = "<|endoftext|>"

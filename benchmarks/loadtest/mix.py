@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from benchmarks.load import QUESTION, picture_file
+from tools.load import QUESTION, picture_file
 
 # Of each size are drawn so many; those that no request had before get a tail of their own.
 DRAWN = 16

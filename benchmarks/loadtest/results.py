@@ -15,7 +15,7 @@ from locust.env import Environment
 from benchmarks.loadtest import page
 from benchmarks.loadtest.book import Book
 from benchmarks.loadtest.figures import Figures, Limits, Record, levels, timeline
-from benchmarks.report import Panel, report
+from tools.report import Panel, report
 
 LONG_SECONDS = 3600
 

@@ -19,11 +19,11 @@ from locust.env import Environment
 from locust.event import EventHook
 from tritonclient.grpc import InferenceServerClient, InferenceServerException, InferResult
 
-from benchmarks.load import Server
 from benchmarks.loadtest.figures import Record
 from benchmarks.loadtest.mix import Ask, Messages, Mix, draw_all
 from glm_client import GenerationRequest, OverloadedError, wire
 from glm_client.errors import error_from_text
+from tools.load import Server
 
 # gRPC's asyncio side, which glm_client uses, has a thread of its own that blocks all of gevent: so
 # here is tritonclient's blocking one, which works under gevent after this, with glm_client.wire.

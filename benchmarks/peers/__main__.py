@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import distinct_pictures, load
 from benchmarks.peers.servers import ALL, running
-from benchmarks.report import ROOT, Panel, report
+from tools.load import distinct_pictures, load
+from tools.report import ROOT, Panel, report
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("requests_per_second", "ttft_p50", "ttft_p95", "tpot_p50")

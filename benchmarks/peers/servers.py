@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.load import Server, picture
-from benchmarks.report import ROOT
+from tools.load import Server, picture
+from tools.report import ROOT
 
 PEERS = Path(os.environ.get("PEERS", Path.home() / ".cache" / "glm-peers"))
 START_SECONDS = 300

@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from benchmarks.stack import Stack
+from tools.stack import Stack
 from waiting import wait_until
 
 MODEL = "glm-4.6v-flash"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.chaos.faults import HOLD_LOADING, copy_repository
-from benchmarks.stack import ROOT
+from stress.chaos.faults import HOLD_LOADING, copy_repository
+from tools.stack import ROOT
 
 
 class HeldModels:

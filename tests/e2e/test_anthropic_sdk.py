@@ -8,8 +8,8 @@ import anthropic
 import pytest
 from pydantic import BaseModel
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
+from tools.stack import Stack
 
 QUESTION = "What is in this image?"
 GREEDY = {"temperature": 0}  # the client has no argument for it

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from benchmarks.stack import Stack
 from e2e.calls import chat, post
+from tools.stack import Stack
 
 BOX = r"\[\[[0-4][0-9]{2},[0-4][0-9]{2},[5-9][0-9]{2},[5-9][0-9]{2}\]\]"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.stack import Stack
 from e2e.calls import chat, content, metrics, post, settled
+from tools.stack import Stack
 from waiting import wait_until
 
 HISTOGRAMS = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import disconnects, rolling
-from benchmarks.chaos.breakage import SCENARIOS, Server, start, try_out, wait_ready
+from stress.chaos import disconnects, rolling
+from stress.chaos.breakage import SCENARIOS, Server, start, try_out, wait_ready
 
 # As long as some faults take to be noticed; until they come, steps are slow.
 TOKENS = 300

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stack import ROOT, Stack, free_ports
 from e2e.calls import PICTURES, metrics, post, settled
+from tools.stack import ROOT, Stack, free_ports
 from waiting import wait_until
 
 CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import requests
 
-from benchmarks.stack import Stack
 from e2e.calls import chat, content, post
+from tools.stack import Stack
 
 QUESTION, PICTURE = "What is in this image?", "plot-three.jpg"
 # Hot enough that answers differ.

@@ -6,9 +6,9 @@ import sys
 import pytest
 from PIL import Image
 
-from benchmarks.stack import ROOT, Stack
 from e2e.calls import PICTURES
 from glm_client import AsyncClient, Client, GenerationRequest, InvalidRequestError
+from tools.stack import ROOT, Stack
 
 REQUEST = GenerationRequest(
     text_input="What is in this image?",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stack import ROOT, Stack
 from e2e.calls import PICTURES, metrics, settled
 from glm_client import AsyncClient, GenerationRequest, OverloadedError
+from tools.stack import ROOT, Stack
 from waiting import until, wait_until
 
 EXAMPLES = ROOT / "client" / "examples"

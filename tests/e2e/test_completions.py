@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
+from tools.stack import Stack
 
 PROMPT = "[gMASK]<sop><|user|>\nWho are you?/nothink<|assistant|>\n<think></think>\n"
 

@@ -16,10 +16,10 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.stack import ROOT, START_TIMEOUT, Stack, free_ports
 from dockerfile import copy_stage, stages
 from e2e.calls import chat, content, post
 from e2e.loading import HeldModels
+from tools.stack import ROOT, START_TIMEOUT, Stack, free_ports
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.stack import Stack
+from tools.stack import Stack
 
 CHROMIUM = shutil.which("chromium")
 

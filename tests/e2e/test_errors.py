@@ -10,8 +10,8 @@ import pytest
 import requests
 from PIL import Image
 
-from benchmarks.stack import Stack, free_ports
 from e2e.calls import MODEL, chat, content, data_uri, post, program, settled
+from tools.stack import Stack, free_ports
 
 CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
 URL_PATH = "messages[0].content[0].image_url.url"

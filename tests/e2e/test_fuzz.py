@@ -6,9 +6,9 @@ Judged is how each case ends. Of time there is only what tells a hang: a minute 
 import pytest
 import requests
 
-from benchmarks.fuzz.targets import TARGETS, assert_unharmed, processes
-from benchmarks.stack import Stack
 from e2e.calls import chat, post
+from stress.fuzz.targets import TARGETS, assert_unharmed, processes
+from tools.stack import Stack
 
 
 @pytest.mark.parametrize("name", TARGETS)

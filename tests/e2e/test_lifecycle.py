@@ -10,9 +10,9 @@ import pytest
 import requests
 from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
-from benchmarks.stack import START_TIMEOUT, STOP_TIMEOUT, Stack
 from e2e.calls import chat, content, post
 from e2e.loading import HeldModels
+from tools.stack import START_TIMEOUT, STOP_TIMEOUT, Stack
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from benchmarks.stack import ROOT, Stack, free_ports
 from e2e.calls import settled
+from tools.stack import ROOT, Stack, free_ports
 from waiting import wait_until
 
 REASONS = ("stop", "length", "cancelled", "error", "rejected")

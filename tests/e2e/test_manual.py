@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, PICTURES, chat, content, data_uri, post
+from tools.stack import Stack
 
 MANUAL = Path(__file__).parent / "manual"
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import requests
 
-from benchmarks.load import picture
-from benchmarks.stack import ROOT, Stack, free_ports
 from e2e.calls import chat, content, post
+from tools.load import picture
+from tools.stack import ROOT, Stack, free_ports
 from waiting import wait_until
 
 FOLDER = ROOT / "deploy" / "prometheus"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stack import ROOT, Stack
+from tools.stack import ROOT, Stack
 
 NOTEBOOK = ROOT / "client" / "examples" / "quickstart.ipynb"
 

@@ -6,8 +6,8 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat
+from tools.stack import Stack
 
 
 def _arguments(*args: Any, **fields: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import asyncio
 
 import pytest
 
-from benchmarks.overload import Overload
-from benchmarks.stack import Stack
 from e2e.calls import chat, content, metrics, post
+from stress.overload import Overload
+from tools.stack import Stack
 from waiting import wait_until
 
 

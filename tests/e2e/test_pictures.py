@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.stack import Stack
 from e2e.calls import DESCRIPTIONS, PICTURES, chat, content, data_uri, post
+from tools.stack import Stack
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)

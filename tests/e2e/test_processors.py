@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stack import Stack
 from e2e.calls import DESCRIPTIONS, chat, content, post
 from processors import processors
+from tools.stack import Stack
 
 
 @pytest.mark.parametrize(("instructions", "settings"), processors().items())

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.stack import Stack
 from e2e.calls import chat, content, post
+from tools.stack import Stack
 
 QUESTION, PICTURE, TRUTH = "What is in this image?", "plot-42.png", "The number 42."
 

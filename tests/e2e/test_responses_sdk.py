@@ -10,8 +10,8 @@ from openai import pydantic_responses_function_tool
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, data_uri
+from tools.stack import Stack
 
 QUESTION = "What is in this image?"
 LOOK: Any = {

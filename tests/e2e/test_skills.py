@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.stack import Stack
 from demo_model.tools import FIND_PICTURE, GET_TIME, GET_WEATHER, PAINT, SAVE_NUMBER, TOOLS
 from e2e.calls import DESCRIPTIONS, MODEL, chat, content, data_uri, post
+from tools.stack import Stack
 
 THINKING = pytest.mark.parametrize("thinking", [True, False])
 

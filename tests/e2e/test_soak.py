@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import soak
-from benchmarks.processes import MIB
+from stress import soak
+from tools.processes import MIB
 
 pytestmark = pytest.mark.alone
 

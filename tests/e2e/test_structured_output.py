@@ -16,8 +16,8 @@ import requests
 from openai.lib import pydantic_function_tool
 from pydantic import BaseModel, Field
 
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, chat, content, data_uri, post
+from tools.stack import Stack
 
 
 class Thing(BaseModel):

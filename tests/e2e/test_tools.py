@@ -6,8 +6,8 @@ tests/unit/frontend/test_tools.py and test_tool_calls.py.
 
 from typing import Any
 
-from benchmarks.stack import Stack
 from e2e.calls import chat, content, data_uri, post
+from tools.stack import Stack
 
 TOOL = {
     "type": "function",

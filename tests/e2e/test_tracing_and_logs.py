@@ -13,9 +13,9 @@ import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from benchmarks.stack import Stack
 from e2e.calls import PICTURES, chat
 from glm_client import Client, GenerationRequest
+from tools.stack import Stack
 from waiting import wait_until
 
 KEY = "sk-nobody-may-read-this"

@@ -12,9 +12,9 @@ import requests
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.stack import Stack
 from e2e.calls import PICTURES, metrics, settled
 from glm_client.errors import ERROR_DETAILS
+from tools.stack import Stack
 from waiting import wait_until
 
 

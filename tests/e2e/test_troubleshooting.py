@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 import requests
 
-from benchmarks.stack import START_TIMEOUT, Stack
 from e2e.calls import DESCRIPTIONS, chat, content, post
 from e2e.loading import HeldModels
+from tools.stack import START_TIMEOUT, Stack
 from waiting import wait_until
 
 ORIGIN = "http://page.example"

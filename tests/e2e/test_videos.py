@@ -9,10 +9,10 @@ import openai
 import pytest
 from PIL import Image
 
-from benchmarks.clips import ENCODERS, clip, encode, scene
-from benchmarks.stack import Stack
 from e2e.calls import MODEL, content, data_uri, post, settled
 from glm_client import Client, GenerationRequest
+from tools.clips import ENCODERS, clip, encode, scene
+from tools.stack import Stack
 
 PATH = "messages[0].content[0].video_url.url"
 

@@ -14,8 +14,8 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from benchmarks.stack import Stack, free_ports
 from e2e.calls import DESCRIPTIONS, PICTURES, chat, metrics, program, settled
+from tools.stack import Stack, free_ports
 from waiting import wait_until
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from benchmarks.clips import clip, encode, scene
 from glm_engine.request import Prompt
+from tools.clips import clip, encode, scene
 from unit.generation.conftest import Harness
 from unit.generation.reference import reference
 

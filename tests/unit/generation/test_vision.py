@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.clips import clip, encode, scene
 from glm_engine.operations import CPUOperations
 from glm_engine.request import Prompt
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
+from tools.clips import clip, encode, scene
 from unit.generation.reference import Reference, reference
 
 

@@ -16,13 +16,13 @@ from transformers import AutoTokenizer
 from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
 from transformers.video_utils import VideoMetadata
 
-from benchmarks.clips import clip, scene
 from glm_preprocessing.chat import parse_conversation, user_turn
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.preprocessor import HASH_BYTES, Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.videos import sample_frames
+from tools.clips import clip, scene
 from unit.paths import DEMO_CHECKPOINT
 from unit.preprocessing.files import image_file
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 
-from benchmarks.clips import ENCODERS, clip, encode, scene
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.patches import PatchConfig, patchify_frames, target_size
 from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
+from tools.clips import ENCODERS, clip, encode, scene
 
 LIMITS = VideoLimits(max_pixels=1_000_000, max_frames=1000, max_seconds=30)
 CONFIG = PatchConfig.from_video_processor({})

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.overload import Level, Outcome, growth, kept
-from benchmarks.processes import MIB, Sample, Usage
+from stress.overload import Level, Outcome, growth, kept
+from tools.processes import MIB, Sample, Usage
 
 
 def answered(ended: float, ttft: float, answer_id: str) -> Outcome:

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from tritonclient.grpc.aio import InferenceServerClient
 
-from benchmarks.chaos.traffic import chat
-from benchmarks.stack import Stack
 from glm_client import AsyncClient, GenerationRequest, wire
+from stress.chaos.traffic import chat
+from tools.stack import Stack
 
 # Few, so that further requests wait.
 MAX_NUM_SEQS = 4

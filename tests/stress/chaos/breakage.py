@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.chaos.faults import SLOW_STEPS, TOO_LARGE, copy_repository
-from benchmarks.chaos.traffic import End, Traffic, chat, large_pictures
-from benchmarks.report import ROOT
-from benchmarks.stack import Stack, wait_until
 from launcher.watch import Backoff
+from stress.chaos.faults import SLOW_STEPS, TOO_LARGE, copy_repository
+from stress.chaos.traffic import End, Traffic, chat, large_pictures
+from tools.report import ROOT
+from tools.stack import Stack, wait_until
 
 # Short ones, so that a hang is noticed while one watches.
 TIMEOUTS = {

@@ -14,8 +14,8 @@ import httpx2
 import numpy as np
 from PIL import Image
 
-from benchmarks.stack import Stack
 from glm_client import AsyncClient, GenerationRequest, GLMError
+from tools.stack import Stack
 
 MODEL = "glm-4.6v-flash"
 # As a load balancer would wait. The frontend asks a tiny question of its own, for 5 s at the most.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.exchange import Connections, Exchange
-from benchmarks.soak import slope
-from benchmarks.soak_requests import Ask, Books, Choice, Mix, Wrong, read_http
+from stress.soak import slope
+from stress.soak_requests import Ask, Books, Choice, Mix, Wrong, read_http
+from tools.exchange import Connections, Exchange
 
 
 def stream(*chunks: Any, end: str = "data: [DONE]\n\n") -> Exchange:

@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks.exchange import Exchange
-from benchmarks.report import ROOT
 from glm_client import GenerationDelta, GenerationRequest
+from tools.exchange import Exchange
+from tools.report import ROOT
 
 PICTURES = ROOT / "tests/e2e/pictures"
 CHAT = "/v1/chat/completions"

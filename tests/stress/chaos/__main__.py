@@ -6,9 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.chaos import disconnects, rolling
-from benchmarks.chaos.breakage import HEAD, break_all, row
-from benchmarks.report import ROOT, report
+from stress.chaos import disconnects, rolling
+from stress.chaos.breakage import HEAD, break_all, row
+from tools.report import ROOT, report
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.md"
 EXPLANATION = """\
@@ -24,7 +24,7 @@ engine steps from the moment at which the server was told.
 
 def main() -> int:
     """Returns 1 when anything is not as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m stress.chaos", description=__doc__)
     parser.add_argument("--each", type=int, default=4, help="requests under way of each kind")
     parser.add_argument(
         "--only", default="", help="scenarios with this in their names, and nothing else"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.stack import Stack
+from tools.stack import Stack
 
 MIB = 2**20
 _STUB_OF = re.compile(r"/(\w+)/1/model\.py")

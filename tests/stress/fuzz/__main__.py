@@ -6,9 +6,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.fuzz.targets import TARGETS, Outcome, assert_unharmed, processes
-from benchmarks.report import ROOT, report
-from benchmarks.stack import Stack
+from stress.fuzz.targets import TARGETS, Outcome, assert_unharmed, processes
+from tools.report import ROOT, report
+from tools.stack import Stack
 
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.md"
 HEAD = ("| what comes in | cases | how they ended | failures | s |", "|---|---|---|---|---|")
@@ -25,7 +25,7 @@ def row(outcome: Outcome) -> str:
 
 def main() -> int:
     """Returns 1 when anything failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m stress.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=80, help="for each target")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--only", choices=sorted(TARGETS), help="one target")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx2
 
-from benchmarks.chaos.traffic import chat
-from benchmarks.stack import Stack
 from glm_client import AsyncClient, GenerationRequest, GLMError
+from stress.chaos.traffic import chat
+from tools.stack import Stack
 
 TOKENS = 300
 ATTEMPTS = 20

@@ -1,6 +1,6 @@
 """A closed-loop load of streamed chat completions, each with a picture of its own and a question.
 
-Against any OpenAI server: ``python -m benchmarks.load http://127.0.0.1:8000 --model NAME``.
+Against any OpenAI server: ``python -m tools.load http://127.0.0.1:8000 --model NAME``.
 """
 
 import argparse

@@ -27,11 +27,14 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-from benchmarks.exchange import Connections, Exchange
-from benchmarks.processes import MIB, Processes, Sample, Usage
-from benchmarks.report import ROOT, Panel, report
 from benchmarks.request_profile import sums
-from benchmarks.soak_requests import (
+from glm_client import (
+    AsyncClient,
+    GenerationRequest,
+    InvalidRequestError,
+    OverloadedError,
+)
+from stress.soak_requests import (
     CHAT,
     REQUEST_ID,
     Ask,
@@ -41,13 +44,10 @@ from benchmarks.soak_requests import (
     read_deltas,
     read_http,
 )
-from benchmarks.stack import Stack
-from glm_client import (
-    AsyncClient,
-    GenerationRequest,
-    InvalidRequestError,
-    OverloadedError,
-)
+from tools.exchange import Connections, Exchange
+from tools.processes import MIB, Processes, Sample, Usage
+from tools.report import ROOT, Panel, report
+from tools.stack import Stack
 
 MODEL = "glm-4.6v-flash"
 SETTINGS = {
@@ -364,7 +364,7 @@ def run(
 
 def main() -> int:
     """Run and report; 1 when something is not flat, or not accounted for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
+    parser = argparse.ArgumentParser(prog="python -m stress.soak")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/soak.md")

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import InferenceServerClient, InferenceServerException, model_config_pb2
 
-from benchmarks.clips import ENCODERS, clip
-from benchmarks.fuzz import inputs
-from benchmarks.report import ROOT
-from benchmarks.stack import Stack, wait_until
+from stress.fuzz import inputs
+from tools.clips import ENCODERS, clip
+from tools.report import ROOT
+from tools.stack import Stack, wait_until
 
 MODEL = "glm-4.6v-flash"
 # That one request may take, on a machine that does other things as well: what is no hang ends in
@@ -118,8 +118,8 @@ def http_api(stack: Stack, seconds: float, seed: int) -> Outcome:
             *("--report", "json", "--report-json-path", str(report)),
         ]
         hooks = {
-            "SCHEMATHESIS_HOOKS": "benchmarks.fuzz.hooks",
-            "PYTHONPATH": str(ROOT),
+            "SCHEMATHESIS_HOOKS": "stress.fuzz.hooks",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
             "FUZZ_STATUSES": str(statuses),
         }
         run = subprocess.run(

@@ -30,11 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.exchange import Connections, Exchange
-from benchmarks.load import Server, picture
-from benchmarks.processes import MIB, Processes, Sample, peaks
-from benchmarks.report import ROOT, Panel, report
-from benchmarks.stack import Stack
+from tools.exchange import Connections, Exchange
+from tools.load import Server, picture
+from tools.processes import MIB, Processes, Sample, peaks
+from tools.report import ROOT, Panel, report
+from tools.stack import Stack
 
 CHAT = "/v1/chat/completions"
 MODEL = "glm-4.6v-flash"
@@ -362,7 +362,7 @@ async def _measure(stack: Stack, arguments: argparse.Namespace) -> tuple[float, 
 def main() -> int:
     """Measure and report; 1 when something is lost, comes twice, or fails in another way, when too
     little goodput is left, or when the memory grows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overload")
+    parser = argparse.ArgumentParser(prog="python -m stress.overload")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--keys", action="store_true", help="a flood and a trickle, by API key")
