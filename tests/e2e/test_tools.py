@@ -1,7 +1,7 @@
 """Tools in the prompt and their results, over the real server.
 
 What the model calls is tested in test_skills.py, what its calls become with texts of many kinds in
-tests/unit/frontend/test_tools.py and test_tool_calls.py.
+tests/unit/frontend/test_tools.py and tests/unit/format.
 """
 
 from typing import Any
