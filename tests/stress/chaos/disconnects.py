@@ -129,7 +129,7 @@ class Clients:
 
 
 async def _metrics(stack: Stack) -> dict[str, float]:
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
         text = (await client.get(f"{stack.metrics_url}/metrics")).text
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("glm_"))
     return {name: float(value) for name, value in lines}
