@@ -343,8 +343,7 @@ class ChatCompletionRequest(SamplingParameters):
     )
     logprobs: bool | None = Field(
         None,
-        description="true: how likely each token of the answer was, its thought included. "
-        "Default false.",
+        description="true: how likely each token of the answer's text was. Default false.",
     )
     top_logprobs: int | None = Field(
         None,
@@ -572,7 +571,7 @@ class TokenLogprob(AlternativeToken):
 class Logprobs(BaseModel):
     """How likely the tokens of the answer were."""
 
-    content: list[TokenLogprob] = Field(description="All tokens, those of the thought first.")
+    content: list[TokenLogprob] = Field(description="The tokens of `content`.")
 
 
 class Choice(BaseModel):

@@ -317,7 +317,8 @@ class SamplingParameters(RequestModel):
     )
     stop: Stop | None = Field(
         None,
-        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it.",
+        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it, "
+        "and are looked for in its text only, not in its thought or in calls.",
     )
     stop_token_ids: Annotated[list[TokenId], *at_most(MAX_TOKEN_IDS)] | None = Field(
         None, description="Further tokens that end the answer."

@@ -329,7 +329,8 @@ class MessagesRequest(CountTokensRequest):
     )
     stop_sequences: Annotated[list[StopString], *at_most(MAX_STOP_STRINGS)] | None = Field(
         None,
-        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it.",
+        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it, "
+        "and are looked for in its text only, not in its thought or in calls.",
     )
     temperature: float | None = Field(
         None,

@@ -4,6 +4,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_the_text_ends_before_a_stop_string(harness: Harness, make_prompt: MakeP
     assert harness.text(request) == whole[: whole.index(stop)]
     last = harness.wait(request)[-1]
     assert (last.finish_reason, last.stop_reason) == ("stop", stop)
+
+
+def test_a_stop_string_is_looked_for_in_the_text_and_in_all_of_a_raw_answer(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    prompt = make_prompt("What is this?", [3])
+    thought, _, text = harness.text(harness.add(prompt)).partition("</think>\n")
+    word = thought.split()[1]
+    assert word in text  # the thought of the demo model says what its answer does
+    request = harness.add(prompt, stop=(word,))
+    assert harness.text(request) == f"{thought}</think>\n{text[: text.index(word)]}"
+    assert harness.wait(request)[-1].stop_reason == word
+    raw = replace(prompt, field="prompt")
+    for stop in (word, "</think>"):
+        request = harness.add(raw, stop=(stop,))
+        assert harness.text(request) == thought.partition(stop)[0]
+        assert harness.wait(request)[-1].stop_reason == stop
 
 
 def test_stop_token_ids_end_the_answer(harness: Harness, make_prompt: MakePrompt) -> None:

@@ -37,7 +37,7 @@ from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
 from glm_engine.structured_output import Grammars
 from glm_engine.vision import KnownImage
-from glm_format.answer import AnswerReader, channel_after
+from glm_format.answer import AnswerReader, Channel, channel_after
 from glm_format.events import Event
 from glm_format.tags import Tag, tags_by_token
 
@@ -221,7 +221,7 @@ class Engine:
                 "is not supported: the checkpoint has no tokens for a thought",
             )
         request.max_tokens = request.params.max_tokens or min(DEFAULT_MAX_TOKENS, room)
-        request.reader = self._new_reader(request)
+        self._read_by(request)
         timeline = request.timeline
         timeline.queued = time.monotonic()
         timeline.received = timeline.received or timeline.queued
@@ -231,15 +231,24 @@ class Engine:
             self._mailbox.append(request)
         self._wake.set()
 
-    def _new_reader(self, request: Request) -> AnswerReader:
-        skips = request.params.skip_special_tokens
-        return AnswerReader(
-            self._tags,
-            partial(self.table.token_bytes, skip_special_tokens=skips),
-            begins_in=channel_after(request.prompt.input_ids, self._tags, self._assistant_token_id),
-            functions=request.functions,
-            stop=request.params.stop,
+    def _read_by(self, request: Request) -> None:
+        """Give a request its reader and its stop finder."""
+        prompt, params = request.prompt, request.params
+        token_bytes = partial(
+            self.table.token_bytes, skip_special_tokens=params.skip_special_tokens
         )
+        is_raw = prompt.is_raw and not request.wants_events
+        request.reader = request.stop_finder = AnswerReader(
+            self._tags,
+            token_bytes,
+            begins_in=channel_after(prompt.input_ids, self._tags, self._assistant_token_id),
+            functions=request.functions,
+            stop=() if is_raw else params.stop,
+        )
+        if is_raw and params.stop:
+            request.stop_finder = AnswerReader(
+                {}, token_bytes, begins_in=Channel.TEXT, stop=params.stop
+            )
 
     def abort(self, request: Request) -> None:
         """Give a request up, whatever it is doing; before or after ``add``, any number of times."""
@@ -376,8 +385,8 @@ class Engine:
             request.timeline.first_token = time.monotonic()
         if sampled.logprobs is not None:
             request.cumulative_logprob += sampled.logprobs.entries[token_id][0]
-        reader = request.reader
-        assert reader is not None
+        reader, stops = request.reader, request.stop_finder
+        assert reader is not None and stops is not None
         finish_reason, stop_reason = self._stop_by_token(request, token_id)
         if request.guide is not None:
             if finish_reason is None:
@@ -387,9 +396,11 @@ class Engine:
         text, events = "", list[Event]()
         if finish_reason is None:  # the token that ends an answer is not part of it
             events = reader.push(token_id, sampled.logprobs)
+            if stops is not reader:
+                stops.push(token_id)
             text = self._text(request, token_id)
-        if reader.stop_string is not None:
-            finish_reason, stop_reason = "stop", reader.stop_string
+        if stops.stop_string is not None:
+            finish_reason, stop_reason = "stop", stops.stop_string
         elif request.guide is not None and request.guide.is_complete:
             finish_reason = "stop"
         elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
@@ -415,14 +426,14 @@ class Engine:
             self._outputs.append(output)
 
     def _text(self, request: Request, token_id: int) -> str:
-        """The answer as it is written, which ends where its reader finds a stop string."""
-        reader = request.reader
-        if request.wants_events or reader is None:
+        """The answer as it is written, which ends where a stop string is found."""
+        stops = request.stop_finder
+        if request.wants_events or stops is None:
             return ""
         detokenizer = self._detokenizer(request)
-        if reader.stop_string is not None:
-            return detokenizer.push_last(token_id, reader.stop_string)
-        return detokenizer.push(token_id, reader.held)
+        if stops.stop_string is not None:
+            return detokenizer.push_last(token_id, stops.stop_string)
+        return detokenizer.push(token_id, stops.held)
 
     def _detokenizer(self, request: Request) -> Detokenizer:
         found = self._detokenizers.get(request)

@@ -404,6 +404,11 @@ class Prompt:
     images: tuple[PromptImage, ...] = ()
 
     @property
+    def is_raw(self) -> bool:
+        """Whether the client wrote it as a whole, without the chat template."""
+        return self.field in ("prompt", "prompt_token_ids")
+
+    @property
     def num_tokens(self) -> int:
         """Length in tokens, image tokens included."""
         return len(self.input_ids)
@@ -460,6 +465,8 @@ class Request:
             any a call is text.
         wants_events: whether ``Output.events`` are asked for, and not ``Output.text``.
         reader: tells its thought, text and calls apart; set by the engine.
+        stop_finder: looks for stop strings: the reader, in the answer's text only; or, where the
+            client wrote the whole prompt, one that takes everything for text.
         tenant: on whose behalf; tenants get equal shares of the engine.
         arrival: counts up; who comes first is served first.
     """
@@ -482,6 +489,7 @@ class Request:
     functions: Mapping[str, Any] = field(default_factory=dict)
     wants_events: bool = False
     reader: AnswerReader | None = None
+    stop_finder: AnswerReader | None = None
     tenant: str = ""
     arrival: int = 0
     timeline: Timeline = field(default_factory=Timeline)
