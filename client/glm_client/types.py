@@ -78,6 +78,10 @@ Event = ThoughtDelta | TextDelta | CallStart | CallDelta
 """What an answer consists of, in the order in which the model writes it."""
 
 
+def _text(events: tuple[Event, ...], kind: type[ThoughtDelta | TextDelta]) -> str:
+    return "".join(event.text for event in events if isinstance(event, kind))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request for text. Give one of the first four.
@@ -186,12 +190,12 @@ class GenerationDelta:
     @property
     def reasoning(self) -> str:
         """What ``events`` have of the thought."""
-        return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
+        return _text(self.events, ThoughtDelta)
 
     @property
     def content(self) -> str:
         """What ``events`` have of the answer's text."""
-        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+        return _text(self.events, TextDelta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,12 +218,12 @@ class Generation:
     @property
     def reasoning(self) -> str:
         """The thought, by ``events``."""
-        return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
+        return _text(self.events, ThoughtDelta)
 
     @property
     def content(self) -> str:
         """The answer's text, by ``events``."""
-        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+        return _text(self.events, TextDelta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
