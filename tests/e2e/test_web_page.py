@@ -196,7 +196,8 @@ def page(browser: Chrome) -> Iterator[Page]:
 
 def test_upload_ask_and_ask_again(stack: Stack, page: Page) -> None:
     page.open(stack.web_url)
-    assert page.one("#model-name").text == "glm-4.6v-flash"
+    # Asked for apart from the state.
+    wait_until(lambda: page.one("#model-name").text == "glm-4.6v-flash")
     page.upload(PICTURES / "plot-circle-square.png")
     page.ask("What is in this image?")
     assert page.answer() == DESCRIPTIONS["plot-circle-square.png"]
