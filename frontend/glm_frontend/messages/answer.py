@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from itertools import groupby
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -51,13 +53,21 @@ def whole_answer(id: str, model: str, answer: Answer) -> AssistantAnswer:
                 content.append(TextBlock(type="text", text=text))
         else:
             call = calls[int(kind)]
-            # What is complete of a call that was cut; a stream's client gets the same.
-            arguments = from_json(call.arguments or "{}", allow_partial=True)
+            arguments = _parsed(call.arguments)
             content.append(
                 ToolUseBlock(type="tool_use", id=call.id, name=call.name, input=arguments)
             )
     stop = _stop(choice.finish_reason, choice.stop_reason, bool(calls))
     return _answer(id, model, content, stop, answer.usage)
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    """The arguments; what is complete of them where the call was cut, as a stream's client gets."""
+    try:
+        whole: dict[str, Any] = json.loads(arguments)
+    except ValueError:
+        whole = from_json(arguments or "{}", allow_partial=True)
+    return whole
 
 
 def _kind(piece: AnswerDelta) -> str | int:

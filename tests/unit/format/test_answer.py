@@ -13,6 +13,8 @@ from glm_format.events import CallDelta, CallStart, Event, TextDelta, ThoughtDel
 from glm_format.tags import Tag, tags_by_token
 
 TAG_IDS = {str(tag): 1000 + number for number, tag in enumerate(Tag)}
+# Tokens of text; below it, byte values are tokens in some tests.
+_FIRST_TEXT = 2000
 TAGS = tags_by_token(TAG_IDS.get)
 _TAG = re.compile("|".join(map(re.escape, TAG_IDS)))
 
@@ -49,6 +51,26 @@ class Answer:
         return [(name, json.loads(arguments)) for name, arguments in self.calls]
 
 
+class Tokens:
+    """A text as tokens: each tag is one, and so are each so many bytes between them."""
+
+    def __init__(self, text: str, size: int) -> None:
+        self._bytes: list[bytes] = []
+        self.ids: list[int] = []
+        at = 0
+        for found in [*_TAG.finditer(text), None]:
+            data = text[at : found.start() if found else None].encode()
+            for start in range(0, len(data), size):
+                self._bytes.append(data[start : start + size])
+                self.ids.append(_FIRST_TEXT + len(self._bytes) - 1)
+            if found:
+                self.ids.append(TAG_IDS[found[0]])
+                at = found.end()
+
+    def bytes_of(self, token_id: int) -> bytes:
+        return self._bytes[token_id - _FIRST_TEXT]
+
+
 def read(
     text: str,
     functions: Mapping[str, Any] | None = None,
@@ -59,20 +81,10 @@ def read(
     **options: Any,
 ) -> Answer:
     """Read an answer whose tags are tokens, and whose text comes in tokens of some bytes."""
-    tokens: dict[int, bytes] = {}
-    ids = []
-    at = 0
-    for found in [*_TAG.finditer(text), None]:
-        data = text[at : found.start() if found else None].encode()
-        for start in range(0, len(data), size):
-            tokens[len(tokens)] = data[start : start + size]
-            ids.append(len(tokens) - 1)
-        if found:
-            ids.append(TAG_IDS[found[0]])
-            at = found.end()
-    reader = AnswerReader(TAGS, tokens.__getitem__, functions=functions, **options)
+    tokens = Tokens(text, size)
+    reader = AnswerReader(TAGS, tokens.bytes_of, functions=functions, **options)
     events: list[Event] = []
-    for token_id in ids:
+    for token_id in tokens.ids:
         events += reader.push(token_id, token_id)
     events += reader.finish(is_cut=is_cut)
     return Answer(merged(events, is_whole=is_whole))
@@ -171,10 +183,16 @@ def test_each_token_of_thought_and_text_has_its_note_and_no_tag_has() -> None:
     found = read("\n<think>ab</think>\ncd<tool_call>f</tool_call>", F)
     thought, text, *_ = found.events
     assert isinstance(thought, ThoughtDelta) and isinstance(text, TextDelta)
-    assert (thought.notes, text.notes) == ([1, 2], [4, 5])
+    assert [note - _FIRST_TEXT for note in thought.notes] == [1, 2]
+    assert [note - _FIRST_TEXT for note in text.notes] == [4, 5]
     for end, notes in (("", [0, 1, 2, 3]), ("<tool_call>f</tool_call>", [0, 1, 2])):
         (text, *_) = read("c\nd\n" + end, F).events
-        assert isinstance(text, TextDelta) and text.notes == notes
+        assert isinstance(text, TextDelta)
+        assert [note - _FIRST_TEXT for note in text.notes] == notes
+    for whole, counts in ((" </think>b", [1]), ("a\n</think>b", [2, 1])):
+        found = read(whole, F)
+        pieces = [one for one in found.events if isinstance(one, ThoughtDelta | TextDelta)]
+        assert [len(piece.notes) for piece in pieces] == counts
     refused = read("a<tool_call>g</tool_call>", F)
     (only,) = refused.events
     assert isinstance(only, TextDelta) and len(only.notes) == 4
@@ -199,6 +217,32 @@ def test_stop_strings_are_looked_for_in_the_text_only(
 ) -> None:
     answer_read = read(text, size=size, stop=stop)
     assert (answer_read.thought, answer_read.text) == (thought, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "shown", "found"),
+    [
+        ("abcd", ["bcd", "c"], "ab", "c"),
+        ("abc", ["abc", "ab"], "", "ab"),
+        ("<tool_call>get_b c", ["get"], "<tool_call>", "get"),
+        ("<tool_call>{ END <tool_call>f</tool_call>", ["END"], "<tool_call>{ ", "END"),
+        (" </think>X", [" X"], "X", None),
+        (" </think>X", [" "], "X", None),
+        ("ab\n", ["b\n"], "a", "b\n"),
+        ("   ", [" "], "", " "),
+    ],
+)
+@pytest.mark.parametrize("has_tools", [True, False])
+def test_where_a_stop_string_ends_an_answer(
+    text: str, stop: list[str], shown: str, found: str | None, has_tools: bool
+) -> None:
+    for size in (1, 3, 1000):
+        tokens = Tokens(text, size)
+        reader = AnswerReader(TAGS, tokens.bytes_of, stop=stop, functions=F if has_tools else {})
+        events = [event for token_id in tokens.ids for event in reader.push(token_id)]
+        events += reader.finish(is_cut=False)
+        assert (Answer(events).text, reader.stop_string) == (shown, found)
+        assert not Answer(events).calls
 
 
 def test_no_stop_string_is_found_in_a_call() -> None:
@@ -269,6 +313,7 @@ WHOLE = "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>x</arg_value>\n</tool_ca
         ('<tool_call>\n{"name": "f", "arguments": {"s": "x"}}\n', [("f", {"s": "x"})]),
         ('<tool_call>{"name": "f", "arguments": "{\\"s\\": 1}"}</tool_call>', [("f", {"s": 1})]),
         ('<tool_call>{"name": "f"}</tool_call>', [("f", {})]),
+        ('<tool_call>{"name": "f"}\n<tool_call>{"name": "f"}', [("f", {})] * 2),
         ('<tool_call>f\n{"s": "x"}\n</tool_call>', [("f", {"s": "x"})]),
         ('<tool_call>f\n{"s": "x"</tool_call>', [("f", {})]),
     ],
@@ -307,6 +352,35 @@ def test_what_cannot_be_a_name_is_not_held_back() -> None:
     reader.push(TAG_IDS["<tool_call>"])
     assert reader.push(ord("l")) == reader.push(ord("o")) == []
     assert Answer(reader.push(ord("g"))).thought == "<tool_call>log"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "calls"),
+    [
+        ("<tool_call>{ <tool_call>{ x", "<tool_call>{ <tool_call>{ x", []),
+        ('<tool_call>{"name": "g"}<tool_call>f', '<tool_call>{"name": "g"}', [("f", {})]),
+        ('<tool_call>{ "a" <tool_call>f\n', '<tool_call>{ "a" ', [("f", {})]),
+        (
+            "a<tool_call>{ b<tool_call>f\n<arg_key>s</arg_key><arg_value>v",
+            "a<tool_call>{ b",
+            [("f", {"s": "v"})],
+        ),
+        ("<tool_call>{" * 2000 + "</tool_call>", "<tool_call>{" * 2000 + "</tool_call>", []),
+    ],
+    ids=["twice", "another", "a name", "a value", "many"],
+)
+def test_a_call_in_what_was_none(text: str, shown: str, calls: list[tuple[str, Any]]) -> None:
+    for size in (1, 1000):
+        found = read(text, F, size=size)
+        assert (found.text, found.parsed) == (shown, calls)
+
+
+def test_half_a_surrogate_pair_stays_text() -> None:
+    found = read(
+        '<tool_call>f\n<arg_key>x</arg_key><arg_value>["\\ud800"]</arg_value></tool_call>', F
+    )
+    assert found.parsed == [("f", {"x": '["\\ud800"]'})]
+    found.calls[0][1].encode()
 
 
 def test_a_call_may_begin_where_none_was() -> None:
@@ -356,6 +430,7 @@ def test_a_forced_end_leaves_json_for_every_text() -> None:
     """Whatever a model writes in a call: the arguments of a finished answer are JSON."""
     chance = random.Random(3)
     pieces = [*TAG_IDS, "f", "s", "\n", "x", '"', "{", "}", "f\n", '{"s": 1}', "7", "\\", "ä"]
+    pieces += ["<tool_call>{", '<tool_call>{"name": "f"}', "<tool_call>f\n"]
     calls = 0
     for _ in range(3000):
         text = "<tool_call>f\n" * (chance.random() < 0.5) + "".join(

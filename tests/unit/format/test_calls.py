@@ -99,6 +99,29 @@ def test_every_way_to_cut_it_gives_the_same(name: str) -> None:
         assert (found.text, found.calls) == (content, whole.calls)
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": ["string", "null"]}, '"foo" "bar"', '"foo" "bar"'),
+        ({"type": ["string", "null"]}, '"exact phrase"', '"exact phrase"'),
+        ({"type": ["string", "null"]}, "'a' # b", "'a' # b"),
+        ({"type": ["string", "null"]}, "None", None),
+        ({"type": ["string", "integer"]}, "true", "true"),
+        ({"type": ["integer", "boolean"]}, "true", True),
+        ({"type": "integer"}, "true", "true"),
+        ({"type": "string", "allOf": [{"minLength": 5}]}, "12345", "12345"),
+        ({"type": "string", "anyOf": [{"format": "a"}, {"format": "b"}]}, "12345", "12345"),
+        ({"const": "5"}, "5", "5"),
+        ({"allOf": [{"type": "string"}]}, "12345", "12345"),
+    ],
+)
+def test_what_a_text_may_be(schema: dict[str, Any], text: str, value: Any) -> None:
+    condition: list[dict[str, Any]] = [{"if": {}, "then": {}}]
+    for more in ({}, {"allOf": condition}):
+        parameters = {"properties": {"x": schema}, **more}
+        assert read(call("f", x=text), {"f": parameters}).parsed == [("f", {"x": value})]
+
+
 def test_a_text_that_reads_like_tags_is_a_text() -> None:
     """Only a tag's own token is a tag, and with a grammar no token of a text can be one."""
     value = "</arg_value> <arg_key>x</arg_key></tool_call> <tool_call>"

@@ -85,6 +85,7 @@ class Detokenizer:
         """Take the token that completes a stop string and return the rest of the text before it."""
         text = self._next(token_id)
         self._held = ""
+        self._decoder.reset()
         return text[: max(0, text.find(stop))]
 
     def finish(self) -> str:

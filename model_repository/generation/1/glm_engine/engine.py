@@ -407,6 +407,8 @@ class Engine:
             finish_reason = "length"
         if finish_reason is not None:
             events += reader.finish(is_cut=finish_reason == "length")
+            if stops is reader and reader.stop_string is not None:  # in what was held back
+                finish_reason, stop_reason = "stop", reader.stop_string
             if not request.wants_events:
                 text += self._detokenizer(request).finish()
         output = Output(

@@ -1,6 +1,7 @@
 """One answer, read token by token: its thought, its text and its calls."""
 
 import codecs
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
@@ -57,6 +58,7 @@ class AnswerReader:
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._events: list[Event] = []
+        self._todo: deque[tuple[str | Tag, Any]] = deque()  # text and tags that are not taken yet
         self._space = ""  # of START
         self._notes: list[Any] = []  # of START
         self._line_breaks = ""  # of a thought; dropped if nothing of the thought follows them
@@ -83,7 +85,10 @@ class AnswerReader:
     @property
     def held(self) -> str:
         """The end of the text so far, which may turn out to be the beginning of a stop string."""
-        return self._held + self._line_break
+        if not self._stop:
+            return ""
+        undecided = "".join(str(piece) for piece, _ in self._call_pieces) if self._call else ""
+        return self._space + (self._margin or "") + self._held + self._line_break + undecided
 
     def push(self, token_id: int, note: Any = None) -> list[Event]:
         """Take a token.
@@ -97,10 +102,11 @@ class AnswerReader:
         was_thought = self.channel is Channel.THOUGHT
         tag = self._tags.get(token_id)
         if tag is None:
-            self._take_text(self._decoder.decode(self._token_bytes(token_id)), note)
+            self._todo.append((self._decoder.decode(self._token_bytes(token_id)), note))
         else:
             self._flush_decoder()
-            self._take_tag(tag, note)
+            self._todo.append((tag, note))
+        self._take_all()
         if self.channel is Channel.THOUGHT or (was_thought and self.channel is Channel.TEXT):
             self.num_thought_tokens = self._num_tokens
         return self._taken()
@@ -113,16 +119,19 @@ class AnswerReader:
         """
         if self.stop_string is None:
             self._flush_decoder()
-            if self._call is not None:
+            self._take_all()
+            while self._call is not None:
                 self._add_call_events(self._call.end(is_cut=is_cut))
-                if self._call is not None and self._call.is_refused:
-                    self._refuse_call()
+                if self._call is None or not self._call.is_refused:
+                    break
+                self._refuse_call()  # another call may begin in what is text now
+                self._take_all()
+        if self.stop_string is None:
             if self.channel is Channel.START:
                 self._leave_start(Channel.TEXT)
-            self._release_text()
             if self._margin and not self._num_calls:
-                self._events.append(TextDelta(self._margin, self._space_notes))
-            self._margin = None
+                self._held, self._margin = self._margin, None
+            self._release_text()
         return self._taken()
 
     def _taken(self) -> list[Event]:
@@ -132,7 +141,17 @@ class AnswerReader:
     def _flush_decoder(self) -> None:
         """An unfinished character becomes U+FFFD."""
         if text := self._decoder.decode(b"", final=True):
-            self._take_text(text, None)
+            self._todo.append((text, None))
+
+    def _take_all(self) -> None:
+        """Take what has come. Nothing does any more once a stop string was found."""
+        while self._todo and self.stop_string is None:
+            piece, note = self._todo.popleft()
+            if isinstance(piece, Tag):
+                self._take_tag(piece, note)
+            else:
+                self._take_text(piece, note)
+        self._todo.clear()
 
     # ---- text ----
 
@@ -197,7 +216,10 @@ class AnswerReader:
             return text
         found = [stop for stop in self._stop if stop in text]
         if found:
-            self.stop_string = min(found, key=text.find)
+            # As if it came character by character.
+            self.stop_string = min(
+                found, key=lambda stop: (text.find(stop) + len(stop), text.find(stop))
+            )
             self._held = ""
             return text[: text.find(self.stop_string)]
         held = max(_overlap(text, stop) for stop in self._stop)
@@ -209,7 +231,7 @@ class AnswerReader:
         text = self._before_stop(self._held + self._line_break)
         if self.stop_string is None:
             text += self._held
-        notes = self._space_notes if self._line_break else []
+        notes, self._space_notes = self._space_notes, []
         self._held = self._line_break = ""
         if text:
             self._events.append(TextDelta(text, notes))
@@ -236,13 +258,12 @@ class AnswerReader:
 
     def _end_thought(self) -> None:
         self.channel, self._line_breaks, self._is_new = Channel.TEXT, "", True
+        self._quotes = False
 
     def _leave_start_or_thought(self) -> None:
         """``</think>`` without a ``<think>`` before it."""
         if self.channel is Channel.START:
-            self._leave_start(Channel.TEXT)
-            self._events.clear()  # nothing but space
-            self._margin = ""
+            self.channel, self._space, self._notes = Channel.TEXT, "", []  # nothing but space
         elif self._may_be_thought:
             self._release_text()
             self._margin = ""
@@ -262,8 +283,10 @@ class AnswerReader:
         call = self._call
         assert call is not None
         if piece is Tag.CALL and call.may_end:
+            self._todo.appendleft((piece, note))  # once this one has ended
             self._add_call_events(call.tag(Tag.END_CALL))
-            self._begin_call(note)
+            if call.is_refused:
+                self._refuse_call()
             return
         if call.name is None:
             self._call_pieces.append((piece, note))
@@ -293,11 +316,8 @@ class AnswerReader:
         """What looked like a call is text, or a piece of the thought."""
         pieces, self._call_pieces = self._call_pieces, []
         self._call, self.channel = None, self._before_call
-        for number, (piece, note) in enumerate(pieces):
-            if isinstance(piece, Tag) and number:
-                self._take_tag(piece, note)
-            else:
-                self._take_text(str(piece), note)
+        (tag, note), *rest = pieces
+        self._todo.extendleft(reversed([(str(tag), note), *rest]))
 
 
 def channel_after(

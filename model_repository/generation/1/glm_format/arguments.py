@@ -13,6 +13,10 @@ _PYTHON_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict,
     "array": list, "null": type(None),
 }  # fmt: skip
+# As Python writes them; a text that may be one of several types is not read as Python otherwise.
+_PYTHON_WORDS = ("None", "True", "False")
+# What says by itself which types a value may have, whatever else stands beside it.
+_TELLING = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf"})
 
 
 def properties(parameters: Any) -> Mapping[str, Any]:
@@ -31,7 +35,8 @@ def types_of(parameters: Any, key: str) -> set[str]:
     seen: set[int] = set()
     while todo:
         part = _resolved(todo.pop(), root)
-        options = next((part[n] for n in ("anyOf", "oneOf") if isinstance(part.get(n), list)), None)
+        names = () if "type" in part else ("anyOf", "oneOf")
+        options = next((part[name] for name in names if isinstance(part.get(name), list)), None)
         if options is None:
             types |= _own_types(part)
             continue
@@ -49,14 +54,25 @@ def value_of(text: str, types: set[str]) -> Any:
     GLM writes texts as they are, and everything else as JSON, or now and then as Python would.
     """
     for read in (json.loads, ast.literal_eval):
+        if "string" in types and read is ast.literal_eval and text.strip() not in _PYTHON_WORDS:
+            continue
         try:
             value = read(text.strip())
-            json.dumps(value, allow_nan=False)
+            # Half a surrogate pair has no UTF-8.
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
-        if not types or any(isinstance(value, _PYTHON_TYPES.get(kind, object)) for kind in types):
+        if "string" in types and isinstance(value, str):
+            return text
+        if not types or any(_is_a(value, kind) for kind in types):
             return value
     return text
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) and kind in ("integer", "number"):
+        return False
+    return isinstance(value, _PYTHON_TYPES.get(kind, object))
 
 
 def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,7 +83,7 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
                 schema = root
                 for step in path.removeprefix("#").split("/", _MAX_REFERENCES)[1:]:
                     schema = schema.get(step) if isinstance(schema, Mapping) else None
-            case {"allOf": [only]}:
+            case {"allOf": [only]} if not _TELLING & schema.keys():
                 schema = only
             case _:
                 return schema if isinstance(schema, Mapping) else {}
@@ -81,7 +97,7 @@ def _own_types(schema: Mapping[str, Any]) -> set[str]:
         return {kind}
     if isinstance(kind, list):
         return {one for one in kind if isinstance(one, str)}
-    values = schema.get("enum")
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
         return {"string"}
     return set()

@@ -58,6 +58,8 @@ class CallReader:
     @property
     def may_end(self) -> bool:
         """Whether another call may begin here, as if this one had been closed."""
+        if self._part is _Part.NAME:
+            return self._is_json() and _json_object(self._text) is not None
         return self._part is _Part.BETWEEN or self._maybe_end is not None
 
     def text(self, text: str) -> list[Event]:
@@ -136,6 +138,8 @@ class CallReader:
         if self._is_json():
             if tag is Tag.END_CALL:
                 self._read_call_of_json()
+            elif tag is Tag.CALL:  # where the JSON is not whole: it is none
+                self.is_refused = True
             else:
                 self._text += tag
             return
@@ -275,7 +279,7 @@ class CallReader:
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

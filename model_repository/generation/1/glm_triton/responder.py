@@ -179,7 +179,9 @@ class Responder:
                             continue
                         self._note_pace(choice.job, output)
                         choice.unsent.append(output)
-                        if choice.job.stream or output.is_final:
+                        # Tokens without text are sent with the next text.
+                        has_text = bool(output.text or output.events)
+                        if output.is_final or (choice.job.stream and has_text):
                             ready[choice] = None
         return list(ready)
 
