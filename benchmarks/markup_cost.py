@@ -69,11 +69,11 @@ def streams(length: int) -> list[Choice]:
     return choices
 
 
-def share_of_a_core(length: int, extra: Callable[[Request], object]) -> tuple[float, float]:
+def share_of_a_core(length: int, besides: Callable[[Request], object]) -> tuple[float, float]:
     """CPU seconds of one second: of reading the tokens, and of the responses.
 
     Args:
-        extra: is done for each response besides.
+        besides: is done for each response, too.
     """
     choices = streams(length)
     engine: Any = SimpleNamespace(stats=SimpleNamespace(waiting=0), table=TokenTable)
@@ -94,7 +94,7 @@ def share_of_a_core(length: int, extra: Callable[[Request], object]) -> tuple[fl
         read = time.thread_time()
         for choice in choices:
             responder._send_guarded(choice)
-            extra(choice.request)
+            besides(choice.request)
         reading += read - began
         responding += time.thread_time() - read
     assert all(choice.num_sent == RESPONSES_PER_SECOND for choice in choices)
