@@ -52,7 +52,7 @@ class RequestRecord:
 
     Attributes:
         trace_context: W3C traceparent of its span, for the model server; empty where there is none.
-        error_code: of the error that the client was told, if any; of ``error_catalogue``.
+        error_code: of the error that the client received, if any; an ``ErrorCode``.
         refusal: why it was not even begun, if so; of ``errors.REFUSALS``.
         failed_in_stream: whether that came after the beginning of the answer.
         request_bytes: of its body, as far as they came.
