@@ -78,8 +78,21 @@ Event = ThoughtDelta | TextDelta | CallStart | CallDelta
 """What an answer consists of, in the order in which the model writes it."""
 
 
-def _text(events: tuple[Event, ...], kind: type[ThoughtDelta | TextDelta]) -> str:
-    return "".join(event.text for event in events if isinstance(event, kind))
+class _ToldApart:
+    """What ``events`` have of thought and text."""
+
+    __slots__ = ()
+    events: tuple[Event, ...]
+
+    @property
+    def reasoning(self) -> str:
+        """The thought, by ``events``."""
+        return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
+
+    @property
+    def content(self) -> str:
+        """The answer's text, by ``events``."""
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +164,7 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationDelta:
+class GenerationDelta(_ToldApart):
     """The next piece of an answer.
 
     Attributes:
@@ -187,19 +200,9 @@ class GenerationDelta:
     num_reasoning_tokens: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def reasoning(self) -> str:
-        """What ``events`` have of the thought."""
-        return _text(self.events, ThoughtDelta)
-
-    @property
-    def content(self) -> str:
-        """What ``events`` have of the answer's text."""
-        return _text(self.events, TextDelta)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(_ToldApart):
     """A whole answer. Attributes as in :class:`GenerationDelta`, summed up."""
 
     text: str = ""
@@ -214,16 +217,6 @@ class Generation:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def reasoning(self) -> str:
-        """The thought, by ``events``."""
-        return _text(self.events, ThoughtDelta)
-
-    @property
-    def content(self) -> str:
-        """The answer's text, by ``events``."""
-        return _text(self.events, TextDelta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,9 +205,10 @@ class Answerer:
                             boxes=boxes,
                         )
                     own = [piece for piece in own if piece.says_something]
+                    if not own:
+                        continue
                     usage = _usage(**counts)
-                    if own:
-                        record.note_piece(usage, request.num_choices)
+                    record.note_piece(usage, request.num_choices)
                     for piece in own:
                         yield replace(piece, index=delta.index, usage=usage)
         except GLMError as error:

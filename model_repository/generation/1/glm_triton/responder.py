@@ -272,8 +272,9 @@ class Responder:
                 return {"call": index, "arguments": arguments}
             case ThoughtDelta(text, notes) | TextDelta(text, notes):
                 key = "thought" if isinstance(event, ThoughtDelta) else "text"
-                logprobs = {"logprobs": [self._readable(note) for note in notes]}
-                return {key: text} | (logprobs if with_logprobs else {})
+                if not with_logprobs:
+                    return {key: text}
+                return {key: text, "logprobs": [self._readable(note) for note in notes]}
         raise AssertionError(event)
 
     def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, Any]]:
