@@ -48,6 +48,7 @@ def torchs_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("torchs_threads")
+@pytest.mark.slow
 def test_a_small_model_gets_one_thread_and_others_all_cores(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_bad_setting_is_named(env: dict[str, str], message: str) -> None:
         EngineConfig.from_env({"GLM_MODEL": "x", **env})
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_nearly_the_same_answers(
     make_harness: MakeHarness, make_prompt: MakePrompt
 ) -> None:

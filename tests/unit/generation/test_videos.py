@@ -10,6 +10,8 @@ from tools.clips import clip, encode, scene
 from unit.generation.conftest import Harness
 from unit.generation.reference import reference
 
+pytestmark = pytest.mark.slow
+
 MakePrompt = Callable[..., Prompt]
 
 

@@ -16,7 +16,7 @@ from unit.frontend.fakes import ANSWER, CHAT, MESSAGES, MODEL, FakeBackend, chat
 from unit.web.conftest import Connect
 from waiting import wait_until
 
-pytestmark = pytest.mark.timing
+pytestmark = [pytest.mark.timing, pytest.mark.slow]
 
 
 def test_answers_are_the_frontends(connect: Connect, backend: FakeBackend) -> None:
