@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 
-from glm_frontend.json_log import JsonFormatter
+from glm_frontend.observability.json_log import JsonFormatter
 from launcher.settings import variable
 
 

@@ -8,9 +8,9 @@ from ipaddress import ip_address
 import uvicorn
 
 from glm_frontend.app import create_app
-from glm_frontend.drain import DrainingServer
-from glm_frontend.logs import LOGGER_NAME, configure_logging
-from glm_frontend.protocol import bounded_protocol
+from glm_frontend.http.drain import DrainingServer
+from glm_frontend.http.protocol import bounded_protocol
+from glm_frontend.observability.logs import LOGGER_NAME, configure_logging
 from glm_frontend.settings import SettingsError, load_settings
 from glm_frontend.variables import unknown_variables
 

@@ -11,14 +11,21 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from glm_client import AsyncClient
-from glm_frontend import otel
-from glm_frontend.backend import Backend
+from glm_frontend.admission.limits import InflightBytes
+from glm_frontend.apis.chat import routes as chat
+from glm_frontend.apis.completions import routes as completions
+from glm_frontend.apis.health import routes as health
+from glm_frontend.apis.messages import routes as messages
+from glm_frontend.apis.metrics import routes as metrics
+from glm_frontend.apis.models import routes as models
+from glm_frontend.apis.multimodal import routes as multimodal
+from glm_frontend.apis.responses import routes as responses
+from glm_frontend.apis.tokens import routes as tokens
+from glm_frontend.core.backend import Backend
 from glm_frontend.errors import install_error_handlers
 from glm_frontend.heap import keep_heap_trimmed
-from glm_frontend.images.fetch import ImageFetcher, create_transport
-from glm_frontend.limits import InflightBytes
-from glm_frontend.metrics import Metrics
-from glm_frontend.middleware import (
+from glm_frontend.http import docs
+from glm_frontend.http.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
@@ -27,22 +34,13 @@ from glm_frontend.middleware import (
     RequestContextMiddleware,
     UnexpectedErrorMiddleware,
 )
-from glm_frontend.openapi import DocumentedAPI
-from glm_frontend.routers import (
-    chat,
-    completions,
-    docs,
-    health,
-    messages,
-    metrics,
-    models,
-    multimodal,
-    responses,
-    tokens,
-)
-from glm_frontend.services import build_services, get_permit
+from glm_frontend.http.openapi import DocumentedAPI
+from glm_frontend.http.services import build_services, get_permit
+from glm_frontend.media.fetch import ImageFetcher, create_transport
+from glm_frontend.observability import otel
+from glm_frontend.observability.metrics import Metrics
+from glm_frontend.observability.tracing import telemetry
 from glm_frontend.settings import Settings
-from glm_frontend.tracing import telemetry
 
 _ROUTERS = (
     chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,

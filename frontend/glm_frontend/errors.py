@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from glm_client import GLMError, InternalError, InvalidRequestError, OverloadedError
 from glm_frontend.error_codes import ErrorCode
-from glm_frontend.logs import LOGGER_NAME
+from glm_frontend.observability.logs import LOGGER_NAME
 
 CLIENT_CLOSED_REQUEST = 499
 RETRY_AFTER_SECONDS = 1

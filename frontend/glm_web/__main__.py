@@ -6,8 +6,8 @@ import sys
 
 import uvicorn
 
-from glm_frontend.logs import LOGGER_NAME, configure_logging
-from glm_frontend.protocol import bounded_protocol
+from glm_frontend.http.protocol import bounded_protocol
+from glm_frontend.observability.logs import LOGGER_NAME, configure_logging
 from glm_frontend.settings import SettingsError
 from glm_frontend.variables import unknown_variables
 from glm_web.app import create_app

@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glm_frontend.admission.limits import InflightBytes
+from glm_frontend.core.record import RequestRecord
 from glm_frontend.errors import install_error_handlers
-from glm_frontend.limits import InflightBytes
-from glm_frontend.middleware import BodyLimitMiddleware, UnexpectedErrorMiddleware
-from glm_frontend.record import RequestRecord
+from glm_frontend.http.middleware import BodyLimitMiddleware, UnexpectedErrorMiddleware
 from glm_web.proxy import Proxy
 from glm_web.settings import Settings
 

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from glm_frontend.disconnect import until_disconnect
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, overloaded
+from glm_frontend.http.disconnect import until_disconnect
 from glm_web.settings import Settings
 
 CONNECT_SECONDS = 5.0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from glm_frontend.protocol import bounded_protocol
+from glm_frontend.http.protocol import bounded_protocol
 from waiting import wait_until
 
 # A limit that no test reaches, however slow the machine.

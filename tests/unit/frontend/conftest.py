@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from glm_frontend.app import create_app
-from glm_frontend.images.fetch import ImageFetcher
+from glm_frontend.media.fetch import ImageFetcher
 from glm_frontend.settings import Settings
 from glm_frontend.variables import PREFIX
 from unit.frontend.fakes import FakeBackend

@@ -74,7 +74,7 @@ def goes_on(request: GenerationRequest) -> bool:
 
 
 class FakeBackend:
-    """Satisfies ``glm_frontend.backend.Backend``.
+    """Satisfies ``glm_frontend.core.backend.Backend``.
 
     ``script`` holds the pieces of every answer, of each where there are several; an exception in it
     is raised, None waits for ever.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from glm_frontend.images.addresses import is_public
+from glm_frontend.media.addresses import is_public
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from glm_frontend.admission.keys import all_keys
 from glm_frontend.app import create_app
-from glm_frontend.auth import all_keys
 from glm_frontend.settings import Settings, SettingsError, load_settings
 from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, FakeBackend, chat
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from glm_frontend.chat.boxes import Box, find_boxes
+from glm_frontend.core.boxes import Box, find_boxes
 from unit.frontend.fakes import CHAT, FakeBackend, chat, delta, events, picture
 
 TEXT = "It is <|begin_of_box|>[[100, 200,500,1000]]<|end_of_box|>."

@@ -8,7 +8,7 @@ import pytest
 
 from glm_client import GenerationDelta
 from glm_frontend.app import create_app
-from glm_frontend.images.fetch import ImageFetcher
+from glm_frontend.media.fetch import ImageFetcher
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import (
     ANSWER,

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from glm_frontend.errors import APIError, overloaded
-from glm_frontend.images.fetch import ImageFetcher, Picture, create_transport, resolve
+from glm_frontend.media.fetch import ImageFetcher, Picture, create_transport, resolve
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import PIXEL
 from waiting import TIMEOUT, until

@@ -16,7 +16,7 @@ from glm_client import (
     UnavailableError,
 )
 from glm_client.errors import error_from_text
-from glm_frontend.health import FRESH_SECONDS, HealthProbe
+from glm_frontend.core.health import FRESH_SECONDS, HealthProbe
 from unit.frontend.fakes import CHAT, FakeBackend, chat
 from waiting import TIMEOUT, Clock
 
@@ -199,7 +199,7 @@ def test_the_endpoint_when_a_stage_is_dead(client: TestClient, backend: FakeBack
 def test_failures_of_the_chat_count(
     client: TestClient, backend: FakeBackend, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glm_frontend.health.FRESH_SECONDS", 1000)  # it need not be quick
+    monkeypatch.setattr("glm_frontend.core.health.FRESH_SECONDS", 1000)  # it need not be quick
     answer, backend.script = backend.script, [UnavailableError("gone")]
     client.post(CHAT, json=chat(stream=stream))
     backend.script = answer
@@ -210,7 +210,7 @@ def test_failures_of_the_chat_count(
 def test_answers_of_the_chat_count(
     client: TestClient, backend: FakeBackend, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glm_frontend.health.FRESH_SECONDS", 1000)  # it need not be quick
+    monkeypatch.setattr("glm_frontend.core.health.FRESH_SECONDS", 1000)  # it need not be quick
     client.post(CHAT, json=chat(stream=stream))
     assert client.get("/v1/health").status_code == 200
     assert len(backend.requests) == 1
@@ -223,7 +223,7 @@ async def test_a_server_that_hangs_is_told_from_one_that_answers(
         await asyncio.Event().wait()
         return True
 
-    monkeypatch.setattr("glm_frontend.health.PROBE_TIMEOUT", 0.05)
+    monkeypatch.setattr("glm_frontend.core.health.PROBE_TIMEOUT", 0.05)
     monkeypatch.setattr(backend, "server_live", hang)
     health = await asyncio.wait_for(probe.check(), TIMEOUT)
     assert (health.status, health.checks["triton"]) == ("unavailable", "unreachable")

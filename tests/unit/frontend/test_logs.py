@@ -5,7 +5,7 @@ import logging
 import sys
 from typing import Any
 
-from glm_frontend.json_log import JsonFormatter
+from glm_frontend.observability.json_log import JsonFormatter
 
 
 def logged(message: str, *arguments: object, error: bool = False) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from glm_frontend.__main__ import main
-from glm_frontend.drain import DrainingServer
+from glm_frontend.http.drain import DrainingServer
 
 
 @pytest.fixture

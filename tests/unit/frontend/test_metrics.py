@@ -10,13 +10,13 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
+from glm_frontend.apis.shared.schema import CompletionTokensDetails, PromptTokensDetails, Usage
 from glm_frontend.app import create_app
+from glm_frontend.core.record import AnswerRecord
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import REFUSALS
-from glm_frontend.images.fetch import ImageFetcher
-from glm_frontend.metrics import Metrics
-from glm_frontend.record import AnswerRecord
-from glm_frontend.schemas.common import CompletionTokensDetails, PromptTokensDetails, Usage
+from glm_frontend.media.fetch import ImageFetcher
+from glm_frontend.observability.metrics import Metrics
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import CHAT, PIXEL, FakeBackend, Visitor, chat, delta, picture
 from waiting import until
@@ -140,7 +140,7 @@ def usage(completion: int) -> Usage:
 
 def test_times_of_a_stream_of_two_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([100.5, 100.6, 101.5])
-    monkeypatch.setattr("glm_frontend.record.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("glm_frontend.core.record.time.perf_counter", lambda: next(now))
     answer = AnswerRecord("chat", began=100.0)
     assert (answer.time_to_first_token, answer.time_per_output_token) == (None, None)
     answer.note_piece(usage(2), 2)

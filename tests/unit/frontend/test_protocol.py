@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glm_frontend.app import create_app
-from glm_frontend.protocol import MAX_HEADER_BYTES
+from glm_frontend.http.protocol import MAX_HEADER_BYTES
 from glm_frontend.settings import Settings
 from unit.frontend.fakes import FakeBackend
 from unit.serving import served

@@ -1,0 +1,1 @@
+"""The APIs, a folder each: schema, decode, encode, routes."""

@@ -1,0 +1,658 @@
+"""``POST /v1/chat/completions``, in OpenAI's form."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from glm_frontend.apis.shared.schema import (
+    MAX_MESSAGES,
+    MAX_METADATA,
+    MAX_PARTS,
+    TAG,
+    ReasoningEffort,
+    RequestModel,
+    SamplingParameters,
+    Structure,
+    Usage,
+    at_most,
+    check_effort,
+    check_only_structure,
+    chosen_by,
+    thinking_kwargs,
+)
+
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+
+MAX_TOOLS = 128
+
+LOW_DETAIL_PIXELS = 512 * 512
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+# "tool_calls": the answer ends in calls, whose results are to be sent back.
+AnswerFinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class ImageURL(RequestModel):
+    """Where a picture is."""
+
+    url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="The picture itself as `data:image/png;base64,...` (recommended), or its "
+        "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
+    )
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None,
+        description="How closely the model looks: `low` scales the picture down to 512 x 512 "
+        "pixels in all, which takes fewer tokens; `high` and `auto` leave it to the model's own "
+        "limit.",
+    )
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
+
+
+class TextPart(RequestModel):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(RequestModel):
+    """A picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class VideoURL(RequestModel):
+    """Where a video is."""
+
+    url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="The video itself as `data:video/mp4;base64,...`, or its http(s) URL. MP4, "
+        "MOV, WebM, Matroska and animated GIF are read. The model looks at 6 frames of a second "
+        "where the video has up to 30 s, at 2 up to 5 minutes, then at 1, and at 640 in all; "
+        "their tokens count as `image_tokens`."
+    )
+
+
+class VideoPart(RequestModel):
+    """A video, without its sound."""
+
+    type: Literal["video_url"]
+    video_url: VideoURL
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag(f"{TAG}text")]
+    | Annotated[ImagePart, Tag(f"{TAG}image_url")]
+    | Annotated[VideoPart, Tag(f"{TAG}video_url")],
+    chosen_by("type", "text", "image_url", "video_url"),
+]
+
+
+def _content_tag(content: Any) -> str | None:
+    match content:
+        case str():
+            return f"{TAG}text"
+        case list():
+            return f"{TAG}parts"
+        case dict() | TextPart() | ImagePart() | VideoPart():
+            return f"{TAG}part"
+    return None
+
+
+Content = Annotated[
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[ContentPart], *at_most(MAX_PARTS), Tag(f"{TAG}parts")]
+    | Annotated[ContentPart, Tag(f"{TAG}part")],
+    Discriminator(
+        _content_tag,
+        custom_error_type="content_type",
+        custom_error_message="must be a string, a list of parts or one part",
+    ),
+]
+
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class FunctionDefinition(RequestModel):
+    """A function that the model may call."""
+
+    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
+    description: str | None = Field(None, description="What it does, for the model.")
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of its arguments, an object's."
+    )
+    strict: bool | None = Field(
+        None,
+        description="true: what the model calls it with obeys the schema, whatever it would like.",
+    )
+
+
+class Tool(RequestModel):
+    """Something that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class ChosenFunction(RequestModel):
+    """The name of a function."""
+
+    name: FunctionName
+
+
+class NamedToolChoice(RequestModel):
+    """The one function that the model has to call."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+def _tool_choice_tag(choice: Any) -> str | None:
+    if isinstance(choice, dict | NamedToolChoice):
+        return f"{TAG}function"
+    return f"{TAG}mode" if isinstance(choice, str) else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}mode")]
+    | Annotated[NamedToolChoice, Tag(f"{TAG}function")],
+    Discriminator(
+        _tool_choice_tag,
+        custom_error_type="tool_choice_type",
+        custom_error_message="must be 'none', 'auto', 'required' or a function by its name",
+    ),
+]
+
+
+class JSONSchemaFormat(RequestModel):
+    """A JSON schema and its name."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = Field(None, description="Taken for compatibility, without effect.")
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="The schema; any JSON object where it is absent."
+    )
+    strict: bool | None = Field(
+        None, description="Without effect: every answer obeys the schema, or is cut at its end."
+    )
+
+
+class ResponseFormat(RequestModel):
+    """What the answer has to be, but for its thought."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="`text`: anything. `json_object`: any JSON object; say in the prompt what "
+        "should be in it. `json_schema`: a document of that schema."
+    )
+    json_schema: JSONSchemaFormat | None = Field(None, description="For `json_schema`.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _belongs_to_its_type(
+        cls, value: JSONSchemaFormat | None, info: ValidationInfo
+    ) -> JSONSchemaFormat | None:
+        if value is not None and info.data.get("type") not in ("json_schema", None):
+            raise PydanticCustomError("wrong_type", "is only for the type json_schema")
+        return value
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise PydanticCustomError("no_schema", "needs json_schema for this type")
+        return self
+
+
+class CalledFunction(RequestModel):
+    """A function and what it was called with."""
+
+    name: FunctionName
+    arguments: str = Field(description="The arguments as the text of a JSON object.")
+
+
+class ToolCall(RequestModel):
+    """A call of an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(RequestModel):
+    """One turn of the conversation."""
+
+    role: Role = Field(
+        description="Who speaks; `developer` is the same as `system`, `tool` is a call's result."
+    )
+    content: Content | None = Field(
+        None,
+        validate_default=True,
+        description="Text, or a list of text and picture parts, or one such part. Only the "
+        "assistant's may be null.",
+    )
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        None,
+        description="Who speaks, where several do. The model reads a user's name as `NAME: ` "
+        "before the text; its template has no place for other names, which it is not told.",
+    )
+    reasoning_content: str | None = Field(
+        None, description="The assistant's thought, as an earlier answer of this server gave it."
+    )
+
+    tool_calls: Annotated[list[ToolCall], *at_most(MAX_PARTS)] | None = Field(
+        None, description="The assistant's calls, as an earlier answer of this server gave them."
+    )
+    tool_call_id: str | None = Field(
+        None, description="Which call a `tool` message is the result of; results come in order."
+    )
+
+    @field_validator("tool_calls", "tool_call_id")
+    @classmethod
+    def _has_the_role(cls, value: Any, info: ValidationInfo) -> Any:
+        role = "assistant" if info.field_name == "tool_calls" else "tool"
+        if value and info.data.get("role") != role:
+            raise PydanticCustomError(
+                "wrong_role", "only a message with the role {role} may have it", {"role": role}
+            )
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _only_the_assistants_may_be_null(
+        cls, content: Content | None, info: ValidationInfo
+    ) -> Content | None:
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("missing", "is required")
+        return content
+
+    reasoning: str | None = Field(
+        None, description="Newer name of `reasoning_content`; give one of them."
+    )
+
+    @field_validator("reasoning_content", "reasoning")
+    @classmethod
+    def _only_the_assistant_thinks(cls, thought: str | None, info: ValidationInfo) -> str | None:
+        if thought is not None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("not_assistant", "only an assistant message may have one")
+        return thought
+
+    @field_validator("reasoning")
+    @classmethod
+    def _names_agree(cls, thought: str | None, info: ValidationInfo) -> str | None:
+        other = info.data.get("reasoning_content")
+        if thought is not None and other is not None and thought != other:
+            raise PydanticCustomError(
+                "names_disagree",
+                "is the same as reasoning_content, and the two differ; give one of them",
+            )
+        return thought
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether there is a picture in it."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return any(isinstance(part, ImagePart) for part in parts)
+
+    @property
+    def thought(self) -> str | None:
+        """The assistant's thought, under whichever name it came."""
+        return self.reasoning if self.reasoning_content is None else self.reasoning_content
+
+
+class StreamOptions(RequestModel):
+    """What a stream holds."""
+
+    include_usage: bool | None = Field(
+        None, description="true: one more chunk before `[DONE]` has the usage. Default false."
+    )
+    continuous_usage_stats: bool | None = Field(
+        None, description="true: every chunk has the usage so far. Default false."
+    )
+
+
+class ChatCompletionRequest(SamplingParameters):
+    """A conversation to go on with."""
+
+    model: str = Field(description="The name of the served model; GET /v1/models tells it.")
+    messages: Annotated[list[Message], *at_most(MAX_MESSAGES)] = Field(
+        min_length=1, description="The conversation so far; pictures may be anywhere in it."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="OpenAI's newer name of `max_tokens`."
+    )
+    n: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CHOICES,
+        description="Number of answers; the prompt is read once for all of them. Default 1.",
+    )
+    logprobs: bool | None = Field(
+        None,
+        description="true: how likely each token of the answer's text was. Default false.",
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="How many of the likeliest tokens to tell in each place; only with "
+        "`logprobs`. Default 0.",
+    )
+    tools: Annotated[list[Tool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
+    )
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
+        "one or more. A function by its name: it has to call that one. `none`: it is not told of "
+        "them. Default `auto`.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="false: of several calls only the first is given. Default true."
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="What the answer has to be. Default `text`."
+    )
+    reasoning_effort: ReasoningEffort | None = Field(
+        None,
+        description="`none`: answer at once, without a thought. The model has one strength of "
+        "thinking, which all others stand for; `thinking_token_budget` limits it.",
+    )
+    stream: bool | None = Field(
+        None,
+        description="true: the answer comes as server-sent events while it is written. "
+        "Default false.",
+    )
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    return_boxes: bool | None = Field(
+        None,
+        description="true: the message has `boxes`, the places in the last picture that the "
+        "answer names. Default false.",
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description="true: the answer goes on with the last message, the assistant's, instead of "
+        "beginning a turn. It does not repeat it. Default false.",
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="vLLM's switch: false only beside `continue_final_message`, with which it may "
+        "be left out.",
+    )
+    user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
+    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
+        None, description="Taken for compatibility, without effect; nothing is stored."
+    )
+
+    _no_other_structure = field_validator("response_format")(check_only_structure)
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_among_the_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> Any:
+        tools = info.data.get("tools")
+        if choice == "required" and not tools:
+            raise PydanticCustomError("no_tools", "needs tools")
+        if isinstance(choice, NamedToolChoice):
+            name = choice.function.name
+            if name not in [tool.function.name for tool in tools or []]:
+                raise PydanticCustomError("no_tool", "there is no {name} in tools", {"name": name})
+        return choice
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _names_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if value is not None and max_tokens is not None and value != max_tokens:
+            raise PydanticCustomError(
+                "names_disagree", "is the same as max_tokens, and the two differ; give one of them"
+            )
+        return value
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_with_stream(
+        cls, value: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
+        return value
+
+    @field_validator("return_boxes")
+    @classmethod
+    def _needs_a_picture(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        messages: list[Message] = info.data.get("messages", [])
+        if value and not any(message.has_picture for message in messages):
+            raise PydanticCustomError("no_picture", "needs a picture in the messages")
+        return value
+
+    @field_validator("add_generation_prompt")
+    @classmethod
+    def _is_no_other_than_the_other(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        continues = bool(info.data.get("continue_final_message"))
+        if value is not None and value == continues:
+            raise PydanticCustomError(
+                "names_disagree", "has to be the opposite of continue_final_message"
+            )
+        return value
+
+    @field_validator("reasoning_effort")
+    @classmethod
+    def _agrees_with_the_template(
+        cls, value: ReasoningEffort | None, info: ValidationInfo
+    ) -> ReasoningEffort | None:
+        check_effort(value, info.data.get("chat_template_kwargs"))
+        return value
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Switches of the chat template."""
+        given = thinking_kwargs(self.reasoning_effort, self.chat_template_kwargs)
+        if self.continue_final_message:
+            given["continue_final_message"] = True
+        return given
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise PydanticCustomError(
+                "only_with_logprobs", "is only for requests with logprobs: true"
+            )
+        return value
+
+    def sampling_parameters(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        sampling = super().sampling_parameters()
+        if self.n is not None:
+            sampling["n"] = self.n
+        if self.logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
+        if self.max_completion_tokens is not None:
+            sampling["max_tokens"] = self.max_completion_tokens
+        match self.tool_choice:
+            case "required":
+                sampling["tool_choice"] = "required"
+            case NamedToolChoice() as choice:
+                sampling["tool_choice"] = choice.model_dump()
+        if self.tools and self.parallel_tool_calls is False:
+            sampling["parallel_tool_calls"] = False
+        return sampling
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return super().structure()
+        if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+            return Structure("json_object", True, "response_format")
+        return Structure("json", wanted.json_schema.schema_, "response_format.json_schema.schema")
+
+
+class FunctionCall(BaseModel):
+    """A function and what it is to be called with."""
+
+    name: str
+    arguments: str = Field(
+        description="The arguments as the text of a JSON object; check them before use."
+    )
+
+
+class MessageToolCall(BaseModel):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class PictureBox(BaseModel):
+    """A place in the last picture of the conversation."""
+
+    box: tuple[int, int, int, int] = Field(
+        description="Left, top, right, bottom, in pixels of the picture as it was sent (upright, "
+        "if it is a photograph with an orientation)."
+    )
+    label: str | None = Field(description="What the model calls it; null where it does not.")
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"]
+    content: str | None = Field(description="null where there is nothing but tool calls.")
+    tool_calls: list[MessageToolCall] | None = Field(
+        default=None, description="Absent when there are none."
+    )
+    reasoning_content: str | None = Field(
+        default=None, description="The model's thought; absent when there is none."
+    )
+    reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="Absent unless `return_boxes` asks for them."
+    )
+
+
+class AlternativeToken(BaseModel):
+    """A token and how likely it was, before temperature and filters."""
+
+    token: str
+    bytes: list[int] | None = Field(
+        description="Its bytes in UTF-8; a character may be made of several tokens."
+    )
+    logprob: float = Field(description="Natural logarithm of its probability.")
+
+
+class TokenLogprob(AlternativeToken):
+    """A token of the answer."""
+
+    top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
+
+
+class Logprobs(BaseModel):
+    """How likely the tokens of the answer were."""
+
+    content: list[TokenLogprob] = Field(description="The tokens of `content`.")
+
+
+class Choice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: Logprobs | None = Field(default=None, description="Absent unless asked for.")
+    finish_reason: AnswerFinishReason = Field(
+        description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`. "
+        "`tool_calls`: it is complete and asks for calls."
+    )
+    stop_reason: str | int | None = Field(
+        default=None,
+        description="The text of `stop`, or the token of `stop_token_ids`, that ended it; absent "
+        "unless one did.",
+    )
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="Unix time in seconds.")
+    model: str
+    system_fingerprint: str = Field(description="Changes when the server or its model does.")
+    choices: list[Choice]
+    usage: Usage
+
+
+class FunctionCallDelta(BaseModel):
+    """What is new of a call; the first piece has the name."""
+
+    name: str | None = None
+    arguments: str = Field(description="The next piece of the arguments' JSON text.")
+
+
+class ToolCallDelta(BaseModel):
+    """The next piece of a call; the first one has id and type."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCallDelta
+
+
+class ChunkDelta(BaseModel):
+    """What is new; fields without news are absent."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    boxes: list[PictureBox] | None = Field(
+        default=None, description="All, in the piece before the finish reason."
+    )
+
+
+class ChunkChoice(BaseModel):
+    """The next piece of one answer."""
+
+    index: int
+    delta: ChunkDelta
+    logprobs: Logprobs | None = None
+    finish_reason: AnswerFinishReason | None
+    stop_reason: str | int | None = Field(default=None, description="With the finish reason.")
+
+
+class ChatCompletionChunk(BaseModel):
+    """One event of a streamed answer.
+
+    The first has the role, the last the finish reason; with `include_usage` one more follows that
+    has no choices but the usage, and all others have a null there. Then comes `[DONE]`.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int = Field(description="Unix time in seconds.")
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None

@@ -1,0 +1,1 @@
+"""Whether requests can be answered."""

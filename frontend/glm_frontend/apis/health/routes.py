@@ -1,0 +1,38 @@
+"""``GET /v1/health``. Open to everybody: load balancers have no key."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from glm_frontend.apis.health.schema import Health, Live
+from glm_frontend.http.services import ServicesDep
+
+router = APIRouter(prefix="/v1", tags=["Health"])
+
+
+@router.get(
+    "/health",
+    summary="Whether a request could be answered now",
+    responses={503: {"model": Health, "description": "No request could be answered now."}},
+)
+async def get_health(services: ServicesDep, response: Response) -> Health:
+    """200 only when requests are answered: one was a moment ago, or the queue is full of them.
+
+    Otherwise 503, and `checks` tells which part is missing.
+    """
+    if services.draining.is_set():
+        health = Health(status="draining", checks={}, message="The server is shutting down.")
+    else:
+        health = await services.health.check()
+    # Who takes a full server out makes the next one full; its 429 says when to come back.
+    if health.status not in ("ok", "full"):
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return health
+
+
+@router.get("/health/live", summary="Whether the frontend itself runs")
+async def get_live() -> Live:
+    """Always 200. For who starts it again when it does not answer; whether it is any use, see
+    `/v1/health`.
+    """
+    return Live(status="live")

@@ -1,0 +1,77 @@
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
+
+import uuid
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.apis.messages.decode import translate_messages, translate_prompt
+from glm_frontend.apis.messages.encode import EventWriter, whole_answer
+from glm_frontend.apis.messages.schema import (
+    MESSAGE_EVENTS,
+    AssistantAnswer,
+    CountTokensRequest,
+    MessagesRequest,
+    TokenCount,
+)
+from glm_frontend.errors import MESSAGES_PATH
+from glm_frontend.http.disconnect import started, until_disconnect
+from glm_frontend.http.error_schema import MessagesErrorResponse
+from glm_frontend.http.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
+from glm_frontend.http.openapi_examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
+from glm_frontend.http.services import (
+    CallerDep,
+    PermitDep,
+    ServicesDep,
+    require_key_or_x_api_key,
+)
+from glm_frontend.http.sse import MessageStream
+from glm_frontend.http.validation import read_json
+
+router = APIRouter(tags=["Inference"], dependencies=[Depends(require_key_or_x_api_key)])
+
+
+@router.post(
+    MESSAGES_PATH,
+    summary="The same in Anthropic's form",
+    response_model=AssistantAnswer,
+    responses={200: event_stream(*MESSAGE_EVENTS, MessagesErrorResponse), **MESSAGES_ERRORS},
+    openapi_extra={"requestBody": json_body(MessagesRequest, MESSAGES_EXAMPLES)},
+)
+async def create_message(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """Anthropic's messages, with pictures anywhere in the conversation.
+
+    Any Anthropic client works with `base_url` set to this server's root; the key may be in the
+    header `x-api-key`, too. The model thinks only with
+    `thinking: {"type": "enabled", "budget_tokens": ...}` or `{"type": "adaptive"}`.
+    """
+    body = await read_json(request, MessagesRequest)
+    services.check_model(body.model)
+    translation = translate_messages(body)
+    answer_id = f"msg_{uuid.uuid4().hex}"
+    if body.stream:
+        deltas = services.answerer.stream(translation, caller)
+        events = EventWriter(answer_id, body.model).write(await started(request, deltas))
+        return MessageStream(events, deltas, caller)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
+    return json_response(whole_answer(answer_id, body.model, answer))
+
+
+@router.post(
+    f"{MESSAGES_PATH}/count_tokens",
+    summary="Count the tokens of a conversation in Anthropic's form",
+    response_model=TokenCount,
+    responses=MESSAGES_ERRORS,
+    openapi_extra={"requestBody": json_body(CountTokensRequest, COUNT_TOKENS_EXAMPLES)},
+)
+async def count_tokens(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """How many tokens the model would read; nothing is written."""
+    body = await read_json(request, CountTokensRequest)
+    services.check_model(body.model)
+    counting = services.answerer.tokenize(translate_prompt(body), caller)
+    prompt = await until_disconnect(request, counting)
+    return json_response(TokenCount(input_tokens=len(prompt.token_ids)))

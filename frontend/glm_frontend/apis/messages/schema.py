@@ -1,0 +1,525 @@
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, in Anthropic's form."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from glm_frontend.apis.shared.schema import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_STOP_STRINGS,
+    TAG,
+    NamedEvent,
+    RequestModel,
+    StopString,
+    at_most,
+    chosen_by,
+    text_or_list,
+)
+
+MAX_TOOLS = 128
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class CacheControl(RequestModel):
+    """Where a part of the prompt ends that other requests have too."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class CacheableBlock(RequestModel):
+    """A part of the prompt that may have a mark for the cache."""
+
+    cache_control: CacheControl | None = Field(
+        None,
+        description="Taken for compatibility, without effect: prompts that begin alike are "
+        "computed once, marked or not.",
+    )
+
+
+class TextBlockParam(CacheableBlock):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Base64Source(RequestModel):
+    """A picture in the request itself."""
+
+    type: Literal["base64"]
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    data: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="The file in base64, without a prefix."
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _has_no_prefix(cls, data: str) -> str:
+        if ":" in data:
+            raise PydanticCustomError(
+                "not_base64", "has to be base64 alone, without data:image/xxx;base64, before it"
+            )
+        return data
+
+
+class URLSource(RequestModel):
+    """A picture elsewhere."""
+
+    type: Literal["url"]
+    url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="Its http(s) URL, on the public internet."
+    )
+
+
+class ImageBlockParam(CacheableBlock):
+    """A picture: PNG, JPEG, WebP or GIF (first frame)."""
+
+    type: Literal["image"]
+    source: Annotated[
+        Annotated[Base64Source, Tag(f"{TAG}base64")] | Annotated[URLSource, Tag(f"{TAG}url")],
+        chosen_by("type", "base64", "url"),
+    ]
+
+
+SeenBlock = Annotated[
+    Annotated[TextBlockParam, Tag(f"{TAG}text")] | Annotated[ImageBlockParam, Tag(f"{TAG}image")],
+    chosen_by("type", "text", "image"),
+]
+
+
+class ToolResultBlockParam(CacheableBlock):
+    """What a call of the turn before gave."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str = Field(description="Which `tool_use` of the turn before it is the result of.")
+    content: (
+        Annotated[
+            Annotated[str, Tag(f"{TAG}text")]
+            | Annotated[list[SeenBlock], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
+            text_or_list("blocks"),
+        ]
+        | None
+    ) = Field(None, description="Text, or a list of text and picture blocks.")
+    is_error: bool | None = Field(
+        None, description="true: the model reads `Error: ` before the content. Default false."
+    )
+
+
+class ThinkingBlockParam(RequestModel):
+    """The model's thought, as an earlier answer of this server gave it."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str = Field(description="Not checked.")
+
+
+class ToolUseBlockParam(CacheableBlock):
+    """A call, as an earlier answer of this server gave it."""
+
+    type: Literal["tool_use"]
+    id: Annotated[str, StringConstraints(min_length=1)]
+    name: str
+    input: dict[str, Any]
+
+
+class UserTurn(RequestModel):
+    """What the user says, or what calls gave."""
+
+    role: Literal["user"]
+    content: Annotated[
+        Annotated[str, Tag(f"{TAG}text")]
+        | Annotated[
+            list[
+                Annotated[
+                    Annotated[TextBlockParam, Tag(f"{TAG}text")]
+                    | Annotated[ImageBlockParam, Tag(f"{TAG}image")]
+                    | Annotated[ToolResultBlockParam, Tag(f"{TAG}tool_result")],
+                    chosen_by("type", "text", "image", "tool_result"),
+                ]
+            ],
+            *at_most(MAX_PARTS),
+            Tag(f"{TAG}list"),
+        ],
+        text_or_list("blocks"),
+    ] = Field(
+        description="Text, or a list of text and picture blocks; `tool_result` blocks come before "
+        "them."
+    )
+
+
+class AssistantTurn(RequestModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: Annotated[
+        Annotated[str, Tag(f"{TAG}text")]
+        | Annotated[
+            list[
+                Annotated[
+                    Annotated[TextBlockParam, Tag(f"{TAG}text")]
+                    | Annotated[ThinkingBlockParam, Tag(f"{TAG}thinking")]
+                    | Annotated[ToolUseBlockParam, Tag(f"{TAG}tool_use")],
+                    chosen_by("type", "text", "thinking", "tool_use"),
+                ]
+            ],
+            *at_most(MAX_PARTS),
+            Tag(f"{TAG}list"),
+        ],
+        text_or_list("blocks"),
+    ] = Field(description="Text, or the blocks of an earlier answer.")
+
+
+SystemContent = Annotated[
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[TextBlockParam], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
+    text_or_list("blocks"),
+]
+
+
+class SystemTurn(RequestModel):
+    """An instruction in the middle of the conversation."""
+
+    role: Literal["system"]
+    content: SystemContent
+
+
+Turn = Annotated[
+    Annotated[UserTurn, Tag(f"{TAG}user")]
+    | Annotated[AssistantTurn, Tag(f"{TAG}assistant")]
+    | Annotated[SystemTurn, Tag(f"{TAG}system")],
+    chosen_by("role", "user", "assistant", "system"),
+]
+
+
+class Thinking(RequestModel):
+    """Whether the model thinks before it answers."""
+
+    type: Literal["enabled", "adaptive", "disabled"] = Field(
+        description="`enabled`: within a budget. `adaptive`: without one. `disabled`: not at all."
+    )
+    budget_tokens: int | None = Field(
+        None,
+        ge=0,
+        validate_default=True,
+        description="With `enabled`: after so many tokens the thought is made to end, and the "
+        "answer follows. Less than `max_tokens`.",
+    )
+    display: Literal["summarized"] | None = Field(
+        None, description="Taken for compatibility, without effect: the whole thought is told."
+    )
+
+    @field_validator("budget_tokens")
+    @classmethod
+    def _goes_with_the_type(cls, budget: int | None, info: ValidationInfo) -> int | None:
+        kind = info.data.get("type")
+        if kind == "enabled" and budget is None:
+            raise PydanticCustomError("missing", "is required")
+        if kind in ("adaptive", "disabled") and budget is not None:
+            raise PydanticCustomError("only_enabled", "is only for type: enabled")
+        return budget
+
+
+class CustomTool(CacheableBlock):
+    """A function that the model may call."""
+
+    type: Literal["custom"] | None = None
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")] = Field(
+        description="Letters, digits, `_`, `.` and `-`."
+    )
+    description: str | None = Field(None, description="What it does, for the model.")
+    input_schema: dict[str, Any] = Field(description="JSON schema of its input, an object's.")
+    strict: bool | None = Field(
+        None,
+        description="true: what the model calls it with obeys the schema, whatever it would like.",
+    )
+
+
+class ToolChoice(RequestModel):
+    """Whether the model calls a tool."""
+
+    type: Literal["auto", "any", "tool", "none"] = Field(
+        description="`auto`: the model chooses. `any`: it has to call one or more. `tool`: it has "
+        "to call the one of this `name`. `none`: it is not told of them."
+    )
+    name: str | None = Field(None, validate_default=True, description="Only with `tool`.")
+    disable_parallel_tool_use: bool | None = Field(
+        None, description="true: of several calls only the first is given. Default false."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _goes_with_the_type(cls, name: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type")
+        if kind == "tool" and name is None:
+            raise PydanticCustomError("missing", "is required")
+        if kind in ("auto", "any", "none") and name is not None:
+            raise PydanticCustomError("only_tool", "is only for type: tool")
+        return name
+
+
+class Metadata(RequestModel):
+    """About the request."""
+
+    user_id: str | None = None
+
+
+class JSONOutputFormat(RequestModel):
+    """A JSON document."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema", description="Its schema.")
+
+
+class OutputConfig(RequestModel):
+    """How the answer is to be."""
+
+    format: JSONOutputFormat | None = Field(
+        None,
+        description="What the answer has to be; the model can write nothing else. Its thought "
+        "stays free.",
+    )
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
+        None,
+        description="Taken for compatibility: the model has one strength of thinking, which all "
+        "of them stand for.",
+    )
+
+
+class CountTokensRequest(CacheableBlock):
+    """A conversation whose tokens are to be counted."""
+
+    model: str = Field(description="The name of the served model; GET /v1/models tells it.")
+    messages: Annotated[list[Turn], *at_most(MAX_MESSAGES)] = Field(
+        min_length=1,
+        description="The conversation so far; pictures may be anywhere in it. The answer goes on "
+        "with the last turn if it is the assistant's.",
+    )
+    system: SystemContent | None = Field(None, description="An instruction before all of it.")
+    thinking: Thinking | None = Field(
+        None, description="Whether the model thinks before it answers. Default: it does not."
+    )
+    tools: Annotated[list[CustomTool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
+    )
+    tool_choice: ToolChoice | None = Field(
+        None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
+    )
+    output_config: OutputConfig | None = Field(None, description="How the answer is to be.")
+
+
+class MessagesRequest(CountTokensRequest):
+    """A conversation to go on with."""
+
+    max_tokens: int = Field(ge=1, description="Most tokens of the answer, its thought included.")
+    stream: bool | None = Field(
+        None,
+        description="true: the answer comes as server-sent events while it is written. "
+        "Default false.",
+    )
+    stop_sequences: Annotated[list[StopString], *at_most(MAX_STOP_STRINGS)] | None = Field(
+        None,
+        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it, "
+        "and are looked for in its text only, not in its thought or in calls.",
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="0 takes the likeliest token; higher is more random. Default: the "
+        "checkpoint's own.",
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Choose among the likeliest tokens that together have this probability. "
+        "Default: the checkpoint's own.",
+    )
+    top_k: int | None = Field(
+        None,
+        ge=0,
+        description="Choose among this many of the likeliest tokens; 0: all. Default: the "
+        "checkpoint's own.",
+    )
+    metadata: Metadata | None = Field(
+        None, description="Taken for compatibility, without effect; nothing is stored."
+    )
+
+
+class TextBlock(BaseModel):
+    """The answer's text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(BaseModel):
+    """The model's thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str = Field(description="Stands for the thought; send it back as it is.")
+
+
+class ToolUseBlock(BaseModel):
+    """A call that the model asks for."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any] = Field(description="Check it before use.")
+
+
+ContentBlock = Annotated[ThinkingBlock | TextBlock | ToolUseBlock, Field(discriminator="type")]
+
+
+class OutputTokensDetails(BaseModel):
+    """What the answer's tokens are."""
+
+    thinking_tokens: int = Field(description="Tokens of the thought.")
+
+
+class MessageUsage(BaseModel):
+    """Tokens that a request took; the prompt's are those of the three input fields together."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int = Field(description="Always 0.")
+    cache_read_input_tokens: int = Field(
+        description="Tokens that an earlier request had in common."
+    )
+    output_tokens: int = Field(description="Tokens of the answer, its thought included.")
+    output_tokens_details: OutputTokensDetails
+
+
+class AssistantAnswer(BaseModel):
+    """A whole answer."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[ContentBlock] = Field(description="The thought, the text, the calls.")
+    stop_reason: StopReason | None = Field(
+        description="`end_turn`: the answer is complete. `max_tokens`: it was cut. "
+        "`stop_sequence`: one of `stop_sequences` ended it. `tool_use`: it asks for calls. "
+        "null where a stream begins."
+    )
+    stop_sequence: str | None = Field(description="Which of `stop_sequences` ended it.")
+    usage: MessageUsage
+
+
+class TokenCount(BaseModel):
+    """How long a prompt is."""
+
+    input_tokens: int = Field(description="Tokens of all of it, its pictures and tools included.")
+
+
+class MessageStartEvent(NamedEvent):
+    """The first event: the answer, still empty."""
+
+    type: Literal["message_start"]
+    message: AssistantAnswer
+
+
+class PingEvent(NamedEvent):
+    """Says nothing."""
+
+    type: Literal["ping"]
+
+
+class ContentBlockStartEvent(NamedEvent):
+    """A block begins, empty."""
+
+    type: Literal["content_block_start"]
+    index: int
+    content_block: ContentBlock
+
+
+class TextDelta(BaseModel):
+    """The next piece of text."""
+
+    type: Literal["text_delta"]
+    text: str
+
+
+class ThinkingDelta(BaseModel):
+    """The next piece of a thought."""
+
+    type: Literal["thinking_delta"]
+    thinking: str
+
+
+class SignatureDelta(BaseModel):
+    """The end of a thought."""
+
+    type: Literal["signature_delta"]
+    signature: str
+
+
+class InputJSONDelta(BaseModel):
+    """The next piece of a call's input, as JSON text."""
+
+    type: Literal["input_json_delta"]
+    partial_json: str
+
+
+BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJSONDelta
+
+
+class ContentBlockDeltaEvent(NamedEvent):
+    """The next piece of the block that is open."""
+
+    type: Literal["content_block_delta"]
+    index: int
+    delta: Annotated[BlockDelta, Field(discriminator="type")]
+
+
+class ContentBlockStopEvent(NamedEvent):
+    """The block is complete."""
+
+    type: Literal["content_block_stop"]
+    index: int
+
+
+class StopDelta(BaseModel):
+    """Why the answer ended."""
+
+    stop_reason: StopReason
+    stop_sequence: str | None
+
+
+class MessageDeltaEvent(NamedEvent):
+    """The end of the answer, with what it took in all."""
+
+    type: Literal["message_delta"]
+    delta: StopDelta
+    usage: MessageUsage
+
+
+class MessageStopEvent(NamedEvent):
+    """The last event."""
+
+    type: Literal["message_stop"]
+
+
+MESSAGE_EVENTS = (
+    MessageStartEvent,
+    PingEvent,
+    ContentBlockStartEvent,
+    ContentBlockDeltaEvent,
+    ContentBlockStopEvent,
+    MessageDeltaEvent,
+    MessageStopEvent,
+)
+"""In the order of a stream; those of blocks are repeated."""

@@ -1,0 +1,1 @@
+"""The manual's endpoint: one prompt, pictures, one text."""

@@ -1,0 +1,390 @@
+"""An answer as a response of OpenAI's Responses API, whole or as the events of a stream."""
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
+from itertools import count
+from typing import Any, ClassVar, Literal
+
+from glm_client import TokenLogprobs
+from glm_frontend.apis.chat.schema import TokenLogprob
+from glm_frontend.apis.responses.events import (
+    ContentPartEvent,
+    ErrorEvent,
+    FunctionCallArgumentsDelta,
+    FunctionCallArgumentsDone,
+    LifecycleEvent,
+    NumberedEvent,
+    OutputItemEvent,
+    OutputTextDelta,
+    OutputTextDone,
+    ReasoningTextDelta,
+    ReasoningTextDone,
+)
+from glm_frontend.apis.responses.schema import (
+    FunctionCallItem,
+    IncompleteDetails,
+    InputTokensDetails,
+    ItemStatus,
+    MessageItem,
+    OutputItem,
+    OutputText,
+    OutputTokensDetails,
+    PlainText,
+    ReasoningEcho,
+    ReasoningItem,
+    ReasoningText,
+    ResponseError,
+    ResponseObject,
+    ResponsesRequest,
+    ResponseStatus,
+    ResponseUsage,
+    TextEcho,
+)
+from glm_frontend.apis.shared.logprobs import to_logprobs
+from glm_frontend.apis.shared.schema import Usage
+from glm_frontend.core.generation import Answer, AnswerDelta
+from glm_frontend.core.tool_calls import ToolCallDelta
+from glm_frontend.errors import APIError
+
+
+class ResponseWriter:
+    """Makes one response: with ``whole``, or with ``write`` as events."""
+
+    def __init__(self, body: ResponsesRequest) -> None:
+        self._body = body
+        self._id = _new_id("resp")
+        self._created_at = int(time.time())
+        self._numbers = count()
+        self._done: list[OutputItem] = []
+        self._open: _OpenItem | None = None
+        self._status: Literal["completed", "incomplete"] = "completed"
+        self._usage: Usage | None = None
+        self._logprobs: list[TokenLogprobs] = []  # of the text, not told yet
+
+    def whole(self, answer: Answer) -> ResponseObject:
+        """The response that is ``answer``."""
+        (choice,) = answer.choices
+        last = AnswerDelta(finish_reason=choice.finish_reason, usage=answer.usage)
+        for piece in (*choice.pieces, last):
+            for _ in self._add(piece):
+                pass
+        return self._response(self._status)
+
+    async def write(self, deltas: AsyncIterable[AnswerDelta]) -> AsyncGenerator[NumberedEvent]:
+        """All events of a response that goes well."""
+        yield self._lifecycle("response.created", "in_progress")
+        yield self._lifecycle("response.in_progress", "in_progress")
+        async for delta in deltas:
+            for event in self._add(delta):
+                yield event
+        yield self._lifecycle(f"response.{self._status}", self._status)
+
+    def failed(self, error: APIError) -> Iterator[NumberedEvent]:
+        """The events after which no other comes, when ``write`` has failed."""
+        yield ErrorEvent(
+            type="error",
+            sequence_number=next(self._numbers),
+            code=error.code,
+            message=error.message,
+            param=error.param,
+        )
+        if self._open is not None:
+            self._done.append(self._open.item("incomplete"))
+        yield self._lifecycle("response.failed", "failed", error)
+
+    def _add(self, delta: AnswerDelta) -> Iterator[NumberedEvent]:
+        self._logprobs += delta.logprobs
+        if delta.reasoning:
+            thought = self._open
+            if not isinstance(thought, _Thought):
+                thought = _Thought(self._numbers)
+                yield from self._begin(thought)
+            yield thought.add(delta.reasoning)
+        if delta.content:
+            message = self._open
+            if not isinstance(message, _Message):
+                message = _Message(self._numbers)
+                yield from self._begin(message)
+            yield message.add(delta.content, self._take_logprobs())
+        for piece in delta.tool_calls:
+            yield from self._call(piece)
+        self._usage = delta.usage or self._usage
+        if delta.finish_reason is not None:
+            self._status = "incomplete" if delta.finish_reason == "length" else "completed"
+            if isinstance(self._open, _Message):
+                self._open.logprobs += self._take_logprobs()
+            yield from self._end(self._status)
+
+    def _call(self, piece: ToolCallDelta) -> Iterator[NumberedEvent]:
+        if piece.id is not None and piece.name is not None:
+            yield from self._begin(_Call(self._numbers, piece.id, piece.name))
+        if piece.arguments:
+            assert isinstance(self._open, _Call)
+            yield self._open.add(piece.arguments)
+
+    def _begin(self, item: "_OpenItem") -> Iterator[NumberedEvent]:
+        yield from self._end("completed")
+        item.index = len(self._done)
+        self._open = item
+        yield from item.begin()
+
+    def _end(self, status: ItemStatus) -> Iterator[NumberedEvent]:
+        if self._open is not None:
+            yield from self._open.end(status)
+            self._done.append(self._open.item(status))
+            self._open = None
+
+    def _take_logprobs(self) -> list[TokenLogprob]:
+        told = to_logprobs(self._logprobs, self._body.top_logprobs or 0)
+        self._logprobs = []
+        return [] if told is None else told.content
+
+    def _lifecycle(
+        self, kind: Any, status: ResponseStatus, error: APIError | None = None
+    ) -> LifecycleEvent:
+        return LifecycleEvent(
+            type=kind,
+            sequence_number=next(self._numbers),
+            response=self._response(status, error),
+        )
+
+    def _response(self, status: ResponseStatus, error: APIError | None = None) -> ResponseObject:
+        body = self._body
+        reasoning, text = body.reasoning, body.text
+        return ResponseObject(
+            id=self._id,
+            object="response",
+            created_at=self._created_at,
+            completed_at=int(time.time()) if status == "completed" else None,
+            status=status,
+            error=None if error is None else _error(error),
+            incomplete_details=(
+                IncompleteDetails(reason="max_output_tokens") if status == "incomplete" else None
+            ),
+            model=body.model,
+            output=list(self._done),
+            usage=None if self._usage is None else _usage(self._usage),
+            instructions=body.instructions,
+            max_output_tokens=body.max_output_tokens or body.max_tokens,
+            max_tool_calls=None,
+            metadata=body.metadata or {},
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            previous_response_id=None,
+            background=False,
+            store=False,
+            reasoning=ReasoningEcho(
+                effort=None if reasoning is None else reasoning.effort,
+                summary=None if reasoning is None else reasoning.summary,
+            ),
+            temperature=body.temperature,
+            text=TextEcho(format=(text and text.format) or PlainText(type="text")),
+            tool_choice=body.tool_choice or "auto",
+            tools=body.tools or [],
+            top_logprobs=body.top_logprobs or 0,
+            top_p=body.top_p,
+            truncation="disabled",
+            user=body.user,
+        )
+
+
+class _OpenItem(ABC):
+    """An item of the output while it is written."""
+
+    prefix: ClassVar[str]
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self.id = _new_id(self.prefix)
+        self.index = 0
+        self.text = ""
+        self.numbers = numbers
+
+    @abstractmethod
+    def item(self, status: ItemStatus) -> OutputItem:
+        """All of it so far."""
+
+    def begin(self) -> Iterator[NumberedEvent]:
+        """The events before its first piece."""
+        yield self._event("response.output_item.added", "in_progress")
+
+    def end(self, status: ItemStatus) -> Iterator[NumberedEvent]:
+        """The events after its last piece."""
+        yield self._event("response.output_item.done", status)
+
+    def _event(
+        self,
+        kind: Literal["response.output_item.added", "response.output_item.done"],
+        status: ItemStatus,
+    ) -> OutputItemEvent:
+        return OutputItemEvent(
+            type=kind,
+            sequence_number=next(self.numbers),
+            output_index=self.index,
+            item=self.item(status),
+        )
+
+
+class _ItemOfOnePart(_OpenItem):
+    """A thought or a message, whose text is in its only part."""
+
+    @abstractmethod
+    def part(self) -> ReasoningText | OutputText:
+        """All of it so far."""
+
+    @abstractmethod
+    def done(self) -> NumberedEvent:
+        """The event that tells the whole text."""
+
+    def begin(self) -> Iterator[NumberedEvent]:
+        yield from super().begin()
+        yield self._part_event("response.content_part.added")
+
+    def end(self, status: ItemStatus) -> Iterator[NumberedEvent]:
+        yield self.done()
+        yield self._part_event("response.content_part.done")
+        yield from super().end(status)
+
+    def place(self) -> dict[str, Any]:
+        """What tells the events of the part from those of others."""
+        return {
+            "sequence_number": next(self.numbers),
+            "item_id": self.id,
+            "output_index": self.index,
+            "content_index": 0,
+        }
+
+    def _part_event(
+        self, kind: Literal["response.content_part.added", "response.content_part.done"]
+    ) -> ContentPartEvent:
+        return ContentPartEvent(type=kind, **self.place(), part=self.part())
+
+
+class _Thought(_ItemOfOnePart):
+    prefix = "rs"
+
+    def add(self, text: str) -> ReasoningTextDelta:
+        self.text += text
+        return ReasoningTextDelta(type="response.reasoning_text.delta", **self.place(), delta=text)
+
+    def done(self) -> ReasoningTextDone:
+        return ReasoningTextDone(
+            type="response.reasoning_text.done", **self.place(), text=self.text
+        )
+
+    def part(self) -> ReasoningText:
+        return ReasoningText(type="reasoning_text", text=self.text)
+
+    def item(self, status: ItemStatus) -> ReasoningItem:
+        return ReasoningItem(
+            type="reasoning",
+            id=self.id,
+            status=status,
+            summary=[],
+            content=[self.part()] if self.text else [],
+        )
+
+
+class _Message(_ItemOfOnePart):
+    prefix = "msg"
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        super().__init__(numbers)
+        self.logprobs: list[TokenLogprob] = []
+
+    def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> OutputTextDelta:
+        self.text += text
+        self.logprobs += logprobs
+        return OutputTextDelta(
+            type="response.output_text.delta", **self.place(), delta=text, logprobs=list(logprobs)
+        )
+
+    def done(self) -> OutputTextDone:
+        return OutputTextDone(
+            type="response.output_text.done",
+            **self.place(),
+            text=self.text,
+            logprobs=self.logprobs,
+        )
+
+    def part(self) -> OutputText:
+        return OutputText(
+            type="output_text", text=self.text, annotations=[], logprobs=self.logprobs
+        )
+
+    def item(self, status: ItemStatus) -> MessageItem:
+        return MessageItem(
+            type="message",
+            id=self.id,
+            status=status,
+            role="assistant",
+            content=[self.part()] if self.text else [],
+        )
+
+
+class _Call(_OpenItem):
+    prefix = "fc"
+
+    def __init__(self, numbers: Iterator[int], call_id: str, name: str) -> None:
+        super().__init__(numbers)
+        self._call_id = call_id
+        self._name = name
+
+    def add(self, arguments: str) -> FunctionCallArgumentsDelta:
+        self.text += arguments
+        return FunctionCallArgumentsDelta(
+            type="response.function_call_arguments.delta",
+            sequence_number=next(self.numbers),
+            item_id=self.id,
+            output_index=self.index,
+            delta=arguments,
+        )
+
+    def end(self, status: ItemStatus) -> Iterator[NumberedEvent]:
+        yield FunctionCallArgumentsDone(
+            type="response.function_call_arguments.done",
+            sequence_number=next(self.numbers),
+            item_id=self.id,
+            output_index=self.index,
+            arguments=self.text,
+        )
+        yield from super().end(status)
+
+    def item(self, status: ItemStatus) -> FunctionCallItem:
+        return FunctionCallItem(
+            type="function_call",
+            id=self.id,
+            status=status,
+            call_id=self._call_id,
+            name=self._name,
+            arguments=self.text,
+        )
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def _error(error: APIError) -> ResponseError:
+    codes: dict[str, Any] = {
+        "rate_limit_error": "rate_limit_exceeded",
+        "invalid_request_error": "invalid_prompt",
+    }
+    return ResponseError(code=codes.get(error.code.type, "server_error"), message=error.message)
+
+
+def _usage(usage: Usage) -> ResponseUsage:
+    prompt = usage.prompt_tokens_details
+    return ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=InputTokensDetails(
+            cached_tokens=prompt.cached_tokens,
+            cache_write_tokens=0,
+            image_tokens=prompt.image_tokens,
+        ),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=OutputTokensDetails(
+            reasoning_tokens=usage.completion_tokens_details.reasoning_tokens
+        ),
+        total_tokens=usage.total_tokens,
+    )

@@ -1,0 +1,75 @@
+"""``POST /v1/responses``, which stores nothing, and what says so."""
+
+from typing import NoReturn
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.apis.responses.decode import translate_responses
+from glm_frontend.apis.responses.encode import ResponseWriter
+from glm_frontend.apis.responses.events import RESPONSE_EVENTS
+from glm_frontend.apis.responses.schema import ResponseObject, ResponsesRequest
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError
+from glm_frontend.http.disconnect import started, until_disconnect
+from glm_frontend.http.openapi import (
+    INFERENCE_ERRORS,
+    event_stream,
+    json_body,
+    json_response,
+)
+from glm_frontend.http.openapi_examples import RESPONSES_EXAMPLES
+from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
+from glm_frontend.http.sse import ResponseStream
+from glm_frontend.http.validation import read_json
+
+router = APIRouter(prefix="/v1", tags=["Inference"], dependencies=[Depends(require_key)])
+
+
+@router.post(
+    "/responses",
+    summary="The same in the form of OpenAI's Responses API",
+    response_model=ResponseObject,
+    responses={200: event_stream(*RESPONSE_EVENTS), **INFERENCE_ERRORS},
+    openapi_extra={"requestBody": json_body(ResponsesRequest, RESPONSES_EXAMPLES)},
+)
+async def create_response(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """OpenAI's Responses API without its memory: the conversation is sent whole each time.
+
+    The output is a list of items: `reasoning` with the model's thought, `message` with what it
+    says, and a `function_call` for each call of a tool. Append them to the next request's `input`
+    as they are.
+    """
+    body = await read_json(request, ResponsesRequest)
+    services.check_model(body.model)
+    translation = translate_responses(body)
+    writer = ResponseWriter(body)
+    if body.stream:
+        deltas = services.answerer.stream(translation, caller)
+        events = writer.write(await started(request, deltas))
+        return ResponseStream(events, deltas, caller, writer.failed)
+    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
+    return json_response(writer.whole(answer))
+
+
+@router.get("/responses/{response_id}", include_in_schema=False, response_model=None)
+async def retrieve_response(response_id: str) -> NoReturn:
+    """For clients that look a response up: the error says that none is stored."""
+    raise _not_stored(response_id)
+
+
+@router.delete("/responses/{response_id}", include_in_schema=False, response_model=None)
+async def delete_response(response_id: str) -> NoReturn:
+    """For clients that tidy up: the error says that none is stored."""
+    raise _not_stored(response_id)
+
+
+def _not_stored(response_id: str) -> APIError:
+    return APIError(
+        ErrorCode.NOT_FOUND,
+        f"There is no response {response_id!r}: this server stores none. Send the items of "
+        "earlier answers in the input of the next request instead.",
+        param="response_id",
+    )

@@ -1,0 +1,595 @@
+"""``POST /v1/responses``, in OpenAI's form: the request, and the response as an object."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from glm_frontend.apis.chat.schema import (
+    LOW_DETAIL_PIXELS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    ChosenFunction,
+    FunctionDefinition,
+    FunctionName,
+    JSONSchemaFormat,
+    TokenLogprob,
+)
+from glm_frontend.apis.shared.schema import (
+    CHOICE_ERROR,
+    MAX_MESSAGES,
+    MAX_METADATA,
+    MAX_PARTS,
+    MAX_PROMPT_TOKENS,
+    TAG,
+    ReasoningEffort,
+    RequestModel,
+    SamplingParameters,
+    Structure,
+    at_most,
+    check_effort,
+    check_only_structure,
+    chosen_by,
+    text_or_list,
+    thinking_kwargs,
+)
+
+LOGPROBS = "message.output_text.logprobs"
+
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
+
+_FROM_AN_ANSWER = "As an earlier answer had it; without effect."
+
+
+def _kind(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+# --- input -------------------------------------------------------------------------------------
+
+
+class InputText(RequestModel):
+    """A piece of text."""
+
+    type: Literal["input_text"]
+    text: str
+
+
+class InputImage(RequestModel):
+    """A picture."""
+
+    type: Literal["input_image"]
+    image_url: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="The picture itself as `data:image/png;base64,...` (recommended), or its "
+        "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
+    )
+    detail: Literal["auto", "low", "high", "original"] | None = Field(
+        None,
+        description="How closely the model looks: `low` scales the picture down to 512 x 512 "
+        "pixels in all, which takes fewer tokens; the others leave it to the model's own limit.",
+    )
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
+
+
+class OutputTextBack(RequestModel):
+    """A piece of an earlier answer."""
+
+    type: Literal["output_text"]
+    text: str
+    logprobs: Annotated[list[dict[str, Any]], *at_most(MAX_PROMPT_TOKENS)] | None = Field(
+        None, description=_FROM_AN_ANSWER
+    )
+
+
+InputPart = Annotated[
+    Annotated[InputText, Tag(f"{TAG}input_text")]
+    | Annotated[InputImage, Tag(f"{TAG}input_image")]
+    | Annotated[OutputTextBack, Tag(f"{TAG}output_text")],
+    chosen_by("type", "input_text", "input_image", "output_text"),
+]
+
+
+InputContent = Annotated[
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[InputPart], *at_most(MAX_PARTS), Tag(f"{TAG}list")],
+    text_or_list("parts"),
+]
+
+
+class InputMessage(RequestModel):
+    """What somebody said; `type` may be left out."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="Who speaks; `developer` is the same as `system`."
+    )
+    content: InputContent
+    id: str | None = Field(None, description=_FROM_AN_ANSWER)
+    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+
+
+class FunctionCallBack(RequestModel):
+    """A call of an earlier answer."""
+
+    type: Literal["function_call"]
+    call_id: str = Field(description="By which its output refers to it.")
+    name: FunctionName
+    arguments: str = Field(description="The arguments as the text of a JSON object.")
+    id: str | None = Field(None, description=_FROM_AN_ANSWER)
+    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+
+
+class FunctionCallOutput(RequestModel):
+    """The result of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(description="That of a `function_call` before it.")
+    output: InputContent = Field(description="Text, or a list of text and picture parts.")
+    id: str | None = Field(None, description=_FROM_AN_ANSWER)
+    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+
+
+class SummaryText(RequestModel):
+    """A piece of a thought's summary."""
+
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningTextBack(RequestModel):
+    """A piece of a thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningBack(RequestModel):
+    """The thought of an earlier answer."""
+
+    type: Literal["reasoning"]
+    content: Annotated[list[ReasoningTextBack], *at_most(MAX_PARTS)] | None = None
+    summary: Annotated[list[SummaryText], *at_most(MAX_PARTS)] | None = Field(
+        None, description="Used where there is no content."
+    )
+    id: str | None = Field(None, description=_FROM_AN_ANSWER)
+    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+
+    @property
+    def text(self) -> str:
+        """All of the thought."""
+        return "\n".join(part.text for part in self.content or self.summary or [])
+
+
+_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+
+
+def _item_tag(item: Any) -> str | None:
+    kind = _kind(item)
+    if isinstance(item, dict) and "role" in item:
+        kind = item.get("type", "message")
+    return f"{TAG}{kind}" if kind in _ITEMS else None
+
+
+InputItem = Annotated[
+    Annotated[InputMessage, Tag(f"{TAG}message")]
+    | Annotated[FunctionCallBack, Tag(f"{TAG}function_call")]
+    | Annotated[FunctionCallOutput, Tag(f"{TAG}function_call_output")]
+    | Annotated[ReasoningBack, Tag(f"{TAG}reasoning")],
+    Discriminator(
+        _item_tag,
+        custom_error_type=f"{CHOICE_ERROR}type",
+        custom_error_message="must be 'message', 'function_call', 'function_call_output' or "
+        "'reasoning'",
+    ),
+]
+
+Input = Annotated[
+    Annotated[str, Tag(f"{TAG}text")]
+    | Annotated[list[InputItem], *at_most(MAX_MESSAGES), Tag(f"{TAG}list")],
+    text_or_list("items"),
+]
+
+
+# --- what is asked for -------------------------------------------------------------------------
+
+
+class OfFunction(RequestModel):
+    """What is of the type `function`."""
+
+    type: Literal["function"]
+
+
+class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looked at first
+    """A function that the model may call."""
+
+
+class NamedFunction(ChosenFunction, OfFunction):
+    """The one function that the model has to call."""
+
+
+_MODES = ("none", "auto", "required")
+
+
+def _choice_tag(choice: Any) -> str | None:
+    if isinstance(choice, str):
+        return f"{TAG}mode" if choice in _MODES else None
+    return f"{TAG}function" if _kind(choice) == "function" else None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}mode")]
+    | Annotated[NamedFunction, Tag(f"{TAG}function")],
+    Discriminator(
+        _choice_tag,
+        custom_error_type="tool_choice",
+        custom_error_message="must be 'none', 'auto', 'required' or an object of the type "
+        "'function'; no other is supported",
+    ),
+]
+
+
+class PlainText(RequestModel):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JSONObject(RequestModel):
+    """The text of a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JSONSchema(JSONSchemaFormat):
+    """JSON text after a schema."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema", description="The JSON schema.")
+
+
+TextFormat = Annotated[
+    Annotated[PlainText, Tag(f"{TAG}text")]
+    | Annotated[JSONObject, Tag(f"{TAG}json_object")]
+    | Annotated[JSONSchema, Tag(f"{TAG}json_schema")],
+    chosen_by("type", "text", "json_object", "json_schema"),
+]
+
+
+class TextOptions(RequestModel):
+    """What the answer's text is like."""
+
+    format: TextFormat | None = Field(None, description="Default: `text`.")
+
+
+class ReasoningOptions(RequestModel):
+    """How the model thinks."""
+
+    effort: ReasoningEffort | None = Field(
+        None,
+        description="`none`: answer at once, without a thought. The model has one strength of "
+        "thinking, which all others stand for; `thinking_token_budget` limits it.",
+    )
+    summary: Literal["auto"] | None = Field(
+        None, description="There are no summaries: the thought itself is told, in full."
+    )
+
+
+class ResponseStreamOptions(RequestModel):
+    """What a stream holds; there is nothing to choose."""
+
+
+class ResponsesRequest(SamplingParameters):
+    """A conversation to go on with."""
+
+    model: str = Field(description="The name of the served model; GET /v1/models tells it.")
+    input: Input = Field(
+        description="What the user says, or the conversation so far: messages, and the items of "
+        "earlier answers just as they came. Pictures may be anywhere in it."
+    )
+    instructions: str | None = Field(None, description="A system message before `input`.")
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="OpenAI's name of `max_tokens` here."
+    )
+    tools: Annotated[list[FunctionTool], *at_most(MAX_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
+    )
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
+        "one or more. A function by its name: it has to call that one. `none`: it is not told of "
+        "them. Default `auto`.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="false: of several calls only the first is given. Default true."
+    )
+    reasoning: ReasoningOptions | None = Field(None, description="How the model thinks.")
+    text: TextOptions | None = Field(None, description="What the answer's text is like.")
+    include: Annotated[list[Included], *at_most(MAX_PARTS)] | None = Field(
+        None,
+        description="What to tell besides: how likely each token of the answer's text was. "
+        "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in clear, "
+        "and go back as they are.",
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="How many of the likeliest tokens to tell in each place; only with "
+        "`message.output_text.logprobs` in `include`. Default 0.",
+    )
+    stream: bool | None = Field(
+        None,
+        description="true: the answer comes as server-sent events while it is written. "
+        "Default false.",
+    )
+    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
+    user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    prompt_cache_key: str | None = Field(
+        None,
+        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    )
+    safety_identifier: str | None = Field(
+        None, description="Taken for compatibility, without effect."
+    )
+    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
+        None, description="Comes back in the response; nothing is stored."
+    )
+
+    @field_validator("input")
+    @classmethod
+    def _has_an_item(cls, value: Input) -> Input:
+        if value == []:
+            raise PydanticCustomError("no_item", "has to have at least one item")
+        return value
+
+    @field_validator("max_output_tokens")
+    @classmethod
+    def _names_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if value is not None and max_tokens is not None and value != max_tokens:
+            raise PydanticCustomError(
+                "names_disagree", "is the same as max_tokens, and the two differ; give one of them"
+            )
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _is_one_of_the_tools(
+        cls, value: ToolChoice | None, info: ValidationInfo
+    ) -> ToolChoice | None:
+        tools = info.data.get("tools") or []
+        if value == "required" and not tools:
+            raise PydanticCustomError("no_tools", "is only for requests with tools")
+        if isinstance(value, NamedFunction) and value.name not in {tool.name for tool in tools}:
+            raise PydanticCustomError("no_such_tool", "names a function that is not in tools")
+        return value
+
+    @field_validator("reasoning")
+    @classmethod
+    def _agrees_with_the_template(
+        cls, value: ReasoningOptions | None, info: ValidationInfo
+    ) -> ReasoningOptions | None:
+        if value is not None:
+            check_effort(value.effort, info.data.get("chat_template_kwargs"))
+        return value
+
+    @field_validator("text")
+    @classmethod
+    def _no_other_structure(
+        cls, value: TextOptions | None, info: ValidationInfo
+    ) -> TextOptions | None:
+        if value is not None and isinstance(value.format, JSONObject | JSONSchema):
+            check_only_structure(value, info)
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and LOGPROBS not in (info.data.get("include") or []):
+            raise PydanticCustomError(
+                "only_with_logprobs", f"is only for requests that include {LOGPROBS}"
+            )
+        return value
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_with_stream(
+        cls, value: ResponseStreamOptions | None, info: ValidationInfo
+    ) -> ResponseStreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
+        return value
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer's tokens are to be told with their likelihood."""
+        return LOGPROBS in (self.include or [])
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Switches of the chat template."""
+        effort = None if self.reasoning is None else self.reasoning.effort
+        return thinking_kwargs(effort, self.chat_template_kwargs)
+
+    def sampling_parameters(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        sampling = super().sampling_parameters()
+        if self.wants_logprobs:
+            sampling["logprobs"] = self.top_logprobs or 0
+        if self.max_output_tokens is not None:
+            sampling["max_tokens"] = self.max_output_tokens
+        match self.tool_choice:
+            case "required":
+                sampling["tool_choice"] = "required"
+            case NamedFunction(name=name):
+                sampling["tool_choice"] = {"type": "function", "function": {"name": name}}
+        if self.tools and self.parallel_tool_calls is False:
+            sampling["parallel_tool_calls"] = False
+        return sampling
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
+        match self.text and self.text.format:
+            case JSONObject():
+                return Structure("json_object", True, "text.format")
+            case JSONSchema(schema_=schema):
+                return Structure("json", schema, "text.format.schema")
+        return super().structure()
+
+
+# --- what comes back ---------------------------------------------------------------------------
+
+
+class ReasoningText(BaseModel):
+    """A thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputText(BaseModel):
+    """The answer's text."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] = Field(description="Always empty.")
+    logprobs: list[TokenLogprob] = Field(
+        description="How likely its tokens were; empty unless asked for."
+    )
+
+
+class ReasoningItem(BaseModel):
+    """What the model thought."""
+
+    type: Literal["reasoning"]
+    id: str
+    status: ItemStatus
+    summary: list[Any] = Field(description="Always empty: `content` is the whole thought.")
+    content: list[ReasoningText]
+
+
+class MessageItem(BaseModel):
+    """What the model says."""
+
+    type: Literal["message"]
+    id: str
+    status: ItemStatus
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class FunctionCallItem(BaseModel):
+    """A call that the model asks for."""
+
+    type: Literal["function_call"]
+    id: str
+    status: ItemStatus
+    call_id: str = Field(description="For the `function_call_output` that is sent back.")
+    name: str
+    arguments: str = Field(
+        description="The arguments as the text of a JSON object; check them before use."
+    )
+
+
+OutputItem = Annotated[ReasoningItem | MessageItem | FunctionCallItem, Field(discriminator="type")]
+
+
+class IncompleteDetails(BaseModel):
+    """Why the response is not complete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseError(BaseModel):
+    """Why the response failed."""
+
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    message: str
+
+
+class InputTokensDetails(BaseModel):
+    """What the prompt's tokens stand for."""
+
+    cached_tokens: int = Field(description="Tokens that an earlier request had in common.")
+    cache_write_tokens: int = Field(description="Always 0: they are not counted.")
+    image_tokens: int = Field(description="Tokens of the pictures.")
+
+
+class OutputTokensDetails(BaseModel):
+    """What the answer's tokens are."""
+
+    reasoning_tokens: int = Field(description="Tokens of the thought.")
+
+
+class ResponseUsage(BaseModel):
+    """Tokens that a request took."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int = Field(description="Tokens of the answer, its thought included.")
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class ReasoningEcho(BaseModel):
+    """`reasoning` as the request had it."""
+
+    effort: ReasoningEffort | None
+    summary: str | None
+
+
+class TextEcho(BaseModel):
+    """`text` as the request had it."""
+
+    format: TextFormat
+
+
+class ResponseObject(BaseModel):
+    """An answer, and what was asked for. What the request left open is null or the default."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int = Field(description="Unix time in seconds.")
+    completed_at: int | None = Field(description="Only when `status` is `completed`.")
+    status: ResponseStatus = Field(
+        description="`incomplete`: it was cut at `max_output_tokens`. `in_progress` and `failed` "
+        "are told in streams only."
+    )
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    model: str
+    output: list[OutputItem]
+    usage: ResponseUsage | None = Field(description="null while it is in progress.")
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: None
+    metadata: dict[str, str]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    background: Literal[False]
+    store: Literal[False] = Field(description="Nothing is stored.")
+    reasoning: ReasoningEcho
+    temperature: float | None
+    text: TextEcho
+    tool_choice: ToolChoice
+    tools: list[FunctionTool]
+    top_logprobs: int
+    top_p: float | None
+    truncation: Literal["disabled"]
+    user: str | None

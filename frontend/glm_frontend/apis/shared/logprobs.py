@@ -1,0 +1,31 @@
+"""Log probabilities in OpenAI's form."""
+
+from collections.abc import Sequence
+
+from glm_client import TokenLogprobs
+from glm_frontend.apis.chat.schema import AlternativeToken, Logprobs, TokenLogprob
+
+
+def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
+    """Those of some tokens; None for none.
+
+    Args:
+        top: how many of the likeliest tokens are told in each place.
+    """
+    if not tokens:
+        return None
+    return Logprobs(
+        content=[
+            TokenLogprob(
+                token=token.chosen.text,
+                bytes=list(token.chosen.data),
+                logprob=token.chosen.logprob,
+                top_logprobs=[
+                    AlternativeToken(token=one.text, bytes=list(one.data), logprob=one.logprob)
+                    for one in token.top
+                    if one.rank <= top  # the chosen one may be a less likely one
+                ],
+            )
+            for token in tokens
+        ]
+    )

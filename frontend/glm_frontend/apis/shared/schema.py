@@ -1,0 +1,448 @@
+"""What the bodies of both inference endpoints have in common."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+MAX_STOP_STRINGS = 16
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+"""Of one message, and of what else is a list of parts."""
+MAX_TOKEN_IDS = 1024
+"""Of `stop_token_ids` and `logit_bias`."""
+MAX_PROMPT_TOKENS = 256 * 1024
+MAX_CHOICES_OF_TEXT = 1000
+MAX_METADATA = 64
+MAX_FIELDS = 256
+"""Of one object; no object of the API has as many."""
+
+TAG = "~"
+"""Begins the tags of our unions, which pydantic puts into the location of an error."""
+CHOICE_ERROR = "choice_by_"
+"""Begins the error of a union whose choosing field is missing or unknown; its name follows."""
+
+
+def chosen_by(field: str, *values: str) -> Discriminator:
+    """Chooses a model of a union by its ``field``: the one with the tag ``TAG`` and its value."""
+
+    def tag(part: Any) -> str | None:
+        value = part.get(field) if isinstance(part, dict) else getattr(part, field, None)
+        return f"{TAG}{value}" if value in values else None
+
+    quoted = [f"'{value}'" for value in values]
+    return Discriminator(
+        tag,
+        custom_error_type=f"{CHOICE_ERROR}{field}",
+        custom_error_message=f"must be {', '.join(quoted[:-1])} or {quoted[-1]}",
+    )
+
+
+def text_or_list(items: str) -> Discriminator:
+    """Chooses between a string, with the tag ``~text``, and a list of ``items``, with ``~list``."""
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, str):
+            return f"{TAG}text"
+        return f"{TAG}list" if isinstance(value, list) else None
+
+    return Discriminator(
+        tag,
+        custom_error_type="text_or_list",
+        custom_error_message=f"must be a string or a list of {items}",
+    )
+
+
+def at_most(count: int) -> tuple[Any, ...]:
+    """For ``Annotated``: a list or an object of at most so many entries.
+
+    They are counted before any is looked at: pydantic would first describe what is wrong with each
+    of a million.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > count:
+            raise PydanticCustomError(
+                "too_many",
+                "has {given} entries, and {count} are allowed",
+                {"given": len(value), "count": count},
+            )
+        return value
+
+    return Field(max_length=count), BeforeValidator(check)
+
+
+UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "access_programs": (),
+        "allowed_callers": (["direct"],),
+        "annotations": ([],),
+        "async": (False,),
+        "async_": (),
+        "audio": (),
+        "background": (False,),
+        "background_options": (),
+        "caller": ({"type": "direct"},),
+        "citations": ([],),
+        "container": (),
+        "context": ("auto",),
+        "context_management": ([],),
+        "conversation": (),
+        "defer_loading": (False,),
+        "diagnostics": (),
+        "eager_input_streaming": (True,),
+        "encrypted_content": (),
+        "file_id": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "generate_summary": (),
+        "include_obfuscation": (False,),
+        "inference_geo": (),
+        "input_examples": ([],),
+        "logprobs": (False,),
+        "max_tool_calls": (),
+        "mcp_servers": ([],),
+        "modalities": (["text"],),
+        "mode": ("standard",),
+        "moderation": (),
+        "namespace": (),
+        "output_schema": (),
+        "phase": (),
+        "prediction": (),
+        "previous_response_id": (),
+        "prompt": (),
+        "prompt_cache_breakpoint": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "refusal": (),
+        "response_format": ({"type": "text"},),
+        "service_tier": ("auto", "default", "standard_only"),
+        "speed": ("standard",),
+        "store": (False,),
+        "strict": (False,),
+        "toolset_name": (),
+        "top_logprobs": (0,),
+        "transformations": ({}, {"oversized_image": "downsize"}),
+        "truncation": ("disabled",),
+        "user_profile_id": (),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    }
+)
+"""Fields of OpenAI's and Anthropic's APIs that this server does not have.
+
+Each has the values that ask for nothing. Those, and null, are let pass; others are refused by name,
+never ignored.
+"""
+
+StopString = Annotated[str, StringConstraints(min_length=1)]
+Stop = Annotated[
+    list[StopString],
+    *at_most(MAX_STOP_STRINGS),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOP_STRINGS},
+            ]
+        }
+    ),
+]
+# The wire has 32 bits for one.
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+
+
+class RequestModel(BaseModel):
+    """A part of a request's body: a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if len(data) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many", "has more than {count} fields", {"count": MAX_FIELDS}
+            )
+        return {key: value for key, value in data.items() if not _asks_for_nothing(key, value)}
+
+
+def _asks_for_nothing(key: str, value: Any) -> bool:
+    harmless = UNSUPPORTED_FIELDS.get(key)
+    if harmless is None:
+        return False
+    # 0 is not False here.
+    return value is None or any(type(value) is type(one) and value == one for one in harmless)
+
+
+class ChatTemplateKwargs(RequestModel):
+    """Switches of the model's chat template."""
+
+    enable_thinking: bool | None = Field(
+        None,
+        description="false: answer at once. By default the model thinks first; the thought comes "
+        "as `reasoning_content`.",
+    )
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+
+
+def check_effort(effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None) -> None:
+    """Refuse an effort that does not agree with what the template is told."""
+    given = None if kwargs is None else kwargs.enable_thinking
+    if effort is not None and given is not None and given != (effort != "none"):
+        raise PydanticCustomError(
+            "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
+        )
+
+
+def thinking_kwargs(
+    effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None
+) -> dict[str, Any]:
+    """Switches of the chat template, from both places where they may be given."""
+    given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+    if effort is not None:
+        given["enable_thinking"] = effort != "none"
+    return given
+
+
+class StructuredOutputs(RequestModel):
+    """What the answer has to be, but for its thought; give exactly one. Names are vLLM's."""
+
+    schema_: dict[str, Any] | str | bool | None = Field(
+        None, alias="json", description="A document of this JSON schema."
+    )
+    json_object: Literal[True] | None = Field(None, description="true: any JSON object.")
+    regex: str | None = Field(
+        None, description="A text that matches this regular expression as a whole."
+    )
+    choice: Annotated[list[str], *at_most(MAX_CHOICES_OF_TEXT)] | None = Field(
+        None, description="One of these texts."
+    )
+    grammar: str | None = Field(
+        None, description="A text of this context-free grammar, in Lark's form or in GBNF."
+    )
+
+
+class Structure(NamedTuple):
+    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood."""
+
+    kind: str
+    value: Any
+    path: str
+
+
+GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "guided_json": "json",
+        "guided_regex": "regex",
+        "guided_choice": "choice",
+        "guided_grammar": "grammar",
+    }
+)
+"""vLLM's earlier names of the keys of ``structured_outputs``."""
+_STRUCTURE_FIELDS = ("structured_outputs", *GUIDED_FIELDS, "response_format")
+
+
+def check_only_structure(value: Any, info: ValidationInfo) -> Any:
+    """A validator of the fields that hold an answer to something: one of them only."""
+    others = [name for name in _STRUCTURE_FIELDS if info.data.get(name) is not None]
+    if value is not None and others:
+        raise PydanticCustomError(
+            "structured_twice", "cannot be given beside {other}", {"other": others[0]}
+        )
+    return value
+
+
+class SamplingParameters(RequestModel):
+    """How the answer's tokens are chosen, and when it ends."""
+
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of the answer, its thought included. Default 512, or what the "
+        "context leaves if that is less.",
+        json_schema_extra={"default": 512},
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="0 takes the likeliest token; higher is more random. Default: the "
+        "checkpoint's own.",
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Choose among the likeliest tokens that together have this probability. "
+        "0.9 is a good value. Default: the checkpoint's own.",
+    )
+    top_k: int | None = Field(
+        None,
+        ge=-1,
+        description="Choose among this many of the likeliest tokens; 0 or -1: all. Default: the "
+        "checkpoint's own.",
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Leave out tokens less likely than this fraction of the likeliest one's "
+        "probability. Default 0.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=-(2**63),
+        le=2**63 - 1,
+        description="The same request with the same seed gets the same answer.",
+    )
+    stop: Stop | None = Field(
+        None,
+        description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it, "
+        "and are looked for in its text only, not in its thought or in calls.",
+    )
+    stop_token_ids: Annotated[list[TokenId], *at_most(MAX_TOKEN_IDS)] | None = Field(
+        None, description="Further tokens that end the answer."
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Above 0: less of what was written already. Default 0."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Above 0: less of what was written often. Default 0."
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Above 1: less of what the prompt and the answer hold already. Default: the "
+        "checkpoint's own.",
+    )
+    logit_bias: (
+        Annotated[
+            dict[TokenIdText, Annotated[float, Field(ge=-100, le=100)]], *at_most(MAX_TOKEN_IDS)
+        ]
+        | None
+    ) = Field(None, description="From token ids to what is added to their logits, -100 to 100.")
+    min_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="The model does not end the answer before so many tokens; `stop` may. "
+        "Default 0.",
+    )
+    ignore_eos: bool | None = Field(
+        None, description="true: only `max_tokens` and `stop` end the answer, for benchmarks."
+    )
+    thinking_token_budget: int | None = Field(
+        None,
+        ge=0,
+        description="After so many tokens the thought is made to end, and the answer follows. "
+        "Default: no limit.",
+    )
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(
+        None, description="Switches of the chat template."
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None,
+        description="What the answer has to be; the model can write nothing else. Its thought "
+        "stays free.",
+    )
+    guided_json: dict[str, Any] | str | bool | None = Field(
+        None, description="The same as `structured_outputs.json`, by its earlier name."
+    )
+    guided_regex: str | None = Field(
+        None, description="The same as `structured_outputs.regex`, by its earlier name."
+    )
+    guided_choice: Annotated[list[str], *at_most(MAX_CHOICES_OF_TEXT)] | None = Field(
+        None, description="The same as `structured_outputs.choice`, by its earlier name."
+    )
+    guided_grammar: str | None = Field(
+        None, description="The same as `structured_outputs.grammar`, by its earlier name."
+    )
+
+    _one_structure = field_validator("structured_outputs", *GUIDED_FIELDS)(check_only_structure)
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _has_one_key(cls, value: StructuredOutputs | None) -> StructuredOutputs | None:
+        if value is not None and len(value.model_dump(exclude_none=True)) != 1:
+            raise PydanticCustomError("one_key", "has to have exactly one key")
+        return value
+
+    @field_validator("min_tokens")
+    @classmethod
+    def _min_is_not_above_max(cls, value: int | None, info: ValidationInfo) -> int | None:
+        max_tokens = info.data.get("max_tokens")
+        if value is not None and max_tokens is not None and value > max_tokens:
+            raise PydanticCustomError("above_max_tokens", "must not be greater than max_tokens")
+        return value
+
+    def sampling_parameters(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        elsewhere = {"chat_template_kwargs", "structured_outputs", *GUIDED_FIELDS}
+        given = self.model_dump(
+            include=set(SamplingParameters.model_fields) - elsewhere, exclude_none=True
+        )
+        structure = self.structure()
+        if structure is not None:
+            given["structured_outputs"] = {structure.kind: structure.value}
+        return given
+
+    def structure(self) -> Structure | None:
+        """What the answer is held to; None where it is free."""
+        if self.structured_outputs is not None:
+            ((kind, value),) = self.structured_outputs.model_dump(
+                by_alias=True, exclude_none=True
+            ).items()
+            return Structure(kind, value, f"structured_outputs.{kind}")
+        for name, kind in GUIDED_FIELDS.items():
+            if (value := getattr(self, name)) is not None:
+                return Structure(kind, value, name)
+        return None
+
+
+class NamedEvent(BaseModel):
+    """An event of a stream whose events have names; see ``http.sse.NamedEventStream``."""
+
+    type: str
+
+
+class PromptTokensDetails(BaseModel):
+    """What the prompt's tokens stand for."""
+
+    image_tokens: int = Field(description="Tokens of the pictures, and of the frames of videos.")
+    cached_tokens: int = Field(description="Tokens that an earlier request had in common.")
+
+
+class CompletionTokensDetails(BaseModel):
+    """What the answer's tokens are."""
+
+    reasoning_tokens: int = Field(description="Tokens of the thought.")
+
+
+class Usage(BaseModel):
+    """Tokens that a request took."""
+
+    prompt_tokens: int
+    completion_tokens: int = Field(description="Tokens of the answer, its thought included.")
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails

@@ -1,0 +1,1 @@
+"""Tokens of a text or a conversation, and back."""

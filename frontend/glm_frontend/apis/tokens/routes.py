@@ -1,0 +1,61 @@
+"""``POST /tokenize`` and ``POST /detokenize``."""
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from glm_frontend.apis.tokens.schema import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
+from glm_frontend.core.request import translate_detokenize, translate_tokenize
+from glm_frontend.http.disconnect import until_disconnect
+from glm_frontend.http.openapi import INFERENCE_ERRORS, json_body, json_response
+from glm_frontend.http.openapi_examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
+from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
+from glm_frontend.http.validation import read_json
+
+router = APIRouter(tags=["Tokens"], dependencies=[Depends(require_key)])
+
+
+@router.post(
+    "/tokenize",
+    summary="The tokens of a text or a conversation",
+    response_model=Tokens,
+    responses=INFERENCE_ERRORS,
+    openapi_extra={"requestBody": json_body(TokenizeRequest, TOKENIZE_EXAMPLES)},
+)
+async def tokenize(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """What the model would read, in tokens, those of the pictures included."""
+    body = await read_json(request, TokenizeRequest)
+    services.check_model(body.model)
+    tokens = await until_disconnect(
+        request,
+        services.answerer.tokenize(
+            translate_tokenize(body), caller, token_texts=bool(body.return_token_strs)
+        ),
+    )
+    return json_response(
+        Tokens(
+            count=len(tokens.token_ids),
+            tokens=list(tokens.token_ids),
+            token_strs=list(tokens.token_texts) if body.return_token_strs else None,
+        )
+    )
+
+
+@router.post(
+    "/detokenize",
+    summary="The text of some tokens",
+    response_model=Detokenized,
+    responses=INFERENCE_ERRORS,
+    openapi_extra={"requestBody": json_body(DetokenizeRequest, DETOKENIZE_EXAMPLES)},
+)
+async def detokenize(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """All tokens together as text, special ones included."""
+    body = await read_json(request, DetokenizeRequest)
+    services.check_model(body.model)
+    tokens = await until_disconnect(
+        request, services.answerer.tokenize(translate_detokenize(body), caller)
+    )
+    return json_response(Detokenized(prompt=tokens.text))

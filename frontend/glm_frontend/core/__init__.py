@@ -1,0 +1,1 @@
+"""What every API shares: one request, one ordered stream of events. Knows no HTTP."""

@@ -1,0 +1,22 @@
+"""Who asks, and under which id: what goes with a request all the way to the model server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from glm_frontend.core.record import RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Attributes:
+    request_id: for the logs of all parts.
+    tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
+        asked for.
+    record: what happens to the request is noted here.
+    hold: is told how many bytes were fetched for it; raises APIError where they are too many.
+    """
+
+    request_id: str
+    tenant: str = ""
+    record: RequestRecord = field(default_factory=RequestRecord)
+    hold: Callable[[int], None] = lambda size: None

@@ -1,0 +1,72 @@
+"""What happened to one request: noted where it happens, and told when it has ended."""
+
+import time
+from dataclasses import dataclass, field
+
+from glm_frontend.apis.shared.schema import Usage
+
+
+@dataclass(slots=True)
+class AnswerRecord:
+    """One call of the model server. Times are of ``time.perf_counter()``.
+
+    Attributes:
+        operation: as OpenTelemetry's ``gen_ai.operation.name`` has it.
+        usage: so far.
+        finish_reasons: of the answers that have ended.
+    """
+
+    operation: str
+    began: float = field(default_factory=time.perf_counter)
+    usage: Usage | None = None
+    finish_reasons: list[str] = field(default_factory=list)
+    _first: float = 0.0
+    _last: float = 0.0
+    _first_tokens: int = 0
+    _num_choices: int = 1
+
+    def note_piece(self, usage: Usage, num_choices: int) -> None:
+        """A piece of a stream of so many answers goes to the client."""
+        self._last = time.perf_counter()
+        if not self._first:
+            self._first, self._first_tokens = self._last, usage.completion_tokens
+        self.usage, self._num_choices = usage, num_choices
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds, its pictures' loading included; None where nothing was streamed."""
+        return self._first - self.began if self._first else None
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Seconds, of one answer, after its first piece; None where there was no other."""
+        tokens = 0 if self.usage is None else self.usage.completion_tokens - self._first_tokens
+        if not self._first or tokens <= 0:
+            return None
+        return self._num_choices * (self._last - self._first) / tokens
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request.
+
+    Attributes:
+        trace_context: W3C traceparent of its span, for the model server; empty where there is none.
+        error_code: of the error that the client received, if any; an ``ErrorCode``.
+        refusal: why it was not even begun, if so; of ``errors.REFUSALS``.
+        failed_in_stream: whether that came after the beginning of the answer.
+        request_bytes: of its body, as far as they came.
+        answers: one, but of ``/v1/completions`` with several prompts.
+    """
+
+    trace_context: str = ""
+    error_code: str | None = None
+    refusal: str | None = None
+    failed_in_stream: bool = False
+    request_bytes: int = 0
+    answers: list[AnswerRecord] = field(default_factory=list)
+
+    def begin_answer(self, *, is_raw: bool) -> AnswerRecord:
+        """The model server is about to be asked. ``is_raw``: without a chat template."""
+        self.answers.append(AnswerRecord("text_completion" if is_raw else "chat"))
+        return self.answers[-1]

@@ -1,0 +1,1 @@
+"""HTTP: bodies, errors, server-sent events, OpenAPI, what surrounds every request."""

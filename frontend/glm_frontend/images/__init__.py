@@ -1,1 +1,0 @@
-"""From what a request names as its pictures to their bytes."""

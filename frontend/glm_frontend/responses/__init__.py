@@ -1,1 +1,0 @@
-"""OpenAI's Responses API: to the model server's request, and from its answer back."""
