@@ -59,6 +59,8 @@ lint: ## Check style, formatting, types, dangerous code and known vulnerabilitie
 	@$(call install,lint)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	PYTHONPATH=.:client:frontend:model_repository/generation/1:model_repository/preprocessing/1 \
+		$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive \
 		launcher client frontend model_repository demo_model benchmarks tools deploy
 	$(BIN)/hadolint Dockerfile.triton

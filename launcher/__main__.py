@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from glm_frontend.settings import describe
 from launcher.logs import configure_logging
 from launcher.main import log_error, serve
-from launcher.settings import Settings, settings_help
+from launcher.settings import LauncherSettings, settings_help
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
     log = logging.getLogger("launcher")
     try:
-        settings = Settings()
+        settings = LauncherSettings()
     except ValidationError as error:
         log_error(log, describe(error))
         return 2

@@ -24,7 +24,7 @@ from glm_frontend.variables import LAUNCHED, unknown_variables
 from launcher import first_picture
 from launcher.errors import Crashed, LaunchError
 from launcher.processes import Child, ReadLine, information, is_alive
-from launcher.settings import PORTS, Settings, variable
+from launcher.settings import PORTS, LauncherSettings, variable
 from launcher.shm import RegionWatch
 from launcher.status import PARTS, Status
 from launcher.triton import (
@@ -58,7 +58,7 @@ FAILED, FORCED = 1, 130
 SECRETS = ("api_keys", "api_keys_file")
 
 
-async def serve(settings: Settings, log: logging.Logger) -> int:
+async def serve(settings: LauncherSettings, log: logging.Logger) -> int:
     """Runs the server until Ctrl-C or SIGTERM. What dies or hangs is started again.
 
     Returns the exit code: 0 after a stop, 1 when something failed (the log says what), 130 after a
@@ -87,7 +87,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, LAUNCHED: "true"}
 
 
-def check_ports(settings: Settings) -> None:
+def check_ports(settings: LauncherSettings) -> None:
     """Raises LaunchError with every port that cannot be bound, and the setting that changes it."""
     problems = []
     for port_field in settings.ports:
@@ -110,7 +110,9 @@ def check_ports(settings: Settings) -> None:
 class _Server:
     """Triton, the frontend and the web page, each started again when it dies or hangs."""
 
-    def __init__(self, settings: Settings, log: logging.Logger, triton: Triton, run: Path) -> None:
+    def __init__(
+        self, settings: LauncherSettings, log: logging.Logger, triton: Triton, run: Path
+    ) -> None:
         self._settings = settings
         self._log = log
         self._triton = triton

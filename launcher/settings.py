@@ -24,7 +24,7 @@ PORTS = {
 }
 
 
-class Settings(glm_web.settings.Settings):
+class LauncherSettings(glm_web.settings.PageSettings):
     """All that the frontend and the web page read, so that their bad values stop the start too, and
     the launcher's.
 
@@ -145,10 +145,10 @@ def variable(field: str) -> str:
 def settings_help() -> str:
     """The launcher's own settings as a table for ``--help``."""
     return "\n".join(
-        f"  {variable(name):24} {Settings.model_fields[name].description} "
-        f"Default: {Settings.model_fields[name].default}"
-        for name in Settings.__annotations__
-        if name in Settings.model_fields
+        f"  {variable(name):24} {LauncherSettings.model_fields[name].description} "
+        f"Default: {LauncherSettings.model_fields[name].default}"
+        for name in LauncherSettings.__annotations__
+        if name in LauncherSettings.model_fields
     )
 
 

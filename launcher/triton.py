@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.errors import LaunchError
-from launcher.settings import Settings
+from launcher.settings import LauncherSettings
 
 CONTAINER = Path("/opt/tritonserver")
 
@@ -60,7 +60,7 @@ class Triton:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What to set on top of the launcher's own environment."""
 
-    def command(self, settings: Settings, admin_key: str) -> list[str]:
+    def command(self, settings: LauncherSettings, admin_key: str) -> list[str]:
         """The command line. `admin_key` opens the administrative APIs (header ADMIN_HEADER)."""
         restricted = f"{RESTRICTED_APIS}:{ADMIN_HEADER}={admin_key}"
         command = [

@@ -11,7 +11,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from glm_client import AsyncClient
-from glm_frontend.admission.limits import InflightBytes
+from glm_frontend import otel
+from glm_frontend.admission.inflight_bytes import InflightBytes
 from glm_frontend.apis.chat import routes as chat
 from glm_frontend.apis.completions import routes as completions
 from glm_frontend.apis.health import routes as health
@@ -22,9 +23,9 @@ from glm_frontend.apis.multimodal import routes as multimodal
 from glm_frontend.apis.responses import routes as responses
 from glm_frontend.apis.tokens import routes as tokens
 from glm_frontend.core.backend import Backend
-from glm_frontend.errors import install_error_handlers
 from glm_frontend.heap import keep_heap_trimmed
 from glm_frontend.http import docs
+from glm_frontend.http.errors import install_error_handlers
 from glm_frontend.http.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
     PROCESSING_HEADER,
@@ -37,7 +38,6 @@ from glm_frontend.http.middleware import (
 from glm_frontend.http.openapi import DocumentedAPI
 from glm_frontend.http.services import build_services, get_permit
 from glm_frontend.media.fetch import ImageFetcher, create_transport
-from glm_frontend.observability import otel
 from glm_frontend.observability.metrics import Metrics
 from glm_frontend.observability.tracing import telemetry
 from glm_frontend.settings import Settings

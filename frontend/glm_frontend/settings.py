@@ -16,9 +16,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from glm_frontend import otel
 from glm_frontend.admission.keys import APIKey, all_keys, is_key
-from glm_frontend.admission.limits import parse_rates
-from glm_frontend.observability import otel
+from glm_frontend.admission.rates import parse_rates
 from glm_frontend.variables import PREFIX
 
 _ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")

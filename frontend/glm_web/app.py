@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glm_frontend.admission.limits import InflightBytes
+from glm_frontend.admission.inflight_bytes import InflightBytes
 from glm_frontend.core.record import RequestRecord
-from glm_frontend.errors import install_error_handlers
+from glm_frontend.http.errors import install_error_handlers
 from glm_frontend.http.middleware import BodyLimitMiddleware, UnexpectedErrorMiddleware
 from glm_web.proxy import Proxy
-from glm_web.settings import Settings
+from glm_web.settings import PageSettings
 
 STATIC = Path(__file__).parent / "static"
 # What the page needs of the API, and no more.
@@ -49,7 +49,7 @@ for kind, suffixes in {"text/javascript": (".js", ".mjs"), "font/woff2": (".woff
         mimetypes.add_type(kind, suffix)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: PageSettings) -> FastAPI:
     """The app. It needs no frontend to start: the page tells whether there is one."""
 
     @asynccontextmanager

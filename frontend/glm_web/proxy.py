@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, overloaded
 from glm_frontend.http.disconnect import until_disconnect
-from glm_web.settings import Settings
+from glm_web.settings import PageSettings
 
 CONNECT_SECONDS = 5.0
 # The frontend ends an answer at its own limit; this much later the connection counts as dead.
@@ -30,7 +30,7 @@ _OF_ONE_HOP = {"connection", "content-length", "date", "keep-alive", "server", "
 class Proxy:
     """A client of the frontend's API. Close it in the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PageSettings) -> None:
         self._settings = settings
         self._client = httpx2.AsyncClient(
             base_url=settings.web_api_url,

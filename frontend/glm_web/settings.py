@@ -17,7 +17,7 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-class Settings(glm_frontend.settings.Settings):
+class PageSettings(glm_frontend.settings.Settings):
     """What the page reads from the environment. It listens on ``GLM_HOST`` as the frontend does,
     and has the frontend's limits and timeouts.
     """
@@ -28,13 +28,13 @@ class Settings(glm_frontend.settings.Settings):
     """Where the page's server finds the frontend."""
 
 
-def load_settings() -> Settings:
+def load_settings() -> PageSettings:
     """Read the environment.
 
     Raises:
         SettingsError: naming every bad key with its value.
     """
     try:
-        return Settings()
+        return PageSettings()
     except ValidationError as error:
         raise SettingsError(describe(error)) from None

@@ -8,7 +8,7 @@ import pytest
 from glm_engine.config import EngineConfig
 from glm_frontend.variables import LAUNCHED, NAMES, unknown_variables
 from glm_preprocessing.settings import PreprocessingSettings
-from launcher.settings import Settings, variable
+from launcher.settings import LauncherSettings, variable
 
 # What the launcher tells its processes, the client's programs and compose.yaml read.
 OTHERS = {"GLM_HEARTBEATS", LAUNCHED, "GLM_API_KEY", "GLM_URL", "GLM_DATA"}
@@ -33,7 +33,7 @@ class Asked(Mapping[str, str]):
 
 def test_every_setting_is_known_and_every_known_name_is_a_setting() -> None:
     asked = Asked()
-    settings = {variable(name) for name in Settings.model_fields}
+    settings = {variable(name) for name in LauncherSettings.model_fields}
     for kind in (EngineConfig, PreprocessingSettings):
         kind.from_env(asked)
         settings |= {variable(field.name) for field in fields(kind)}

@@ -183,7 +183,7 @@ _FRONTEND = REPOSITORY.parent / "frontend" / "glm_frontend"
     ("name", "first", "second"),
     [
         ("heartbeat.py", _ENGINE, _PREPROCESSING),
-        ("json_log.py", _ENGINE, _FRONTEND),
+        ("json_log.py", _ENGINE, _FRONTEND / "observability"),
         ("otel.py", _ENGINE, _FRONTEND),
         ("variables.py", _ENGINE, _FRONTEND),
     ],

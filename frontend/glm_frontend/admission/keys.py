@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from glm_frontend.admission.limits import parse_rates
+from glm_frontend.admission.rates import parse_rates
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
 

@@ -9,6 +9,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 from glm_client import (
     DeadlineExceededError,
@@ -18,12 +21,26 @@ from glm_client import (
     UnavailableError,
 )
 from glm_client.wire import MODEL_NAME, STAGES
-from glm_frontend.apis.health.schema import Health, PartState
 from glm_frontend.core.backend import Backend
 
 FRESH_SECONDS = 2.0
 PROBE_TIMEOUT = 5.0
 TRITON = "triton"
+
+PartState = Literal["ok", "loading", "restarting", "failed", "overloaded", "unreachable"]
+
+
+class Health(BaseModel):
+    """Whether a request could be answered now."""
+
+    status: Literal["ok", "full", "unavailable", "draining"] = Field(
+        description="`full`: requests are answered, and further ones refused for a moment."
+    )
+    checks: dict[str, PartState] = Field(
+        description="The state of each part that an answer needs: `triton` (the server), "
+        "`preprocessing` and `generation` (its two models)."
+    )
+    message: str
 
 
 class HealthProbe:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from glm_frontend.apis.shared.schema import Usage
+from glm_frontend.core.events import TokenUsage
 
 
 @dataclass(slots=True)
@@ -18,18 +18,18 @@ class AnswerRecord:
 
     operation: str
     began: float = field(default_factory=time.perf_counter)
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
     finish_reasons: list[str] = field(default_factory=list)
     _first: float = 0.0
     _last: float = 0.0
     _first_tokens: int = 0
     _num_choices: int = 1
 
-    def note_piece(self, usage: Usage, num_choices: int) -> None:
+    def note_piece(self, usage: TokenUsage, num_choices: int) -> None:
         """A piece of a stream of so many answers goes to the client."""
         self._last = time.perf_counter()
         if not self._first:
-            self._first, self._first_tokens = self._last, usage.completion_tokens
+            self._first, self._first_tokens = self._last, usage.completion
         self.usage, self._num_choices = usage, num_choices
 
     @property
@@ -40,7 +40,7 @@ class AnswerRecord:
     @property
     def time_per_output_token(self) -> float | None:
         """Seconds, of one answer, after its first piece; None where there was no other."""
-        tokens = 0 if self.usage is None else self.usage.completion_tokens - self._first_tokens
+        tokens = 0 if self.usage is None else self.usage.completion - self._first_tokens
         if not self._first or tokens <= 0:
             return None
         return self._num_choices * (self._last - self._first) / tokens

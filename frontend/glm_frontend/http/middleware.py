@@ -10,10 +10,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glm_frontend.admission.limits import InflightBytes
+from glm_frontend.admission.inflight_bytes import InflightBytes
 from glm_frontend.core.record import RequestRecord
 from glm_frontend.error_codes import ErrorCode
-from glm_frontend.errors import CLIENT_CLOSED_REQUEST, APIError, internal
+from glm_frontend.errors import APIError, internal
+from glm_frontend.http.errors import CLIENT_CLOSED_REQUEST, error_response
 from glm_frontend.http.services import Services
 from glm_frontend.observability import tracing
 from glm_frontend.observability.logs import LOGGER_NAME
@@ -140,11 +141,11 @@ class UnexpectedErrorMiddleware:
             )
             if started:
                 raise  # too late for a status; the server cuts the connection
-            await internal().response(scope)(scope, receive, send)
+            await error_response(internal(), scope)(scope, receive, send)
 
 
 class RefusalMiddleware:
-    """Says a refusal that is already certain (``limits.Refusals``) before FastAPI looks at the
+    """Says a refusal that is already certain (``admission.refusals``) before FastAPI looks at the
     request, which would take more than half of the time that refusing takes.
 
     It knows a key in the header ``Authorization`` only; all else is left to the routes, which say
@@ -164,7 +165,7 @@ class RefusalMiddleware:
             error = None if route is None else self._refusal(scope)
             if error is not None:
                 scope["route"] = route  # for the metrics
-                await error.response(scope)(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -201,7 +202,7 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_bytes:
-            await self._too_large().response(scope)(scope, receive, send)
+            await error_response(self._too_large(), scope)(scope, receive, send)
             return
         received = 0
         held = scope["state"]["bytes"] = self._inflight.of_request()

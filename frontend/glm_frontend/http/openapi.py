@@ -6,20 +6,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.responses import Response
 
-from glm_frontend.apis.chat.schema import ChatCompletionChunk, ChatCompletionRequest
-from glm_frontend.apis.completions.schema import CompletionRequest
-from glm_frontend.apis.messages.schema import MESSAGE_EVENTS, CountTokensRequest, MessagesRequest
-from glm_frontend.apis.multimodal.schema import MultimodalInferenceChunk, MultimodalRequest
-from glm_frontend.apis.responses.events import RESPONSE_EVENTS
-from glm_frontend.apis.responses.schema import ResponsesRequest
-from glm_frontend.apis.tokens.schema import DetokenizeRequest, TokenizeRequest
 from glm_frontend.error_codes import as_markdown
 from glm_frontend.http.error_schema import ErrorResponse, MessagesErrorResponse
 
 REF = "#/components/schemas/{model}"
+
+# What bodies and streams of routes refer to, which FastAPI does not know; routes add to it.
+_REFERRED: set[tuple[type[BaseModel], JsonSchemaMode]] = set()
 
 DESCRIPTION = f"""\
 Pictures and text in, text out: the vision-language model GLM-4.6V-Flash behind OpenAI's API, and
@@ -120,7 +116,9 @@ def json_body(model: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, 
     """The documentation of a JSON body."""
     return {
         "required": True,
-        "content": {"application/json": {"schema": _ref(model), "examples": dict(examples)}},
+        "content": {
+            "application/json": {"schema": _ref(model, "validation"), "examples": dict(examples)}
+        },
     }
 
 
@@ -147,14 +145,14 @@ def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": {"anyOf": [_ref(model) for model in models]},
+        "contentSchema": {"anyOf": [_ref(model, "serialization") for model in models]},
     }
     event: dict[str, Any] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     if named:
         event["properties"]["event"] = {"type": "string"}
         event["required"].append("event")
     else:
-        data["contentSchema"]["anyOf"].append(_ref(ErrorResponse))
+        data["contentSchema"]["anyOf"].append(_ref(ErrorResponse, "serialization"))
         event["properties"]["data"] = {"anyOf": [{"const": "[DONE]"}, data]}
     return {
         "description": f"The answer; with `stream: true` server-sent events, {end}.",
@@ -162,7 +160,8 @@ def event_stream(*models: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _ref(model: type[BaseModel]) -> dict[str, str]:
+def _ref(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, str]:
+    _REFERRED.add((model, mode))
     return {"$ref": REF.format(model=model.__name__)}
 
 
@@ -179,23 +178,7 @@ class DocumentedAPI(FastAPI):
                 tags=TAGS,
                 routes=self.routes,
             )
-            _, definitions = models_json_schema(
-                [
-                    (ChatCompletionRequest, "validation"),
-                    (ResponsesRequest, "validation"),
-                    (CompletionRequest, "validation"),
-                    (MultimodalRequest, "validation"),
-                    (TokenizeRequest, "validation"),
-                    (DetokenizeRequest, "validation"),
-                    (ChatCompletionChunk, "serialization"),
-                    (MultimodalInferenceChunk, "serialization"),
-                    (MessagesRequest, "validation"),
-                    (CountTokensRequest, "validation"),
-                    *((event, "serialization") for event in MESSAGE_EVENTS),
-                    *((event, "serialization") for event in RESPONSE_EVENTS),
-                ],
-                ref_template=REF,
-            )
+            _, definitions = models_json_schema(sorted(_REFERRED, key=str), ref_template=REF)
             schemas = document["components"]["schemas"]
             schemas.update(definitions["$defs"])
             # FastAPI's own error for bad parameters, which this server never gives.

@@ -11,16 +11,12 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from glm_frontend.admission.keys import APIKey, KeyRing
-from glm_frontend.admission.limits import (
-    InflightLimiter,
-    Permit,
-    RateLimiter,
-    Refusals,
-    parse_rates,
-)
+from glm_frontend.admission.permits import InflightLimiter, Permit
+from glm_frontend.admission.rates import RateLimiter, parse_rates
+from glm_frontend.admission.refusals import Refusals
 from glm_frontend.core.backend import Backend
 from glm_frontend.core.caller import Caller
-from glm_frontend.core.generation import Answerer
+from glm_frontend.core.generation import Generator
 from glm_frontend.core.health import HealthProbe
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
@@ -40,7 +36,7 @@ class Services:
 
     settings: Settings
     backend: Backend
-    answerer: Answerer
+    generator: Generator
     health: HealthProbe
     keys: KeyRing
     limiter: InflightLimiter
@@ -75,7 +71,7 @@ def build_services(
     return Services(
         settings=settings,
         backend=backend,
-        answerer=Answerer(backend, fetcher, health, settings.request_timeout),
+        generator=Generator(backend, fetcher, health, settings.request_timeout),
         health=health,
         keys=KeyRing(settings.keys),
         limiter=limiter,

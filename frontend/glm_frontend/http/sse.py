@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from glm_frontend.apis.shared.schema import NamedEvent
 from glm_frontend.core.caller import Caller
 from glm_frontend.errors import APIError, internal
+from glm_frontend.http.bodies import NamedEvent
 from glm_frontend.observability.logs import LOGGER_NAME
 
 logger = logging.getLogger(LOGGER_NAME)

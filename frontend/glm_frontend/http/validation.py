@@ -8,9 +8,9 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from glm_frontend.apis.shared.schema import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
+from glm_frontend.http.bodies import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -138,13 +138,11 @@ class Metrics:
             if answer.time_per_output_token is not None:
                 self._tpot.observe(answer.time_per_output_token)
             if answer.usage is not None:
-                prompt = answer.usage.prompt_tokens_details
-                completion = answer.usage.completion_tokens_details
-                self._prompt.inc(answer.usage.prompt_tokens)
-                self._image.inc(prompt.image_tokens)
-                self._cached.inc(prompt.cached_tokens)
-                self._completion.inc(answer.usage.completion_tokens)
-                self._reasoning.inc(completion.reasoning_tokens)
+                self._prompt.inc(answer.usage.prompt)
+                self._image.inc(answer.usage.image)
+                self._cached.inc(answer.usage.cached)
+                self._completion.inc(answer.usage.completion)
+                self._reasoning.inc(answer.usage.reasoning)
 
     def count_error(self, code: str) -> None:
         """A client was told of an error."""

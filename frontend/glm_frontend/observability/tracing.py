@@ -69,7 +69,7 @@ def describe(record: RequestRecord, request_id: str, served_model: str) -> None:
         span.set_attribute("gen_ai.response.finish_reasons", reasons)
     usages = [answer.usage for answer in record.answers if answer.usage is not None]
     if usages:
-        prompt = sum(usage.prompt_tokens for usage in usages)
-        completion = sum(usage.completion_tokens for usage in usages)
+        prompt = sum(usage.prompt for usage in usages)
+        completion = sum(usage.completion for usage in usages)
         span.set_attribute("gen_ai.usage.input_tokens", prompt)
         span.set_attribute("gen_ai.usage.output_tokens", completion)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dockerfile import instructions, stages
-from launcher.settings import Settings, variable
+from launcher.settings import LauncherSettings, variable
 from launcher.triton import SHM_BYTES
 from unit.paths import ROOT
 
@@ -87,7 +87,7 @@ def test_settings_are_settings(compose: Any) -> None:
     for service in ("triton", "frontend", "web"):
         names |= set(compose["services"][service].get("environment", {}))
     ours = {name for name in names if name.startswith("GLM_")}
-    known = {variable(field) for field in Settings.model_fields}
+    known = {variable(field) for field in LauncherSettings.model_fields}
     assert ours and ours <= known
     assert names - ours <= OTHERS | {"TRITON_CACHE_DIR", "NUMBA_CACHE_DIR"}
 
@@ -108,13 +108,13 @@ def test_the_services_fit_the_dockerfile_and_the_tree(compose: Any) -> None:
             else:
                 assert source in compose["volumes"]
     published = {port.split(":")[1] for s in services.values() for port in s.get("ports", [])}
-    defaults = {str(Settings.model_fields[field].default) for field in ("port", "web_port")}
+    defaults = {str(LauncherSettings.model_fields[field].default) for field in ("port", "web_port")}
     assert published == defaults | {"9090", "3000"}
     assert "ports" not in services["triton"]
 
 
 def test_containers_are_given_the_time_that_they_take_to_stop(compose: Any) -> None:
-    fields = Settings.model_fields
+    fields = LauncherSettings.model_fields
 
     def seconds(service: str) -> int:
         return int(compose["services"][service]["stop_grace_period"].removesuffix("s"))

@@ -13,14 +13,10 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
-from glm_frontend.admission.limits import (
-    REFUSAL_SHARE,
-    InflightBytes,
-    InflightLimiter,
-    RateLimiter,
-    Refusals,
-    parse_rates,
-)
+from glm_frontend.admission.inflight_bytes import InflightBytes
+from glm_frontend.admission.permits import InflightLimiter
+from glm_frontend.admission.rates import RateLimiter, parse_rates
+from glm_frontend.admission.refusals import REFUSAL_SHARE, Refusals
 from glm_frontend.app import _routes_with_permit, create_app
 from glm_frontend.errors import APIError, overloaded
 from glm_frontend.http.middleware import RefusalMiddleware
@@ -376,7 +372,7 @@ def test_bytes_of_all_keys_together_are_bounded() -> None:
 def test_a_refused_request_counts_nowhere_and_not_all_that_came_are_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("glm_frontend.admission.limits.MAX_WINDOWS", 10)
+    monkeypatch.setattr("glm_frontend.admission.rates.MAX_WINDOWS", 10)
     limiter = RateLimiter(parse_rates("1/minute;5/hour"))
     for _ in range(4):
         with suppress(APIError):

@@ -574,13 +574,14 @@ def test_bad_blocks_are_named(client: TestClient, block: dict[str, Any], message
 
 def test_a_result_needs_its_call(client: TestClient) -> None:
     message = refused(client, called(use("a"), results=[result("a"), result("b")]))
-    assert message.startswith("messages[2].content[1].tool_use_id: there is no tool_use")
+    assert message.startswith("messages[2].content[1].tool_use_id: there is no call")
     body = called(use("a"), results=[result("a")])
     body["messages"][2:2] = [
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": "A"},
     ]
-    assert refused(client, body).startswith("messages[4].content[0].tool_use_id: ")
+    # Late is no reason to block the conversation.
+    assert client.post(MESSAGES, json=body).status_code == 200
 
 
 def test_a_redacted_thought_is_refused(client: TestClient) -> None:

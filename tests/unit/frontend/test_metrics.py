@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_client import OverloadedError
-from glm_frontend.apis.shared.schema import CompletionTokensDetails, PromptTokensDetails, Usage
 from glm_frontend.app import create_app
+from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.record import AnswerRecord
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import REFUSALS
@@ -128,14 +128,8 @@ def test_what_is_fetched() -> None:
     assert value(count, {"kind": "image"}) == 2  # a data URI is no fetch
 
 
-def usage(completion: int) -> Usage:
-    return Usage(
-        prompt_tokens=1,
-        completion_tokens=completion,
-        total_tokens=1 + completion,
-        prompt_tokens_details=PromptTokensDetails(image_tokens=0, cached_tokens=0),
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=0),
-    )
+def usage(completion: int) -> TokenUsage:
+    return TokenUsage(prompt=1, completion=completion)
 
 
 def test_times_of_a_stream_of_two_answers(monkeypatch: pytest.MonkeyPatch) -> None:

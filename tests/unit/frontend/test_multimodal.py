@@ -208,5 +208,6 @@ def test_the_stream(client: TestClient) -> None:
         ("", "a ", None, None),
         ("", "thought", None, None),
         ("A red", None, None, None),
-        (" circle.", None, "stop", USAGE),
+        (" circle.", None, None, None),
+        ("", None, "stop", USAGE),
     ]

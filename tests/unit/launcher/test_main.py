@@ -6,7 +6,7 @@ import pytest
 
 from launcher.errors import LaunchError
 from launcher.main import check_ports
-from launcher.settings import Settings
+from launcher.settings import LauncherSettings
 
 pytestmark = pytest.mark.timing
 
@@ -23,9 +23,9 @@ def free_ports() -> list[int]:
     return ports
 
 
-def settings_for(ports: list[int], host: str = HOST) -> Settings:
+def settings_for(ports: list[int], host: str = HOST) -> LauncherSettings:
     port, web, grpc, metrics, http = ports
-    return Settings(
+    return LauncherSettings(
         model=str(Path.cwd()),
         host=host,
         port=port,

@@ -5,13 +5,13 @@ from pydantic import ValidationError
 
 from glm_frontend.settings import describe
 from glm_preprocessing.settings import PreprocessingSettings
-from launcher.settings import Settings, settings_help
+from launcher.settings import LauncherSettings, settings_help
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No GLM_ variable of the caller's; the working folder holds a checkpoint folder."""
-    for name in Settings.model_fields:
+    for name in LauncherSettings.model_fields:
         monkeypatch.delenv(f"GLM_{name.upper()}", raising=False)
     (tmp_path / "checkpoint").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -21,12 +21,12 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def problem() -> str:
     with pytest.raises(ValidationError) as caught:
-        Settings()
+        LauncherSettings()
     return describe(caught.value)
 
 
 def test_ports_of_the_design() -> None:
-    settings = Settings()
+    settings = LauncherSettings()
     assert settings.base_url == "http://127.0.0.1:8000"
     assert settings.triton_grpc_url == "127.0.0.1:8001"
     assert settings.triton_metrics_url == "http://127.0.0.1:8002"
@@ -34,26 +34,26 @@ def test_ports_of_the_design() -> None:
 
 
 def test_model_folder_becomes_absolute(environment: Path) -> None:
-    assert Settings().model == str(environment / "checkpoint")
+    assert LauncherSettings().model == str(environment / "checkpoint")
 
 
 def test_decoding_in_time_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLM_VIDEO_DECODE_TIMEOUT", "60")
     assert problem().startswith("GLM_PREPROCESSING_TIMEOUT=90 must be more than GLM_IMAGE_DECODE_")
     monkeypatch.setenv("GLM_PREPROCESSING_TIMEOUT", "91")
-    assert Settings().video_decode_timeout == 60
+    assert LauncherSettings().video_decode_timeout == 60
 
 
 def test_stage_1_has_the_same_defaults() -> None:
     stage = PreprocessingSettings.from_env({"GLM_MODEL": "x"})
-    own = Settings()
+    own = LauncherSettings()
     assert stage.image_decode_timeout == own.image_decode_timeout
     assert stage.video_decode_timeout == own.video_decode_timeout
 
 
 def test_hub_id_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLM_MODEL", "zai-org/GLM-4.6V-Flash")
-    assert Settings().model == "zai-org/GLM-4.6V-Flash"
+    assert LauncherSettings().model == "zai-org/GLM-4.6V-Flash"
 
 
 @pytest.mark.parametrize("value", ["./missing", "/missing/checkpoint", "~/missing", ""])
@@ -81,7 +81,7 @@ def test_equal_ports_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_address_to_dial(monkeypatch: pytest.MonkeyPatch, bound: str, dialled: str) -> None:
     monkeypatch.setenv("GLM_HOST", bound)
-    assert Settings().base_url == f"http://{dialled}:8000"
+    assert LauncherSettings().base_url == f"http://{dialled}:8000"
 
 
 def test_a_bad_setting_of_the_frontend_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:

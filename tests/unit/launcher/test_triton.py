@@ -8,7 +8,7 @@ import pytest
 
 from launcher import triton
 from launcher.errors import LaunchError
-from launcher.settings import Settings
+from launcher.settings import LauncherSettings
 from launcher.triton import (
     LoadProgress,
     Triton,
@@ -109,7 +109,7 @@ def test_missing_libpython_names_library_and_package() -> None:
 def test_command_binds_and_restricts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GLM_TRITON_GRPC_PORT", "9001")
     monkeypatch.setenv("GLM_MODEL", "zai-org/GLM-4.6V-Flash")
-    command = Triton(Path("tritonserver"), "", tmp_path).command(Settings(), admin_key="k")
+    command = Triton(Path("tritonserver"), "", tmp_path).command(LauncherSettings(), admin_key="k")
     assert command[0] == "tritonserver"
     assert "--grpc-port=9001" in command
     assert {f"--{port}-address=127.0.0.1" for port in ("http", "grpc", "metrics")} <= {*command}

@@ -10,7 +10,7 @@ import pytest
 import glm_frontend.app
 import glm_web.app
 from glm_frontend.settings import Settings as FrontendSettings
-from glm_web.settings import Settings
+from glm_web.settings import PageSettings
 from unit.frontend.conftest import clean_environment
 from unit.frontend.fakes import FakeBackend
 from unit.serving import served
@@ -34,7 +34,7 @@ def connect(backend: FakeBackend) -> Iterator[Connect]:
             own = glm_frontend.app.create_app(frontend or FrontendSettings(), backend)
             port = stack.enter_context(served(own))
             settings.setdefault("web_api_url", f"http://127.0.0.1:{port}")
-            port = stack.enter_context(served(glm_web.app.create_app(Settings(**settings))))
+            port = stack.enter_context(served(glm_web.app.create_app(PageSettings(**settings))))
             url = f"http://127.0.0.1:{port}"
             return stack.enter_context(httpx2.Client(base_url=url, trust_env=False, timeout=60))
 

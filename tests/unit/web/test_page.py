@@ -6,7 +6,7 @@ import pytest
 
 from glm_frontend.settings import SettingsError
 from glm_web.app import STATIC
-from glm_web.settings import Settings, load_settings
+from glm_web.settings import PageSettings, load_settings
 from unit.web.conftest import Connect
 
 OWN = [path for path in STATIC.rglob("*") if path.is_file() and "vendor" not in path.parts]
@@ -122,6 +122,6 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
 
 
 def test_the_defaults() -> None:
-    settings = Settings()
+    settings = PageSettings()
     assert (settings.host, settings.web_port) == ("127.0.0.1", 7860)
     assert settings.web_api_url == "http://127.0.0.1:8000"

@@ -1,84 +1,119 @@
-"""A streamed answer in OpenAI's order: role, content, finish reason, usage."""
+"""An answer as a chat completion: whole, or in OpenAI's order of chunks."""
 
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 
-from glm_client import FinishReason
-from glm_frontend.apis.chat import schema as schemas
+from glm_client import CallDelta, CallStart, FinishReason, TextDelta, ThoughtDelta
 from glm_frontend.apis.chat.schema import (
     AnswerFinishReason,
+    AssistantMessage,
+    ChatCompletion,
     ChatCompletionChunk,
+    ChatCompletionRequest,
+    Choice,
     ChunkChoice,
     ChunkDelta,
+    FunctionCall,
     FunctionCallDelta,
-    Logprobs,
+    MessageToolCall,
     PictureBox,
+    ToolCallDelta,
 )
+from glm_frontend.apis.shared.encoder import Encoder, new_call_id, system_fingerprint
 from glm_frontend.apis.shared.logprobs import to_logprobs
-from glm_frontend.apis.shared.schema import Usage
+from glm_frontend.apis.shared.schema import Logprobs, Usage
 from glm_frontend.core.boxes import Box
-from glm_frontend.core.generation import AnswerDelta
-from glm_frontend.core.tool_calls import ToolCallDelta
+from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage, WholeAnswer, fold
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkWriter:
-    """Makes the chunks of one answer.
+class ChatEncoder(Encoder):
+    """Makes one chat completion."""
 
-    Attributes:
-        include_usage: whether one more chunk has the usage (and all others a null there).
-        continuous_usage: whether all chunks have the usage so far.
-        num_choices: answers that there will be.
-        top_logprobs: how many of the likeliest tokens are told.
-    """
+    def __init__(self, body: ChatCompletionRequest) -> None:
+        options = body.stream_options
+        self._body = body
+        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        # One more chunk has the usage, and all others a null there.
+        self._include_usage = options is not None and bool(options.include_usage)
+        self._continuous_usage = options is not None and bool(options.continuous_usage_stats)
+        self._calling: set[int] = set()  # answers that have calls
+        self._usage: TokenUsage | None = None
 
-    id: str
-    created: int
-    model: str
-    include_usage: bool
-    continuous_usage: bool = False
-    num_choices: int = 1
-    top_logprobs: int = 0
+    def whole(self, events: Sequence[AnswerEvent]) -> ChatCompletion:
+        return ChatCompletion(
+            id=self._id,
+            object="chat.completion",
+            created=self._created,
+            model=self._body.model,
+            system_fingerprint=system_fingerprint(self._body.model),
+            choices=[self._choice(index, answer) for index, answer in enumerate(fold(events))],
+            usage=Usage.of(events[-1].usage),
+        )
 
-    async def write(
-        self, deltas: AsyncIterable[AnswerDelta]
-    ) -> AsyncGenerator[ChatCompletionChunk]:
-        """All chunks of the answers."""
-        for index in range(self.num_choices):
+    def begin(self) -> Iterator[ChatCompletionChunk]:
+        for index in range(self._body.n or 1):
             yield self._chunk(index, ChunkDelta(role="assistant", content=""))
-        usage: Usage | None = None
-        calling: set[int] = set()  # answers that have tool calls
-        async for delta in deltas:
-            if delta.tool_calls:
-                calling.add(delta.index)
-            usage = delta.usage or usage
-            logprobs = to_logprobs(delta.logprobs, self.top_logprobs)
-            pieces = []
-            if delta.reasoning:
-                pieces.append(
-                    ChunkDelta(reasoning_content=delta.reasoning, reasoning=delta.reasoning)
+
+    def add(self, event: AnswerEvent) -> Iterator[ChatCompletionChunk]:
+        self._usage, index = event.usage, event.choice
+        match event.event:
+            case ThoughtDelta(text):
+                yield self._chunk(index, ChunkDelta(reasoning_content=text, reasoning=text))
+            case TextDelta(text, tokens):
+                logprobs = to_logprobs(tokens, self._body.top_logprobs or 0)
+                yield self._chunk(index, ChunkDelta(content=text), logprobs=logprobs)
+            case CallStart(call, name):
+                self._calling.add(index)
+                function = FunctionCallDelta(name=name, arguments="")
+                delta = ToolCallDelta(
+                    index=call, id=new_call_id(), type="function", function=function
                 )
-            if delta.content:
-                pieces.append(ChunkDelta(content=delta.content))
-            pieces += [ChunkDelta(tool_calls=[_call(call)]) for call in delta.tool_calls]
-            if delta.boxes is not None:
-                pieces.append(ChunkDelta(boxes=to_boxes(delta.boxes)))
-            if logprobs and not pieces:  # of tokens without text, as one that ends the answer
-                pieces.append(ChunkDelta(content=""))
-            for piece in pieces:
-                yield self._chunk(delta.index, piece, logprobs=logprobs, usage=usage)
-                logprobs = None
-            if delta.finish_reason:
-                reason = answer_finish_reason(delta.finish_reason, delta.index in calling)
-                end = self._chunk(delta.index, ChunkDelta(), reason, usage=usage)
-                if delta.stop_reason is not None:
-                    end.choices[0].stop_reason = delta.stop_reason
+                yield self._chunk(index, ChunkDelta(tool_calls=[delta]))
+            case CallDelta(call, arguments):
+                function = FunctionCallDelta(arguments=arguments)
+                delta = ToolCallDelta(index=call, function=function)
+                yield self._chunk(index, ChunkDelta(tool_calls=[delta]))
+            case Finish(reason, stop_reason, boxes):
+                if boxes is not None:
+                    yield self._chunk(index, ChunkDelta(boxes=_boxes(boxes)))
+                end = self._chunk(
+                    index, ChunkDelta(), _finish_reason(reason, index in self._calling)
+                )
+                if stop_reason is not None:
+                    end.choices[0].stop_reason = stop_reason
                 yield end
-        if self.include_usage:
-            yield self._with_choices([], usage)
+
+    def end(self) -> Iterator[ChatCompletionChunk]:
+        if self._include_usage:
+            yield self._with_choices([], self._usage)
+
+    def _choice(self, index: int, answer: WholeAnswer) -> Choice:
+        calls = [
+            MessageToolCall(
+                id=new_call_id(),
+                type="function",
+                function=FunctionCall(name=call.name, arguments=call.arguments),
+            )
+            for call in answer.calls
+        ]
+        message = AssistantMessage(role="assistant", content=answer.text or (None if calls else ""))
+        if calls:
+            message.tool_calls = calls
+        if answer.thought:
+            message.reasoning_content = message.reasoning = answer.thought
+        if answer.finish.boxes is not None:
+            message.boxes = _boxes(answer.finish.boxes)
+        choice = Choice(
+            index=index,
+            message=message,
+            finish_reason=_finish_reason(answer.finish.reason, bool(calls)),
+        )
+        if answer.finish.stop_reason is not None:
+            choice.stop_reason = answer.finish.stop_reason
+        if self._body.logprobs:
+            choice.logprobs = to_logprobs(answer.logprobs, self._body.top_logprobs or 0)
+        return choice
 
     def _chunk(
         self,
@@ -86,47 +121,32 @@ class ChunkWriter:
         delta: ChunkDelta,
         finish_reason: AnswerFinishReason | None = None,
         logprobs: Logprobs | None = None,
-        usage: Usage | None = None,
     ) -> ChatCompletionChunk:
         choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason)
         if logprobs is not None:
             choice.logprobs = logprobs
-        return self._with_choices([choice], usage if self.continuous_usage else None)
+        return self._with_choices([choice], self._usage if self._continuous_usage else None)
 
-    def _with_choices(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatCompletionChunk:
+    def _with_choices(
+        self, choices: list[ChunkChoice], usage: TokenUsage | None
+    ) -> ChatCompletionChunk:
         chunk = ChatCompletionChunk(
-            id=self.id,
+            id=self._id,
             object="chat.completion.chunk",
-            created=self.created,
-            model=self.model,
-            system_fingerprint=system_fingerprint(self.model),
+            created=self._created,
+            model=self._body.model,
+            system_fingerprint=system_fingerprint(self._body.model),
             choices=choices,
         )
-        if self.include_usage or usage is not None:
-            chunk.usage = usage
+        if self._include_usage or usage is not None:
+            chunk.usage = None if usage is None else Usage.of(usage)
         return chunk
 
 
-def to_boxes(boxes: Sequence[Box]) -> list[PictureBox]:
-    """Boxes in the answer's form."""
+def _boxes(boxes: Sequence[Box]) -> list[PictureBox]:
     return [PictureBox(box=box.pixels, label=box.label) for box in boxes]
 
 
-@cache
-def system_fingerprint(model: str) -> str:
-    """Stands for what answers: this server's version with this model."""
-    release = f"{version('glm-triton-server')} {model}"
-    return f"fp_{hashlib.sha256(release.encode()).hexdigest()[:10]}"
-
-
-def answer_finish_reason(reason: FinishReason, has_calls: bool) -> AnswerFinishReason:
+def _finish_reason(reason: FinishReason, has_calls: bool) -> AnswerFinishReason:
     """The model's reason in OpenAI's terms: an answer that ends in calls has one of its own."""
     return "tool_calls" if has_calls and reason == "stop" else reason
-
-
-def _call(call: ToolCallDelta) -> schemas.ToolCallDelta:
-    if call.name is None:
-        function = FunctionCallDelta(arguments=call.arguments)
-        return schemas.ToolCallDelta(index=call.index, function=function)
-    function = FunctionCallDelta(name=call.name, arguments=call.arguments)
-    return schemas.ToolCallDelta(index=call.index, id=call.id, type="function", function=function)

@@ -15,28 +15,28 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
+    LOW_DETAIL_PIXELS,
+    MAX_CHOICES,
     MAX_MESSAGES,
     MAX_METADATA,
     MAX_PARTS,
-    TAG,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    ChosenFunction,
+    FunctionDefinition,
+    FunctionName,
+    JSONSchemaFormat,
+    Logprobs,
     ReasoningEffort,
-    RequestModel,
     SamplingParameters,
+    StreamOptions,
     Structure,
     Usage,
-    at_most,
     check_effort,
     check_only_structure,
-    chosen_by,
     thinking_kwargs,
 )
-
-MAX_CHOICES = 16
-MAX_TOP_LOGPROBS = 20
-
-MAX_TOOLS = 128
-
-LOW_DETAIL_PIXELS = 512 * 512
+from glm_frontend.http.bodies import TAG, RequestModel, at_most, chosen_by
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 # "tool_calls": the answer ends in calls, whose results are to be sent back.
@@ -126,34 +126,11 @@ Content = Annotated[
 ]
 
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
-
-
-class FunctionDefinition(RequestModel):
-    """A function that the model may call."""
-
-    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
-    description: str | None = Field(None, description="What it does, for the model.")
-    parameters: dict[str, Any] | None = Field(
-        None, description="JSON schema of its arguments, an object's."
-    )
-    strict: bool | None = Field(
-        None,
-        description="true: what the model calls it with obeys the schema, whatever it would like.",
-    )
-
-
 class Tool(RequestModel):
     """Something that the model may call."""
 
     type: Literal["function"]
     function: FunctionDefinition
-
-
-class ChosenFunction(RequestModel):
-    """The name of a function."""
-
-    name: FunctionName
 
 
 class NamedToolChoice(RequestModel):
@@ -178,19 +155,6 @@ ToolChoice = Annotated[
         custom_error_message="must be 'none', 'auto', 'required' or a function by its name",
     ),
 ]
-
-
-class JSONSchemaFormat(RequestModel):
-    """A JSON schema and its name."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None = Field(None, description="Taken for compatibility, without effect.")
-    schema_: dict[str, Any] | None = Field(
-        None, alias="schema", description="The schema; any JSON object where it is absent."
-    )
-    strict: bool | None = Field(
-        None, description="Without effect: every answer obeys the schema, or is cut at its end."
-    )
 
 
 class ResponseFormat(RequestModel):
@@ -312,17 +276,6 @@ class Message(RequestModel):
     def thought(self) -> str | None:
         """The assistant's thought, under whichever name it came."""
         return self.reasoning if self.reasoning_content is None else self.reasoning_content
-
-
-class StreamOptions(RequestModel):
-    """What a stream holds."""
-
-    include_usage: bool | None = Field(
-        None, description="true: one more chunk before `[DONE]` has the usage. Default false."
-    )
-    continuous_usage_stats: bool | None = Field(
-        None, description="true: every chunk has the usage so far. Default false."
-    )
 
 
 class ChatCompletionRequest(SamplingParameters):
@@ -550,28 +503,6 @@ class AssistantMessage(BaseModel):
     boxes: list[PictureBox] | None = Field(
         default=None, description="Absent unless `return_boxes` asks for them."
     )
-
-
-class AlternativeToken(BaseModel):
-    """A token and how likely it was, before temperature and filters."""
-
-    token: str
-    bytes: list[int] | None = Field(
-        description="Its bytes in UTF-8; a character may be made of several tokens."
-    )
-    logprob: float = Field(description="Natural logarithm of its probability.")
-
-
-class TokenLogprob(AlternativeToken):
-    """A token of the answer."""
-
-    top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
-
-
-class Logprobs(BaseModel):
-    """How likely the tokens of the answer were."""
-
-    content: list[TokenLogprob] = Field(description="The tokens of `content`.")
 
 
 class Choice(BaseModel):

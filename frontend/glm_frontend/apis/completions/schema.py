@@ -6,15 +6,16 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field
 from pydantic_core import PydanticCustomError
 
 from glm_client import FinishReason
-from glm_frontend.apis.chat.schema import MAX_CHOICES, MAX_TOP_LOGPROBS, StreamOptions
 from glm_frontend.apis.shared.schema import (
+    MAX_CHOICES,
     MAX_PROMPT_TOKENS,
-    TAG,
+    MAX_TOP_LOGPROBS,
     SamplingParameters,
+    StreamOptions,
     TokenId,
     Usage,
-    at_most,
 )
+from glm_frontend.http.bodies import TAG, at_most
 
 MAX_PROMPTS = 16
 

@@ -1,13 +1,21 @@
 """``GET /v1/health``. Open to everybody: load balancers have no key."""
 
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter, Response
+from pydantic import BaseModel
 
-from glm_frontend.apis.health.schema import Health, Live
+from glm_frontend.core.health import Health
 from glm_frontend.http.services import ServicesDep
 
 router = APIRouter(prefix="/v1", tags=["Health"])
+
+
+class Live(BaseModel):
+    """That the frontend runs."""
+
+    status: Literal["live"]
 
 
 @router.get(

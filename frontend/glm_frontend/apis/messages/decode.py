@@ -1,6 +1,5 @@
-"""From a checked Anthropic request to the model server's request: the same one as a chat's."""
+"""From a checked Anthropic request to the one request of all APIs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,53 +18,54 @@ from glm_frontend.apis.messages.schema import (
     ToolUseBlockParam,
     UserTurn,
 )
-from glm_frontend.core.request import WIRE_SAMPLING, Translation
+from glm_frontend.core.conversation import (
+    Content,
+    ConversationBuilder,
+    Part,
+    PastCall,
+    arguments_text,
+)
+from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
 from glm_frontend.errors import invalid
 from glm_frontend.media.fetch import Picture
 
 ERROR_MARK = "Error: "
 
-# A block and its path in the HTTP request.
-Placed = tuple[TextBlockParam | ImageBlockParam, str]
-Content = str | Sequence[Placed]
 
-
-def translate_messages(body: MessagesRequest) -> Translation:
-    """The translation of a request for an answer.
+def decode(body: MessagesRequest) -> AnswerRequest:
+    """The request for an answer.
 
     Raises:
         APIError: 400, parts of it do not go together.
     """
-    return replace(translate_prompt(body), sampling_parameters=_sampling_parameters(body))
+    return replace(decode_prompt(body), sampling_parameters=_sampling_parameters(body))
 
 
-def translate_prompt(body: CountTokensRequest) -> Translation:
-    """The translation of a conversation alone.
+def decode_prompt(body: CountTokensRequest) -> AnswerRequest:
+    """The conversation alone.
 
     Raises:
         APIError: 400, parts of it do not go together.
     """
-    conversation = _Conversation()
+    conversation = ConversationBuilder()
     if body.system:
-        conversation.add("system", _placed(body.system, "system"), "system", "system")
+        content = _content(body.system, "system")
+        conversation.add("system", content, "system", content_path="system")
     for i, turn in enumerate(body.messages):
         path = f"messages[{i}]"
         match turn:
             case UserTurn():
-                conversation.add_user(turn, path)
+                _add_user(conversation, turn, path)
             case AssistantTurn():
-                conversation.add_assistant(turn, path)
+                _add_assistant(conversation, turn, path)
             case _:
-                content_path = f"{path}.content"
-                content = _placed(turn.content, content_path)
-                conversation.add("system", content, path, content_path)
+                conversation.add("system", _content(turn.content, f"{path}.content"), path)
     template_kwargs = {
         "enable_thinking": body.thinking is not None and body.thinking.type != "disabled"
     }
-    continues = isinstance(body.messages[-1], AssistantTurn)
-    if continues:
+    if isinstance(body.messages[-1], AssistantTurn):
         template_kwargs["continue_final_message"] = True
-    renamed = conversation.renamed | {
+    renamed = {
         f"{WIRE_SAMPLING}stop": "stop_sequences",
         f"{WIRE_SAMPLING}structured_outputs.json": "output_config.format.schema",
         f"{WIRE_SAMPLING}thinking_token_budget": "thinking.budget_tokens",
@@ -74,12 +74,10 @@ def translate_prompt(body: CountTokensRequest) -> Translation:
         renamed[f"tools[{i}].function.parameters"] = f"tools[{i}].input_schema"
         renamed[f"tools[{i}].function"] = f"tools[{i}]"
     choice = body.tool_choice
-    return Translation(
-        prompt={"messages": conversation.messages},
-        pictures=conversation.pictures,
-        sampling_parameters={},
+    return of_conversation(
+        conversation,
+        renamed,
         template_kwargs=template_kwargs,
-        renamed=renamed,
         tools=_tools(body),
         parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
     )
@@ -134,115 +132,76 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
     return {"type": "function", "function": function | {"parameters": tool.input_schema}}
 
 
-class _Conversation:
-    """The wire's messages, and where in the HTTP request their parts come from.
-
-    Attributes:
-        renamed: from paths on the wire to those of the HTTP request, the longer ones first.
-    """
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.pictures: list[Picture] = []
-        self.renamed: dict[str, str] = {}
-        self._calls: list[str] = []  # ids in the assistant's latest turn
-
-    def add(self, role: str, content: Content, path: str, content_path: str, **more: Any) -> None:
-        """Add a message that comes from ``path``, its content from ``content_path``."""
-        wire = f"messages[{len(self.messages)}]"
-        message: dict[str, Any] = {"role": role, "content": content, **more}
-        if not isinstance(content, str):
-            message["content"] = []
-            for block, block_path in content:
-                self.renamed[f"{wire}.content[{len(message['content'])}]"] = block_path
-                message["content"].append(self._part(block, block_path))
-        self.renamed[f"{wire}.content"] = content_path
-        self.renamed[wire] = path
-        self.messages.append(message)
-
-    def add_user(self, turn: UserTurn, path: str) -> None:
-        """Add a user's turn; the results of calls in it become messages of their own."""
-        content_path = f"{path}.content"
-        if isinstance(turn.content, str):
-            self.add("user", turn.content, path, content_path)
-            return
-        results: list[tuple[int, ToolResultBlockParam, str]] = []
-        others: list[Placed] = []
-        for i, block in enumerate(turn.content):
-            block_path = f"{content_path}[{i}]"
-            if not isinstance(block, ToolResultBlockParam):
-                others.append((block, block_path))
-            elif others:
-                raise invalid(block_path, "tool_result blocks have to come before all others")
-            elif block.tool_use_id not in self._calls:
-                raise invalid(
-                    f"{block_path}.tool_use_id",
-                    "there is no tool_use of this id in the assistant's turn before",
-                )
-            else:
-                results.append((self._calls.index(block.tool_use_id), block, block_path))
-        # The model sees no ids: it takes results in the order of its calls.
-        for _, block, block_path in sorted(results, key=lambda result: result[0]):
-            self._add_result(block, block_path)
-        if others or not results:
-            self.add("user", others, path, content_path)
-
-    def add_assistant(self, turn: AssistantTurn, path: str) -> None:
-        """Add an assistant's turn: its thoughts, its text and its calls apart."""
-        content_path = f"{path}.content"
-        self._calls = []
-        if isinstance(turn.content, str):
-            self.add("assistant", turn.content, path, content_path)
-            return
-        texts: list[Placed] = []
-        thoughts: list[str] = []
-        calls: list[dict[str, Any]] = []
-        for i, block in enumerate(turn.content):
-            match block:
-                case TextBlockParam():
-                    texts.append((block, f"{content_path}[{i}]"))
-                case ThinkingBlockParam():
-                    thoughts.append(block.thinking)
-                case ToolUseBlockParam():
-                    calls.append(_call(block))
-                    self._calls.append(block.id)
-        more: dict[str, Any] = {}
-        if calls:
-            more["tool_calls"] = calls
-        if thoughts:
-            more["reasoning_content"] = "\n".join(thoughts)
-        self.add("assistant", texts, path, content_path, **more)
-
-    def _add_result(self, block: ToolResultBlockParam, path: str) -> None:
-        content = _placed(block.content or "", f"{path}.content")
-        if block.is_error and isinstance(content, str):
-            content = ERROR_MARK + content
-        elif block.is_error:
-            mark = TextBlockParam(type="text", text=ERROR_MARK, cache_control=None)
-            content = [(mark, f"{path}.is_error"), *content]
-        self.add("tool", content, path, f"{path}.content")
-
-    def _part(self, block: TextBlockParam | ImageBlockParam, path: str) -> dict[str, Any]:
-        if isinstance(block, TextBlockParam):
-            return {"type": "text", "text": block.text}
-        if isinstance(block.source, Base64Source):
-            picture = Picture(block.source.data, f"{path}.source.data", plain_base64=True)
+def _add_user(conversation: ConversationBuilder, turn: UserTurn, path: str) -> None:
+    """Add a user's turn; the results of calls in it become messages of their own."""
+    if isinstance(turn.content, str):
+        conversation.add("user", turn.content, path)
+        return
+    parts: list[Part] = []
+    for i, block in enumerate(turn.content):
+        block_path = f"{path}.content[{i}]"
+        if not isinstance(block, ToolResultBlockParam):
+            parts.append(_part(block, block_path))
+        elif parts:
+            raise invalid(block_path, "tool_result blocks have to come before all others")
         else:
-            picture = Picture(block.source.url, f"{path}.source.url")
-        self.pictures.append(picture)
-        return {"type": "image"}
+            conversation.add_result(
+                block.tool_use_id,
+                _result(block, block_path),
+                block_path,
+                id_path=f"{block_path}.tool_use_id",
+            )
+    if parts or not turn.content:
+        conversation.add("user", parts, path)
 
 
-def _placed(content: str | Sequence[TextBlockParam | ImageBlockParam], path: str) -> Content:
+def _add_assistant(conversation: ConversationBuilder, turn: AssistantTurn, path: str) -> None:
+    """Add an assistant's turn: its thoughts, its text and its calls apart."""
+    if isinstance(turn.content, str):
+        conversation.add("assistant", turn.content, path)
+        return
+    texts: list[Part] = []
+    thoughts: list[str] = []
+    calls: list[PastCall] = []
+    for i, block in enumerate(turn.content):
+        block_path = f"{path}.content[{i}]"
+        match block:
+            case TextBlockParam():
+                texts.append(_part(block, block_path))
+            case ThinkingBlockParam():
+                thoughts.append(block.thinking)
+            case ToolUseBlockParam():
+                arguments = arguments_text(block.input)
+                calls.append(PastCall(block.id, block.name, arguments, block_path))
+    conversation.add(
+        "assistant",
+        texts,
+        path,
+        thought="\n".join(thoughts) if thoughts else None,
+        calls=calls,
+    )
+
+
+def _result(block: ToolResultBlockParam, path: str) -> Content:
+    content = _content(block.content or "", f"{path}.content")
+    if not block.is_error:
+        return content
+    if isinstance(content, str):
+        return ERROR_MARK + content
+    return [Part(ERROR_MARK, f"{path}.is_error"), *(content or ())]
+
+
+def _content(content: str | Sequence[TextBlockParam | ImageBlockParam], path: str) -> Content:
     if isinstance(content, str):
         return content
-    return [(block, f"{path}[{i}]") for i, block in enumerate(content)]
+    return [_part(block, f"{path}[{i}]") for i, block in enumerate(content)]
 
 
-def _call(block: ToolUseBlockParam) -> dict[str, Any]:
-    arguments = json.dumps(block.input, ensure_ascii=False)
-    return {
-        "id": block.id,
-        "type": "function",
-        "function": {"name": block.name, "arguments": arguments},
-    }
+def _part(block: TextBlockParam | ImageBlockParam, path: str) -> Part:
+    if isinstance(block, TextBlockParam):
+        return Part(block.text, path)
+    if isinstance(block.source, Base64Source):
+        picture = Picture(block.source.data, f"{path}.source.data", plain_base64=True)
+    else:
+        picture = Picture(block.source.url, f"{path}.source.url")
+    return Part(picture, path)

@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from itertools import groupby
+import uuid
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic_core import from_json
 
-from glm_client import FinishReason
+from glm_client import CallDelta, CallStart, FinishReason, TextDelta, ThoughtDelta
 from glm_frontend.apis.messages.schema import (
     AssistantAnswer,
     BlockDelta,
@@ -22,120 +22,93 @@ from glm_frontend.apis.messages.schema import (
     MessageStartEvent,
     MessageStopEvent,
     MessageUsage,
-    OutputTokensDetails,
     PingEvent,
     SignatureDelta,
     StopDelta,
     TextBlock,
-    TextDelta,
+    TextBlockDelta,
     ThinkingBlock,
-    ThinkingDelta,
+    ThinkingBlockDelta,
+    ThinkingTokens,
     ToolUseBlock,
 )
-from glm_frontend.apis.shared.schema import NamedEvent, Usage
-from glm_frontend.core.generation import Answer, AnswerDelta
-from glm_frontend.core.tool_calls import ToolCallDelta, joined
+from glm_frontend.apis.shared.encoder import Encoder, new_call_id
+from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage
+from glm_frontend.http.bodies import NamedEvent
 
 
-def whole_answer(id: str, model: str, answer: Answer) -> AssistantAnswer:
-    """The whole of ``answer``, which has one choice."""
-    (choice,) = answer.choices
-    content: list[ContentBlock] = []
-    calls = joined(choice.tool_calls)
-    for kind, group in groupby(choice.pieces, key=_kind):
-        pieces = list(group)
-        if kind == "thinking":
-            thought = "".join(piece.reasoning for piece in pieces)
-            signature = _signature(thought)
-            content.append(ThinkingBlock(type="thinking", thinking=thought, signature=signature))
-        elif kind == "text":
-            if text := "".join(piece.content for piece in pieces):
-                content.append(TextBlock(type="text", text=text))
-        else:
-            call = calls[int(kind)]
-            arguments = _parsed(call.arguments)
-            content.append(
-                ToolUseBlock(type="tool_use", id=call.id, name=call.name, input=arguments)
-            )
-    stop = _stop(choice.finish_reason, choice.stop_reason, bool(calls))
-    return _answer(id, model, content, stop, answer.usage)
+class MessageEncoder(Encoder):
+    """Makes one message. Its blocks come one after the other, none open beside another."""
 
-
-def _parsed(arguments: str) -> dict[str, Any]:
-    """The arguments; what is complete of them where the call was cut, as a stream's client gets."""
-    try:
-        whole: dict[str, Any] = json.loads(arguments)
-    except ValueError:
-        whole = from_json(arguments or "{}", allow_partial=True)
-    return whole
-
-
-def _kind(piece: AnswerDelta) -> str | int:
-    """The block that a piece belongs to: of a call its index."""
-    if piece.tool_calls:
-        return piece.tool_calls[0].index
-    return "thinking" if piece.reasoning else "text"
-
-
-class EventWriter:
-    """Makes the events of one answer: the blocks' one after the other, none open beside another."""
-
-    def __init__(self, id: str, model: str) -> None:
-        self._id = id
+    def __init__(self, model: str) -> None:
+        self._id = f"msg_{uuid.uuid4().hex}"
         self._model = model
+        self._has_begun = False
         self._index = -1  # of the latest block
         self._open: str | int | None = None  # "thinking", "text" or the index of a call
         self._thought = ""
-        self._calls = False
+        self._has_calls = False
 
-    async def write(self, deltas: AsyncIterable[AnswerDelta]) -> AsyncGenerator[NamedEvent]:
-        """All events of the answer."""
-        is_first = True
-        async for delta in deltas:
-            if is_first and delta.usage:
-                start = _answer(self._id, self._model, [], None, delta.usage)
-                yield MessageStartEvent(type="message_start", message=start)
-                yield PingEvent(type="ping")
-                is_first = False
-            for event in self._pieces(delta):
-                yield event
-            if delta.finish_reason and delta.usage:
-                for event in self._close():
-                    yield event
+    def whole(self, events: Sequence[AnswerEvent]) -> AssistantAnswer:
+        """The fold of the stream's own events."""
+        content: list[ContentBlock] = []
+        arguments = ""
+        stop: StopDelta | None = None
+        for event in events:
+            for told in self.add(event):
+                match told:
+                    case ContentBlockStartEvent(content_block=block):
+                        content.append(block)
+                        arguments = ""
+                    case ContentBlockDeltaEvent(delta=InputJSONDelta(partial_json=piece)):
+                        arguments += piece
+                    case ContentBlockDeltaEvent(delta=delta):
+                        _extend(content[-1], delta)
+                    case ContentBlockStopEvent() if isinstance(content[-1], ToolUseBlock):
+                        content[-1].input = _parsed(arguments)
+                    case MessageDeltaEvent():
+                        stop = told.delta
+        return self._message(content, stop, events[-1].usage)
+
+    def add(self, event: AnswerEvent) -> Iterator[NamedEvent]:
+        if not self._has_begun:
+            self._has_begun = True
+            yield MessageStartEvent(
+                type="message_start", message=self._message([], None, event.usage)
+            )
+            yield PingEvent(type="ping")
+        match event.event:
+            case ThoughtDelta(text):
+                block = ThinkingBlock(type="thinking", thinking="", signature="")
+                yield from self._begin("thinking", block)
+                self._thought += text
+                yield self._delta(ThinkingBlockDelta(type="thinking_delta", thinking=text))
+            case TextDelta(text) if text:
+                yield from self._begin("text", TextBlock(type="text", text=""))
+                yield self._delta(TextBlockDelta(type="text_delta", text=text))
+            case CallStart(index, name):
+                call = ToolUseBlock(type="tool_use", id=new_call_id(), name=name, input={})
+                yield from self._begin(index, call)
+                self._has_calls = True
+            case CallDelta(_, arguments) if arguments:
+                yield self._delta(InputJSONDelta(type="input_json_delta", partial_json=arguments))
+            case Finish(reason, stop_reason):
+                yield from self._close()
                 yield MessageDeltaEvent(
                     type="message_delta",
-                    delta=_stop(delta.finish_reason, delta.stop_reason, self._calls),
-                    usage=_usage(delta.usage),
+                    delta=_stop(reason, stop_reason, self._has_calls),
+                    usage=_usage(event.usage),
                 )
+
+    def end(self) -> Iterator[NamedEvent]:
         yield MessageStopEvent(type="message_stop")
-
-    def _pieces(self, delta: AnswerDelta) -> Iterator[NamedEvent]:
-        if delta.reasoning:
-            self._thought += delta.reasoning
-            block = ThinkingBlock(type="thinking", thinking="", signature="")
-            yield from self._begin("thinking", block)
-            yield self._delta(ThinkingDelta(type="thinking_delta", thinking=delta.reasoning))
-        if delta.content:
-            yield from self._begin("text", TextBlock(type="text", text=""))
-            yield self._delta(TextDelta(type="text_delta", text=delta.content))
-        for call in delta.tool_calls:
-            yield from self._call(call)
-
-    def _call(self, call: ToolCallDelta) -> Iterator[NamedEvent]:
-        if call.id is not None and call.name is not None:
-            block = ToolUseBlock(type="tool_use", id=call.id, name=call.name, input={})
-            yield from self._begin(call.index, block)
-            self._calls = True
-        if call.arguments:
-            delta = InputJSONDelta(type="input_json_delta", partial_json=call.arguments)
-            yield self._delta(delta)
 
     def _begin(self, key: str | int, block: ContentBlock) -> Iterator[NamedEvent]:
         """Open ``block``, unless it is open."""
         if self._open == key:
             return
         yield from self._close()
-        self._open = key
+        self._open, self._thought = key, ""
         self._index += 1
         yield ContentBlockStartEvent(
             type="content_block_start", index=self._index, content_block=block
@@ -153,20 +126,38 @@ class EventWriter:
             yield ContentBlockStopEvent(type="content_block_stop", index=self._index)
         self._open = None
 
+    def _message(
+        self, content: list[ContentBlock], stop: StopDelta | None, usage: TokenUsage
+    ) -> AssistantAnswer:
+        return AssistantAnswer(
+            id=self._id,
+            type="message",
+            role="assistant",
+            model=self._model,
+            content=content,
+            stop_reason=None if stop is None else stop.stop_reason,
+            stop_sequence=None if stop is None else stop.stop_sequence,
+            usage=_usage(usage),
+        )
 
-def _answer(
-    id: str, model: str, content: list[ContentBlock], stop: StopDelta | None, usage: Usage
-) -> AssistantAnswer:
-    return AssistantAnswer(
-        id=id,
-        type="message",
-        role="assistant",
-        model=model,
-        content=content,
-        stop_reason=None if stop is None else stop.stop_reason,
-        stop_sequence=None if stop is None else stop.stop_sequence,
-        usage=_usage(usage),
-    )
+
+def _extend(block: ContentBlock, delta: BlockDelta) -> None:
+    match block, delta:
+        case ThinkingBlock(), ThinkingBlockDelta(thinking=thinking):
+            block.thinking += thinking
+        case ThinkingBlock(), SignatureDelta(signature=signature):
+            block.signature = signature
+        case TextBlock(), TextBlockDelta(text=text):
+            block.text += text
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    """The arguments; what is complete of them where the call was cut, as a stream's client gets."""
+    try:
+        whole: dict[str, Any] = json.loads(arguments)
+    except ValueError:
+        whole = from_json(arguments or "{}", allow_partial=True)
+    return whole
 
 
 def _stop(reason: FinishReason, stop_reason: str | int | None, has_calls: bool) -> StopDelta:
@@ -177,15 +168,13 @@ def _stop(reason: FinishReason, stop_reason: str | int | None, has_calls: bool) 
     return StopDelta(stop_reason="tool_use" if has_calls else "end_turn", stop_sequence=None)
 
 
-def _usage(usage: Usage) -> MessageUsage:
-    cached = usage.prompt_tokens_details.cached_tokens
-    thought = usage.completion_tokens_details.reasoning_tokens
+def _usage(usage: TokenUsage) -> MessageUsage:
     return MessageUsage(
-        input_tokens=usage.prompt_tokens - cached,
+        input_tokens=usage.prompt - usage.cached,
         cache_creation_input_tokens=0,
-        cache_read_input_tokens=cached,
-        output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputTokensDetails(thinking_tokens=thought),
+        cache_read_input_tokens=usage.cached,
+        output_tokens=usage.completion,
+        output_tokens_details=ThinkingTokens(thinking_tokens=usage.reasoning),
     )
 
 

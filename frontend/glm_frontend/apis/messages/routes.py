@@ -1,12 +1,11 @@
 """``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
 
-import uuid
-
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.apis.messages.decode import translate_messages, translate_prompt
-from glm_frontend.apis.messages.encode import EventWriter, whole_answer
+from glm_frontend.apis.messages.decode import decode, decode_prompt
+from glm_frontend.apis.messages.encode import MessageEncoder
+from glm_frontend.apis.messages.examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
 from glm_frontend.apis.messages.schema import (
     MESSAGE_EVENTS,
     AssistantAnswer,
@@ -14,11 +13,11 @@ from glm_frontend.apis.messages.schema import (
     MessagesRequest,
     TokenCount,
 )
-from glm_frontend.errors import MESSAGES_PATH
-from glm_frontend.http.disconnect import started, until_disconnect
+from glm_frontend.apis.shared.encoder import respond
+from glm_frontend.http.disconnect import until_disconnect
 from glm_frontend.http.error_schema import MessagesErrorResponse
+from glm_frontend.http.errors import MESSAGES_PATH
 from glm_frontend.http.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
-from glm_frontend.http.openapi_examples import COUNT_TOKENS_EXAMPLES, MESSAGES_EXAMPLES
 from glm_frontend.http.services import (
     CallerDep,
     PermitDep,
@@ -49,14 +48,15 @@ async def create_message(
     """
     body = await read_json(request, MessagesRequest)
     services.check_model(body.model)
-    translation = translate_messages(body)
-    answer_id = f"msg_{uuid.uuid4().hex}"
-    if body.stream:
-        deltas = services.answerer.stream(translation, caller)
-        events = EventWriter(answer_id, body.model).write(await started(request, deltas))
-        return MessageStream(events, deltas, caller)
-    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
-    return json_response(whole_answer(answer_id, body.model, answer))
+    return await respond(
+        request,
+        services,
+        caller,
+        [decode(body)],
+        MessageEncoder(body.model),
+        stream=bool(body.stream),
+        style=MessageStream,
+    )
 
 
 @router.post(
@@ -72,6 +72,6 @@ async def count_tokens(
     """How many tokens the model would read; nothing is written."""
     body = await read_json(request, CountTokensRequest)
     services.check_model(body.model)
-    counting = services.answerer.tokenize(translate_prompt(body), caller)
+    counting = services.generator.tokenize(decode_prompt(body), caller)
     prompt = await until_disconnect(request, counting)
     return json_response(TokenCount(input_tokens=len(prompt.token_ids)))

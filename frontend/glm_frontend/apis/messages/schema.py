@@ -12,18 +12,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.shared.schema import (
-    MAX_MESSAGES,
-    MAX_PARTS,
-    MAX_STOP_STRINGS,
-    TAG,
-    NamedEvent,
-    RequestModel,
-    StopString,
-    at_most,
-    chosen_by,
-    text_or_list,
-)
+from glm_frontend.apis.shared.schema import MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS, StopString
+from glm_frontend.http.bodies import TAG, NamedEvent, RequestModel, at_most, chosen_by, text_or_list
 
 MAX_TOOLS = 128
 
@@ -384,7 +374,7 @@ class ToolUseBlock(BaseModel):
 ContentBlock = Annotated[ThinkingBlock | TextBlock | ToolUseBlock, Field(discriminator="type")]
 
 
-class OutputTokensDetails(BaseModel):
+class ThinkingTokens(BaseModel):
     """What the answer's tokens are."""
 
     thinking_tokens: int = Field(description="Tokens of the thought.")
@@ -399,7 +389,7 @@ class MessageUsage(BaseModel):
         description="Tokens that an earlier request had in common."
     )
     output_tokens: int = Field(description="Tokens of the answer, its thought included.")
-    output_tokens_details: OutputTokensDetails
+    output_tokens_details: ThinkingTokens
 
 
 class AssistantAnswer(BaseModel):
@@ -446,14 +436,14 @@ class ContentBlockStartEvent(NamedEvent):
     content_block: ContentBlock
 
 
-class TextDelta(BaseModel):
+class TextBlockDelta(BaseModel):
     """The next piece of text."""
 
     type: Literal["text_delta"]
     text: str
 
 
-class ThinkingDelta(BaseModel):
+class ThinkingBlockDelta(BaseModel):
     """The next piece of a thought."""
 
     type: Literal["thinking_delta"]
@@ -474,7 +464,7 @@ class InputJSONDelta(BaseModel):
     partial_json: str
 
 
-BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputJSONDelta
+BlockDelta = TextBlockDelta | ThinkingBlockDelta | SignatureDelta | InputJSONDelta
 
 
 class ContentBlockDeltaEvent(NamedEvent):

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from glm_client import FinishReason
-from glm_frontend.apis.shared.schema import MAX_PARTS, SamplingParameters, Usage, at_most
+from glm_frontend.apis.shared.schema import MAX_PARTS, SamplingParameters, Usage
+from glm_frontend.http.bodies import at_most
 
 
 class MultimodalRequest(SamplingParameters):

@@ -3,12 +3,11 @@
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal
 
-from glm_client import TokenLogprobs
-from glm_frontend.apis.chat.schema import TokenLogprob
+from glm_client import CallDelta, CallStart, TextDelta, ThoughtDelta, TokenLogprobs
 from glm_frontend.apis.responses.events import (
     ContentPartEvent,
     ErrorEvent,
@@ -42,15 +41,15 @@ from glm_frontend.apis.responses.schema import (
     ResponseUsage,
     TextEcho,
 )
+from glm_frontend.apis.shared.encoder import Encoder, new_call_id
 from glm_frontend.apis.shared.logprobs import to_logprobs
-from glm_frontend.apis.shared.schema import Usage
-from glm_frontend.core.generation import Answer, AnswerDelta
-from glm_frontend.core.tool_calls import ToolCallDelta
+from glm_frontend.apis.shared.schema import ChatCompletionTokenLogprob
+from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage
 from glm_frontend.errors import APIError
 
 
-class ResponseWriter:
-    """Makes one response: with ``whole``, or with ``write`` as events."""
+class ResponseEncoder(Encoder):
+    """Makes one response."""
 
     def __init__(self, body: ResponsesRequest) -> None:
         self._body = body
@@ -60,25 +59,21 @@ class ResponseWriter:
         self._done: list[OutputItem] = []
         self._open: _OpenItem | None = None
         self._status: Literal["completed", "incomplete"] = "completed"
-        self._usage: Usage | None = None
-        self._logprobs: list[TokenLogprobs] = []  # of the text, not told yet
+        self._usage: TokenUsage | None = None
+        self._logprobs: list[TokenLogprobs] = []  # of the text, not sent yet
 
-    def whole(self, answer: Answer) -> ResponseObject:
-        """The response that is ``answer``."""
-        (choice,) = answer.choices
-        last = AnswerDelta(finish_reason=choice.finish_reason, usage=answer.usage)
-        for piece in (*choice.pieces, last):
-            for _ in self._add(piece):
+    def whole(self, events: Sequence[AnswerEvent]) -> ResponseObject:
+        """The response with which a stream of the same events ends."""
+        for event in events:
+            for _ in self.add(event):
                 pass
         return self._response(self._status)
 
-    async def write(self, deltas: AsyncIterable[AnswerDelta]) -> AsyncGenerator[NumberedEvent]:
-        """All events of a response that goes well."""
+    def begin(self) -> Iterator[NumberedEvent]:
         yield self._lifecycle("response.created", "in_progress")
         yield self._lifecycle("response.in_progress", "in_progress")
-        async for delta in deltas:
-            for event in self._add(delta):
-                yield event
+
+    def end(self) -> Iterator[NumberedEvent]:
         yield self._lifecycle(f"response.{self._status}", self._status)
 
     def failed(self, error: APIError) -> Iterator[NumberedEvent]:
@@ -94,35 +89,34 @@ class ResponseWriter:
             self._done.append(self._open.item("incomplete"))
         yield self._lifecycle("response.failed", "failed", error)
 
-    def _add(self, delta: AnswerDelta) -> Iterator[NumberedEvent]:
-        self._logprobs += delta.logprobs
-        if delta.reasoning:
-            thought = self._open
-            if not isinstance(thought, _Thought):
-                thought = _Thought(self._numbers)
-                yield from self._begin(thought)
-            yield thought.add(delta.reasoning)
-        if delta.content:
-            message = self._open
-            if not isinstance(message, _Message):
-                message = _Message(self._numbers)
-                yield from self._begin(message)
-            yield message.add(delta.content, self._take_logprobs())
-        for piece in delta.tool_calls:
-            yield from self._call(piece)
-        self._usage = delta.usage or self._usage
-        if delta.finish_reason is not None:
-            self._status = "incomplete" if delta.finish_reason == "length" else "completed"
-            if isinstance(self._open, _Message):
-                self._open.logprobs += self._take_logprobs()
-            yield from self._end(self._status)
-
-    def _call(self, piece: ToolCallDelta) -> Iterator[NumberedEvent]:
-        if piece.id is not None and piece.name is not None:
-            yield from self._begin(_Call(self._numbers, piece.id, piece.name))
-        if piece.arguments:
-            assert isinstance(self._open, _Call)
-            yield self._open.add(piece.arguments)
+    def add(self, event: AnswerEvent) -> Iterator[NumberedEvent]:
+        self._usage = event.usage
+        match event.event:
+            case ThoughtDelta(text):
+                thought = self._open
+                if not isinstance(thought, _Thought):
+                    thought = _Thought(self._numbers)
+                    yield from self._begin(thought)
+                yield thought.add(text)
+            case TextDelta(text, tokens):
+                self._logprobs += tokens
+                if not text:
+                    return
+                message = self._open
+                if not isinstance(message, _Message):
+                    message = _Message(self._numbers)
+                    yield from self._begin(message)
+                yield message.add(text, self._take_logprobs())
+            case CallStart(_, name):
+                yield from self._begin(_CallItem(self._numbers, new_call_id(), name))
+            case CallDelta(_, arguments) if arguments:
+                assert isinstance(self._open, _CallItem)
+                yield self._open.add(arguments)
+            case Finish(reason):
+                self._status = "incomplete" if reason == "length" else "completed"
+                if isinstance(self._open, _Message):
+                    self._open.logprobs += self._take_logprobs()
+                yield from self._end(self._status)
 
     def _begin(self, item: "_OpenItem") -> Iterator[NumberedEvent]:
         yield from self._end("completed")
@@ -136,7 +130,7 @@ class ResponseWriter:
             self._done.append(self._open.item(status))
             self._open = None
 
-    def _take_logprobs(self) -> list[TokenLogprob]:
+    def _take_logprobs(self) -> list[ChatCompletionTokenLogprob]:
         told = to_logprobs(self._logprobs, self._body.top_logprobs or 0)
         self._logprobs = []
         return [] if told is None else told.content
@@ -290,9 +284,9 @@ class _Message(_ItemOfOnePart):
 
     def __init__(self, numbers: Iterator[int]) -> None:
         super().__init__(numbers)
-        self.logprobs: list[TokenLogprob] = []
+        self.logprobs: list[ChatCompletionTokenLogprob] = []
 
-    def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> OutputTextDelta:
+    def add(self, text: str, logprobs: Sequence[ChatCompletionTokenLogprob]) -> OutputTextDelta:
         self.text += text
         self.logprobs += logprobs
         return OutputTextDelta(
@@ -322,7 +316,7 @@ class _Message(_ItemOfOnePart):
         )
 
 
-class _Call(_OpenItem):
+class _CallItem(_OpenItem):
     prefix = "fc"
 
     def __init__(self, numbers: Iterator[int], call_id: str, name: str) -> None:
@@ -373,18 +367,13 @@ def _error(error: APIError) -> ResponseError:
     return ResponseError(code=codes.get(error.code.type, "server_error"), message=error.message)
 
 
-def _usage(usage: Usage) -> ResponseUsage:
-    prompt = usage.prompt_tokens_details
+def _usage(usage: TokenUsage) -> ResponseUsage:
     return ResponseUsage(
-        input_tokens=usage.prompt_tokens,
+        input_tokens=usage.prompt,
         input_tokens_details=InputTokensDetails(
-            cached_tokens=prompt.cached_tokens,
-            cache_write_tokens=0,
-            image_tokens=prompt.image_tokens,
+            cached_tokens=usage.cached, cache_write_tokens=0, image_tokens=usage.image
         ),
-        output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputTokensDetails(
-            reasoning_tokens=usage.completion_tokens_details.reasoning_tokens
-        ),
-        total_tokens=usage.total_tokens,
+        output_tokens=usage.completion,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning),
+        total_tokens=usage.prompt + usage.completion,
     )

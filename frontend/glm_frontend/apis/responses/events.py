@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from glm_frontend.apis.chat.schema import TokenLogprob
 from glm_frontend.apis.responses.schema import OutputItem, OutputText, ReasoningText, ResponseObject
-from glm_frontend.apis.shared.schema import NamedEvent
+from glm_frontend.apis.shared.schema import ChatCompletionTokenLogprob
+from glm_frontend.http.bodies import NamedEvent
 
 
 class NumberedEvent(NamedEvent):
@@ -74,7 +74,7 @@ class OutputTextDelta(PartEvent):
 
     type: Literal["response.output_text.delta"]
     delta: str
-    logprobs: list[TokenLogprob]
+    logprobs: list[ChatCompletionTokenLogprob]
 
 
 class OutputTextDone(PartEvent):
@@ -82,7 +82,7 @@ class OutputTextDone(PartEvent):
 
     type: Literal["response.output_text.done"]
     text: str
-    logprobs: list[TokenLogprob]
+    logprobs: list[ChatCompletionTokenLogprob]
 
 
 class FunctionCallArgumentsDelta(NumberedEvent):

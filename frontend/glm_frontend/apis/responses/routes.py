@@ -1,24 +1,24 @@
 """``POST /v1/responses``, which stores nothing, and what says so."""
 
+from functools import partial
 from typing import NoReturn
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.apis.responses.decode import translate_responses
-from glm_frontend.apis.responses.encode import ResponseWriter
+from glm_frontend.apis.responses.decode import decode
+from glm_frontend.apis.responses.encode import ResponseEncoder
 from glm_frontend.apis.responses.events import RESPONSE_EVENTS
+from glm_frontend.apis.responses.examples import RESPONSES_EXAMPLES
 from glm_frontend.apis.responses.schema import ResponseObject, ResponsesRequest
+from glm_frontend.apis.shared.encoder import respond
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
-from glm_frontend.http.disconnect import started, until_disconnect
 from glm_frontend.http.openapi import (
     INFERENCE_ERRORS,
     event_stream,
     json_body,
-    json_response,
 )
-from glm_frontend.http.openapi_examples import RESPONSES_EXAMPLES
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.sse import ResponseStream
 from glm_frontend.http.validation import read_json
@@ -44,14 +44,16 @@ async def create_response(
     """
     body = await read_json(request, ResponsesRequest)
     services.check_model(body.model)
-    translation = translate_responses(body)
-    writer = ResponseWriter(body)
-    if body.stream:
-        deltas = services.answerer.stream(translation, caller)
-        events = writer.write(await started(request, deltas))
-        return ResponseStream(events, deltas, caller, writer.failed)
-    answer = await until_disconnect(request, services.answerer.complete(translation, caller))
-    return json_response(writer.whole(answer))
+    encoder = ResponseEncoder(body)
+    return await respond(
+        request,
+        services,
+        caller,
+        [decode(body)],
+        encoder,
+        stream=bool(body.stream),
+        style=partial(ResponseStream, failed=encoder.failed),
+    )
 
 
 @router.get("/responses/{response_id}", include_in_schema=False, response_model=None)

@@ -14,33 +14,33 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.chat.schema import (
-    LOW_DETAIL_PIXELS,
-    MAX_TOOLS,
-    MAX_TOP_LOGPROBS,
-    ChosenFunction,
-    FunctionDefinition,
-    FunctionName,
-    JSONSchemaFormat,
-    TokenLogprob,
-)
 from glm_frontend.apis.shared.schema import (
-    CHOICE_ERROR,
+    LOW_DETAIL_PIXELS,
     MAX_MESSAGES,
     MAX_METADATA,
     MAX_PARTS,
     MAX_PROMPT_TOKENS,
-    TAG,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    ChatCompletionTokenLogprob,
+    ChosenFunction,
+    FunctionDefinition,
+    FunctionName,
+    JSONSchemaFormat,
     ReasoningEffort,
-    RequestModel,
     SamplingParameters,
     Structure,
-    at_most,
     check_effort,
     check_only_structure,
+    thinking_kwargs,
+)
+from glm_frontend.http.bodies import (
+    CHOICE_ERROR,
+    TAG,
+    RequestModel,
+    at_most,
     chosen_by,
     text_or_list,
-    thinking_kwargs,
 )
 
 LOGPROBS = "message.output_text.logprobs"
@@ -469,7 +469,7 @@ class OutputText(BaseModel):
     type: Literal["output_text"]
     text: str
     annotations: list[Any] = Field(description="Always empty.")
-    logprobs: list[TokenLogprob] = Field(
+    logprobs: list[ChatCompletionTokenLogprob] = Field(
         description="How likely its tokens were; empty unless asked for."
     )
 

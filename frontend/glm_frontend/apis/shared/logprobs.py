@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from glm_client import TokenLogprobs
-from glm_frontend.apis.chat.schema import AlternativeToken, Logprobs, TokenLogprob
+from glm_frontend.apis.shared.schema import AlternativeToken, ChatCompletionTokenLogprob, Logprobs
 
 
 def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
@@ -16,7 +16,7 @@ def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
         return None
     return Logprobs(
         content=[
-            TokenLogprob(
+            ChatCompletionTokenLogprob(
                 token=token.chosen.text,
                 bytes=list(token.chosen.data),
                 logprob=token.chosen.logprob,

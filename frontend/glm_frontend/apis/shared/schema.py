@@ -2,23 +2,28 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
     StringConstraints,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from glm_frontend.core.events import TokenUsage
+from glm_frontend.core.request import WIRE_SAMPLING
+from glm_frontend.http.bodies import RequestModel, at_most
+
 MAX_STOP_STRINGS = 16
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+MAX_TOOLS = 128
+LOW_DETAIL_PIXELS = 512 * 512
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 """Of one message, and of what else is a list of parts."""
@@ -27,126 +32,7 @@ MAX_TOKEN_IDS = 1024
 MAX_PROMPT_TOKENS = 256 * 1024
 MAX_CHOICES_OF_TEXT = 1000
 MAX_METADATA = 64
-MAX_FIELDS = 256
-"""Of one object; no object of the API has as many."""
 
-TAG = "~"
-"""Begins the tags of our unions, which pydantic puts into the location of an error."""
-CHOICE_ERROR = "choice_by_"
-"""Begins the error of a union whose choosing field is missing or unknown; its name follows."""
-
-
-def chosen_by(field: str, *values: str) -> Discriminator:
-    """Chooses a model of a union by its ``field``: the one with the tag ``TAG`` and its value."""
-
-    def tag(part: Any) -> str | None:
-        value = part.get(field) if isinstance(part, dict) else getattr(part, field, None)
-        return f"{TAG}{value}" if value in values else None
-
-    quoted = [f"'{value}'" for value in values]
-    return Discriminator(
-        tag,
-        custom_error_type=f"{CHOICE_ERROR}{field}",
-        custom_error_message=f"must be {', '.join(quoted[:-1])} or {quoted[-1]}",
-    )
-
-
-def text_or_list(items: str) -> Discriminator:
-    """Chooses between a string, with the tag ``~text``, and a list of ``items``, with ``~list``."""
-
-    def tag(value: Any) -> str | None:
-        if isinstance(value, str):
-            return f"{TAG}text"
-        return f"{TAG}list" if isinstance(value, list) else None
-
-    return Discriminator(
-        tag,
-        custom_error_type="text_or_list",
-        custom_error_message=f"must be a string or a list of {items}",
-    )
-
-
-def at_most(count: int) -> tuple[Any, ...]:
-    """For ``Annotated``: a list or an object of at most so many entries.
-
-    They are counted before any is looked at: pydantic would first describe what is wrong with each
-    of a million.
-    """
-
-    def check(value: Any) -> Any:
-        if isinstance(value, list | dict) and len(value) > count:
-            raise PydanticCustomError(
-                "too_many",
-                "has {given} entries, and {count} are allowed",
-                {"given": len(value), "count": count},
-            )
-        return value
-
-    return Field(max_length=count), BeforeValidator(check)
-
-
-UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "access_programs": (),
-        "allowed_callers": (["direct"],),
-        "annotations": ([],),
-        "async": (False,),
-        "async_": (),
-        "audio": (),
-        "background": (False,),
-        "background_options": (),
-        "caller": ({"type": "direct"},),
-        "citations": ([],),
-        "container": (),
-        "context": ("auto",),
-        "context_management": ([],),
-        "conversation": (),
-        "defer_loading": (False,),
-        "diagnostics": (),
-        "eager_input_streaming": (True,),
-        "encrypted_content": (),
-        "file_id": (),
-        "function_call": ("none",),
-        "functions": ([],),
-        "generate_summary": (),
-        "include_obfuscation": (False,),
-        "inference_geo": (),
-        "input_examples": ([],),
-        "logprobs": (False,),
-        "max_tool_calls": (),
-        "mcp_servers": ([],),
-        "modalities": (["text"],),
-        "mode": ("standard",),
-        "moderation": (),
-        "namespace": (),
-        "output_schema": (),
-        "phase": (),
-        "prediction": (),
-        "previous_response_id": (),
-        "prompt": (),
-        "prompt_cache_breakpoint": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
-        "refusal": (),
-        "response_format": ({"type": "text"},),
-        "service_tier": ("auto", "default", "standard_only"),
-        "speed": ("standard",),
-        "store": (False,),
-        "strict": (False,),
-        "toolset_name": (),
-        "top_logprobs": (0,),
-        "transformations": ({}, {"oversized_image": "downsize"}),
-        "truncation": ("disabled",),
-        "user_profile_id": (),
-        "verbosity": ("medium",),
-        "web_search_options": (),
-    }
-)
-"""Fields of OpenAI's and Anthropic's APIs that this server does not have.
-
-Each has the values that ask for nothing. Those, and null, are let pass; others are refused by name,
-never ignored.
-"""
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
 Stop = Annotated[
@@ -165,31 +51,6 @@ Stop = Annotated[
 # The wire has 32 bits for one.
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-
-
-class RequestModel(BaseModel):
-    """A part of a request's body: a field that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        if len(data) > MAX_FIELDS:
-            raise PydanticCustomError(
-                "too_many", "has more than {count} fields", {"count": MAX_FIELDS}
-            )
-        return {key: value for key, value in data.items() if not _asks_for_nothing(key, value)}
-
-
-def _asks_for_nothing(key: str, value: Any) -> bool:
-    harmless = UNSUPPORTED_FIELDS.get(key)
-    if harmless is None:
-        return False
-    # 0 is not False here.
-    return value is None or any(type(value) is type(one) and value == one for one in harmless)
 
 
 class ChatTemplateKwargs(RequestModel):
@@ -406,6 +267,13 @@ class SamplingParameters(RequestModel):
             given["structured_outputs"] = {structure.kind: structure.value}
         return given
 
+    def renamed(self) -> dict[str, str]:
+        """From paths on the wire to where this request has the same."""
+        structure = self.structure()
+        if structure is None:
+            return {}
+        return {f"{WIRE_SAMPLING}structured_outputs.{structure.kind}": structure.path}
+
     def structure(self) -> Structure | None:
         """What the answer is held to; None where it is free."""
         if self.structured_outputs is not None:
@@ -417,12 +285,6 @@ class SamplingParameters(RequestModel):
             if (value := getattr(self, name)) is not None:
                 return Structure(kind, value, name)
         return None
-
-
-class NamedEvent(BaseModel):
-    """An event of a stream whose events have names; see ``http.sse.NamedEventStream``."""
-
-    type: str
 
 
 class PromptTokensDetails(BaseModel):
@@ -446,3 +308,85 @@ class Usage(BaseModel):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+
+    @classmethod
+    def of(cls, usage: TokenUsage) -> Self:
+        """In OpenAI's form."""
+        return cls(
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
+            total_tokens=usage.prompt + usage.completion,
+            prompt_tokens_details=PromptTokensDetails(
+                image_tokens=usage.image, cached_tokens=usage.cached
+            ),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=usage.reasoning),
+        )
+
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class FunctionDefinition(RequestModel):
+    """A function that the model may call."""
+
+    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
+    description: str | None = Field(None, description="What it does, for the model.")
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of its arguments, an object's."
+    )
+    strict: bool | None = Field(
+        None,
+        description="true: what the model calls it with obeys the schema, whatever it would like.",
+    )
+
+
+class ChosenFunction(RequestModel):
+    """The name of a function."""
+
+    name: FunctionName
+
+
+class JSONSchemaFormat(RequestModel):
+    """A JSON schema and its name."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = Field(None, description="Taken for compatibility, without effect.")
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="The schema; any JSON object where it is absent."
+    )
+    strict: bool | None = Field(
+        None, description="Without effect: every answer obeys the schema, or is cut at its end."
+    )
+
+
+class StreamOptions(RequestModel):
+    """What a stream holds."""
+
+    include_usage: bool | None = Field(
+        None, description="true: one more chunk before `[DONE]` has the usage. Default false."
+    )
+    continuous_usage_stats: bool | None = Field(
+        None, description="true: every chunk has the usage so far. Default false."
+    )
+
+
+class AlternativeToken(BaseModel):
+    """A token and how likely it was, before temperature and filters."""
+
+    token: str
+    bytes: list[int] | None = Field(
+        description="Its bytes in UTF-8; a character may be made of several tokens."
+    )
+    logprob: float = Field(description="Natural logarithm of its probability.")
+
+
+class ChatCompletionTokenLogprob(AlternativeToken):
+    """A token of the answer."""
+
+    top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
+
+
+class Logprobs(BaseModel):
+    """How likely the tokens of the answer were."""
+
+    content: list[ChatCompletionTokenLogprob] = Field(description="The tokens of `content`.")

@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from glm_frontend.apis.tokens.decode import decode_text, decode_tokens
+from glm_frontend.apis.tokens.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from glm_frontend.apis.tokens.schema import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
-from glm_frontend.core.request import translate_detokenize, translate_tokenize
 from glm_frontend.http.disconnect import until_disconnect
 from glm_frontend.http.openapi import INFERENCE_ERRORS, json_body, json_response
-from glm_frontend.http.openapi_examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.validation import read_json
 
@@ -29,8 +29,8 @@ async def tokenize(
     services.check_model(body.model)
     tokens = await until_disconnect(
         request,
-        services.answerer.tokenize(
-            translate_tokenize(body), caller, token_texts=bool(body.return_token_strs)
+        services.generator.tokenize(
+            decode_text(body), caller, token_texts=bool(body.return_token_strs)
         ),
     )
     return json_response(
@@ -56,6 +56,6 @@ async def detokenize(
     body = await read_json(request, DetokenizeRequest)
     services.check_model(body.model)
     tokens = await until_disconnect(
-        request, services.answerer.tokenize(translate_detokenize(body), caller)
+        request, services.generator.tokenize(decode_tokens(body), caller)
     )
     return json_response(Detokenized(prompt=tokens.text))

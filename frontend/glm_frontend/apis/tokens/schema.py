@@ -5,15 +5,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.chat.schema import MAX_TOOLS, Message, Tool
+from glm_frontend.apis.chat.schema import Message, Tool
 from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
+    MAX_TOOLS,
     ChatTemplateKwargs,
-    RequestModel,
     TokenId,
-    at_most,
 )
+from glm_frontend.http.bodies import RequestModel, at_most
 
 
 class TokenizeRequest(RequestModel):

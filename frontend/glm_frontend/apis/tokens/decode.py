@@ -1,0 +1,26 @@
+"""From a checked request for tokens, or for their text, to the one request of all APIs."""
+
+from glm_frontend.apis.chat.decode import decode_messages
+from glm_frontend.apis.tokens.schema import DetokenizeRequest, TokenizeRequest
+from glm_frontend.core.request import AnswerRequest, of_conversation, of_prompt
+
+
+def decode_text(body: TokenizeRequest) -> AnswerRequest:
+    """The request whose prompt is to be told in tokens.
+
+    Raises:
+        APIError: a result of a call has no call.
+    """
+    if body.messages is None:
+        return of_prompt({"prompt": body.prompt}, {})
+    return of_conversation(
+        decode_messages(body.messages),
+        {},
+        template_kwargs=body.template_kwargs(),
+        tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or []],
+    )
+
+
+def decode_tokens(body: DetokenizeRequest) -> AnswerRequest:
+    """The request whose tokens are to be told as text."""
+    return of_prompt({"prompt_token_ids": body.tokens}, {"prompt_token_ids": "tokens"})
