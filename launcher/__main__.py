@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from glm_frontend.settings import describe
 from launcher.logs import configure_logging
-from launcher.main import log_error, serve
+from launcher.main import serve
 from launcher.settings import LauncherSettings, settings_help
+from launcher.supervisor import log_error
 
 
 def main() -> int:

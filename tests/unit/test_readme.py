@@ -67,7 +67,7 @@ def test_every_make_target_that_is_named_is_there(page: Path) -> None:
 
 def test_every_setting_is_in_the_operators_table() -> None:
     page = (ROOT / "deploy/README.md").read_text(encoding="utf-8")
-    rows = page.partition("## LauncherSettings")[2].partition("\n## ")[0]
+    rows = page.partition("## Settings")[2].partition("\n## ")[0]
     told = set(re.findall(r"`(GLM_\w+)`", "".join(re.findall(r"^\| (.+?) \|", rows, re.MULTILINE))))
     settings = {variable(name) for name in LauncherSettings.model_fields}
     for kind in (EngineConfig, PreprocessingSettings):
