@@ -89,6 +89,8 @@ class Settings(BaseSettings):
         tuple[Annotated[str, AfterValidator(_origin)], ...], *CommaSeparated
     ] = ()
     """Origins whose pages may call from a browser, separated by commas; ``*`` for any."""
+    unknown_fields: Annotated[Literal["ignore", "refuse"], BeforeValidator(_lower)] = "ignore"
+    """What happens to fields of a request that nobody knows: left out and named, or refused."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
     """Most bytes of a request's body, and of all pictures and videos fetched for one request."""
     max_images: int = Field(default=16, ge=0)

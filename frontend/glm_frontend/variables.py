@@ -80,6 +80,7 @@ NAMES = frozenset(
         "GLM_TRITON_HTTP_PORT",
         "GLM_TRITON_METRICS_PORT",
         "GLM_TRITON_URL",
+        "GLM_UNKNOWN_FIELDS",
         "GLM_URL",
         "GLM_VIDEO_DECODE_TIMEOUT",
         "GLM_WEB",

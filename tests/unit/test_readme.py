@@ -14,12 +14,15 @@ from unit.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+COMPARISON = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / name
     for name in (
         *("README.md", "README.zh.md", "CONTRIBUTING.md", "deploy/README.md"),
         *("client/README.md", "benchmarks/README.md", "demo_model/README.md"),
         "frontend/glm_web/README.md",
+        *("docs/architecture.md", "docs/operate.md", "docs/api.md", "docs/clients.md"),
+        "docs/comparison.md",
     )
 ]
 # Told by the launcher to its own processes.
@@ -27,7 +30,7 @@ INTERNAL = {"GLM_STATUS_FILE", "GLM_HEARTBEATS"}
 
 
 def test_every_row_of_the_comparison_has_its_test() -> None:
-    table = README.partition("## Beside vLLM")[2].partition("\n## ")[0]
+    table = COMPARISON.partition("## Beside vLLM")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 20
     for row in rows:

@@ -31,9 +31,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PastCall:
-    """A call of an earlier answer; ``arguments`` is JSON text."""
+    """A call of an earlier answer; ``arguments`` is JSON text, perhaps cut.
 
-    id: str
+    ``id`` is None where the client has none for it.
+    """
+
+    id: str | None
     name: str
     arguments: str
     path: str
@@ -132,7 +135,8 @@ class ConversationBuilder:
             message["tool_calls"] = [_call(call) for call in calls]
         for number, call in enumerate(calls):
             self.paths.rename(f"{wire}.tool_calls[{number}].function", call.path)
-            self._calls[call.id] = self._num_calls
+            if call.id is not None:
+                self._calls[call.id] = self._num_calls
             self._num_calls += 1
 
     def add_result(
@@ -192,6 +196,6 @@ def _call(call: PastCall) -> Mapping[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def arguments_text(arguments: Mapping[str, Any]) -> str:
+def arguments_text(arguments: Any) -> str:
     """The arguments of a call as JSON text."""
     return json.dumps(arguments, ensure_ascii=False)

@@ -1,11 +1,14 @@
-"""What bodies and events are made of, and which fields may be sent but ask for nothing."""
+"""What bodies and events are made of, and which fields ask for nothing."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+IGNORED = "ignored"
+"""In the context of a validation: list of the paths of what was left out."""
 
 MAX_FIELDS = 256
 """Of one object; no object of the API has as many."""
@@ -66,72 +69,101 @@ def at_most(count: int) -> tuple[Any, ...]:
     return Field(max_length=count), BeforeValidator(check)
 
 
-UNSUPPORTED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+REFUSED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
-        "access_programs": (),
-        "allowed_callers": (["direct"],),
-        "annotations": ([],),
-        "async": (False,),
-        "async_": (),
+        "allowed_token_ids": ([],),
         "audio": (),
         "background": (False,),
-        "background_options": (),
-        "caller": ({"type": "direct"},),
-        "citations": ([],),
+        "bad_words": ([],),
+        "best_of": (1,),
+        "chat_template": ("",),
         "container": (),
-        "context": ("auto",),
-        "context_management": ([],),
         "conversation": (),
-        "defer_loading": (False,),
-        "diagnostics": (),
-        "eager_input_streaming": (True,),
-        "encrypted_content": (),
+        "documents": ([],),
         "file_id": (),
-        "function_call": ("none",),
+        "function_call": ("none", "auto"),
         "functions": ([],),
-        "generate_summary": (),
-        "include_obfuscation": (False,),
-        "inference_geo": (),
-        "input_examples": ([],),
-        "logprobs": (False,),
-        "max_tool_calls": (),
+        "logprobs": (False, 0),
         "mcp_servers": ([],),
+        "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
-        "mode": ("standard",),
-        "moderation": (),
-        "namespace": (),
-        "output_schema": (),
-        "phase": (),
-        "prediction": (),
-        "previous_response_id": (),
+        "n": (1,),
+        "num_beams": (1,),
+        "previous_response_id": ("",),
         "prompt": (),
-        "prompt_cache_breakpoint": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
-        "refusal": (),
         "response_format": ({"type": "text"},),
-        "service_tier": ("auto", "default", "standard_only"),
-        "speed": ("standard",),
-        "store": (False,),
-        "strict": (False,),
-        "toolset_name": (),
+        "return_tokens_as_token_ids": (False,),
+        "structural_tag": (),
+        "suffix": ("",),
         "top_logprobs": (0,),
-        "transformations": ({}, {"oversized_image": "downsize"}),
-        "truncation": ("disabled",),
-        "user_profile_id": (),
-        "verbosity": ("medium",),
+        "truncate_prompt_tokens": (-1,),
+        "use_beam_search": (False,),
         "web_search_options": (),
     }
 )
-"""Fields of OpenAI's and Anthropic's APIs that this server does not have.
+"""Fields of other servers that would change the answer, and that this one cannot honour.
 
-Each has the values that ask for nothing. Those, and null, are let pass; others are refused by name,
-never ignored.
+Each has the values that ask for nothing. Those, and null, are accepted; others are refused by name.
 """
+
+HINTS = frozenset(
+    {
+        "access_programs",
+        "allowed_callers",
+        "annotations",
+        "async",
+        "async_",
+        "background_options",
+        "boxes",
+        "cache_control",
+        "caller",
+        "client_metadata",
+        "context_management",
+        "created_by",
+        "defer_loading",
+        "diagnostics",
+        "eager_input_streaming",
+        "encrypted_content",
+        "generate_summary",
+        "include_obfuscation",
+        "inference_geo",
+        "internal_chat_message_metadata_passthrough",
+        "max_tool_calls",
+        "metadata",
+        "moderation",
+        "namespace",
+        "output_schema",
+        "parsed",
+        "parsed_arguments",
+        "phase",
+        "prediction",
+        "priority",
+        "prompt_cache_breakpoint",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "service_tier",
+        "speed",
+        "store",
+        "stream_options",
+        "toolset_name",
+        "transformations",
+        "truncation",
+        "user",
+        "user_id",
+        "user_profile_id",
+        "verbosity",
+    }
+)
+"""Fields that ask for nothing that this server could do, or that its own answers have: accepted
+without a word, whatever their value. Other unknown fields are accepted, too, and named."""
 
 
 class RequestModel(BaseModel):
-    """A part of a request's body: a field that it does not know is an error."""
+    """A part of a request's body. What to do with a field that it does not know is for
+    ``http.validation`` to say; what asks for nothing is dropped here."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -144,15 +176,39 @@ class RequestModel(BaseModel):
             raise PydanticCustomError(
                 "too_many", "has more than {count} fields", {"count": MAX_FIELDS}
             )
-        return {key: value for key, value in data.items() if not _asks_for_nothing(key, value)}
+        known = cls.known_fields()
+        return {
+            # 64.0 is a whole number, too.
+            key: int(value) if known.get(key) and _is_whole(value) else value
+            for key, value in data.items()
+            if key in known or not _asks_for_nothing(key, value)
+        }
+
+    @classmethod
+    def known_fields(cls) -> Mapping[str, bool]:
+        """Names of the fields as a request has them, and which are for whole numbers."""
+        known = _KNOWN.get(cls)
+        if known is None:
+            known = _KNOWN[cls] = {
+                field.alias or name: int in get_args(field.annotation)
+                for name, field in cls.model_fields.items()
+            }
+        return known
+
+
+_KNOWN: dict[type[RequestModel], Mapping[str, bool]] = {}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _asks_for_nothing(key: str, value: Any) -> bool:
-    harmless = UNSUPPORTED_FIELDS.get(key)
-    if harmless is None:
-        return False
+    if value is None or key in HINTS:
+        return True
     # 0 is not False here.
-    return value is None or any(type(value) is type(one) and value == one for one in harmless)
+    harmless = REFUSED_FIELDS.get(key, ())
+    return any(type(value) is type(one) and value == one for one in harmless)
 
 
 class NamedEvent(BaseModel):

@@ -1,6 +1,7 @@
 """From the bytes of a body to a checked model; every error names its field."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ from starlette.requests import Request
 
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
-from glm_frontend.http.bodies import CHOICE_ERROR, TAG, UNSUPPORTED_FIELDS
+from glm_frontend.http.bodies import CHOICE_ERROR, IGNORED, REFUSED_FIELDS, TAG
+from glm_frontend.observability.logs import LOGGER_NAME
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,6 +21,11 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_VALUES = 1_000_000
 MAX_SHOWN_ERRORS = 3
 MAX_SHOWN_VALUE = 64
+
+IGNORED_HEADER = "x-glm-ignored-fields"
+MAX_IGNORED_HEADER = 1024
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 async def read_json(request: Request, model: type[Model]) -> Model:
@@ -44,16 +51,14 @@ async def read_json(request: Request, model: type[Model]) -> Model:
         raise invalid(
             None, f"The body is not valid JSON: {error}.", code=ErrorCode.INVALID_JSON
         ) from None
-    return validate(model, data, strict=True)
+    return validate_body(request, model, data, strict=True)
 
 
-def content_type(request: Request) -> str:
-    """The media type of the body, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def validate_body(request: Request, model: type[Model], data: Any, *, strict: bool) -> Model:
+    """Check ``data``, the body of ``request``, against ``model``.
 
-
-def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
-    """Check ``data``, parsed JSON, against ``model``.
+    Fields that nobody knows are left out, and named in a header of the response and in the log; or,
+    with ``GLM_UNKNOWN_FIELDS=refuse``, refused.
 
     Args:
         strict: whether "1" is refused where a number is due.
@@ -61,17 +66,77 @@ def validate(model: type[Model], data: Any, *, strict: bool) -> Model:
     Raises:
         APIError: 400, about the first errors; ``param`` is the first one's field.
     """
+    refuses = request.app.state.services.settings.unknown_fields == "refuse"
+    checked, ignored = validate(model, data, strict=strict, refuse_unknown=refuses)
+    if ignored:
+        names = ", ".join(dict.fromkeys(ignored))
+        shown = names.encode("ascii", "backslashreplace").decode()[:MAX_IGNORED_HEADER]
+        request.state.headers = {**getattr(request.state, "headers", {}), IGNORED_HEADER: shown}
+        logger.info(
+            "ignored fields=%(fields)s request_id=%(request_id)s",
+            {"fields": shown, "request_id": request.state.request_id},
+        )
+    return checked
+
+
+def content_type(request: Request) -> str:
+    """The media type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def validate(
+    model: type[Model], data: Any, *, strict: bool, refuse_unknown: bool = False
+) -> tuple[Model, list[str]]:
+    """Check ``data``, parsed JSON, against ``model``.
+
+    Returns:
+        What was checked, and the paths of the unknown fields that were left out.
+
+    Raises:
+        APIError: 400, about the first errors; ``param`` is the first one's field.
+    """
     if not isinstance(data, dict):
         raise invalid(None, "The body has to be a JSON object.", code=ErrorCode.INVALID_JSON)
+    ignored: list[str] = []
     try:
-        return model.model_validate(data, strict=strict)
+        return model.model_validate(data, strict=strict, context={IGNORED: ignored}), ignored
     except ValidationError as error:
         errors = error.errors(include_url=False)
+    unknown = [] if refuse_unknown else [e for e in errors if _is_unknown(e)]
+    # Where something is wrong besides, that is the error.
+    if len(unknown) == len(errors) and all([_remove(data, e["loc"]) for e in unknown]):
+        checked, more = validate(model, data, strict=strict)
+        return checked, [_path(details["loc"]) for details in unknown] + more
+    errors = [details for details in errors if details not in unknown] or errors
     described = [_describe(details) for details in errors[:MAX_SHOWN_ERRORS]]
     message = "; ".join(f"{param}: {reason}" if param else reason for param, reason in described)
     if len(errors) > len(described):
         message += f"; and {len(errors) - len(described)} more"
     raise APIError(_code(errors[0]), message, param=described[0][0] or None) from None
+
+
+def _is_unknown(details: Mapping[str, Any]) -> bool:
+    return details["type"] == "extra_forbidden" and details["loc"][-1] not in REFUSED_FIELDS
+
+
+def _remove(data: Any, location: Sequence[int | str]) -> bool:
+    """Remove the field at this location of an error, in which the tags of unions stand as well.
+
+    Returns:
+        Whether it was there.
+    """
+    *steps, name = location
+    for step in steps:
+        if isinstance(step, str) and step.startswith(TAG):
+            continue
+        if (isinstance(data, list) and isinstance(step, int)) or (
+            isinstance(data, dict) and step in data
+        ):
+            data = data[step]  # type: ignore[index]
+    if not isinstance(data, dict) or name not in data:
+        return False
+    del data[name]
+    return True
 
 
 def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
@@ -81,7 +146,7 @@ def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
         location.pop()
     if kind == "missing":
         reason = "is required"
-    elif kind == "extra_forbidden" and location[-1] in UNSUPPORTED_FIELDS:
+    elif kind == "extra_forbidden" and location[-1] in REFUSED_FIELDS:
         reason = "is not supported by this server"
     elif kind == "extra_forbidden":
         reason = "is not a known field"
@@ -120,6 +185,6 @@ def _shown(value: Any) -> str:
 def _code(details: Mapping[str, Any]) -> ErrorCode:
     kind = details["type"]
     if kind == "extra_forbidden":
-        known = details["loc"][-1] in UNSUPPORTED_FIELDS
+        known = details["loc"][-1] in REFUSED_FIELDS
         return ErrorCode.UNSUPPORTED_FIELD if known else ErrorCode.UNKNOWN_FIELD
     return ErrorCode.MISSING_FIELD if kind == "missing" else ErrorCode.INVALID_VALUE

@@ -117,7 +117,6 @@ def test_usage_of_a_stream(client: TestClient) -> None:
         ({"suffix": "end"}, "suffix"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"thinking_token_budget": 5}, "thinking_token_budget"),
-        ({"messages": []}, "messages"),
     ],
 )
 def test_bad_fields_are_named(client: TestClient, fields: dict[str, Any], param: str) -> None:

@@ -492,7 +492,6 @@ def test_of_a_cut_call_there_is_what_is_complete(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_tokens": None}, "max_tokens: has to be a valid integer, not null"),
         ({"max_tokens": 0}, "max_tokens: has to be greater than or equal to 1, not 0"),
         ({"messages": []}, "messages: "),
         ({"messages": [{"role": "tool", "content": ""}]},
@@ -500,47 +499,30 @@ def test_of_a_cut_call_there_is_what_is_complete(
         ({"messages": [{"role": "user"}]}, "messages[0].content: is required"),
         ({"messages": [{"role": "user", "content": 1}]},
          "messages[0].content: must be a string or a list of blocks"),
-        ({"temperature": 1.5}, "temperature: has to be less than or equal to 1, not 1.5"),
-        ({"top_k": -1}, "top_k: "),
-        ({"top_p": 0}, "top_p: "),
+        ({"temperature": 2.5}, "temperature: has to be less than or equal to 2, not 2.5"),
+        ({"top_k": -2}, "top_k: "),
         ({"stop_sequences": "x"}, "stop_sequences: "),
         ({"stop_sequences": ["x", ""]}, "stop_sequences[1]: "),
         ({"system": [IMAGE]}, "system[0].type: "),
-        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens: is required"),
         ({"thinking": {"type": "enabled", "budget_tokens": 64}},
          "thinking.budget_tokens: has to be less than max_tokens"),
-        ({"thinking": {"type": "adaptive", "budget_tokens": 9}},
-         "thinking.budget_tokens: is only for type: enabled"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type: "),
-        ({"thinking": {"type": "adaptive", "display": "omitted"}}, "thinking.display: "),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type: "),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema: is required"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name: "),
-        ({"tools": [WEATHER | {"defer_loading": True}]},
-         "tools[0].defer_loading: is not supported by this server"),
         ({"tools": [WEATHER] * 129}, "tools: "),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name: is required"),
-        ({"tool_choice": {"type": "auto", "name": "f"}},
-         "tool_choice.name: is only for type: tool"),
         ({"tool_choice": {"type": "any"}}, "tool_choice: needs tools"),
         ({"tool_choice": {"type": "tool", "name": "f"}, "tools": [WEATHER]},
          "tool_choice.name: there is no f in tools"),
         ({"tool_choice": "auto"}, "tool_choice: "),
-        ({"metadata": {"name": "x"}}, "metadata.name: is not a known field"),
         ({"output_config": {"format": {"type": "json_schema"}}},
          "output_config.format.schema: is required"),
         ({"mcp_servers": [{}]}, "mcp_servers: is not supported by this server"),
-        ({"n": 2}, "n: is not a known field"),
+        ({"n": 2}, "n: is not supported by this server"),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(client: TestClient, fields: dict[str, Any], message: str) -> None:
     assert refused(client, ask() | fields).startswith(message)
-
-
-def test_max_tokens_is_required(client: TestClient) -> None:
-    body = ask()
-    del body["max_tokens"]
-    assert refused(client, body) == "max_tokens: is required"
 
 
 @pytest.mark.parametrize(
@@ -548,16 +530,8 @@ def test_max_tokens_is_required(client: TestClient) -> None:
     [
         ({"type": "document", "source": {}},
          "messages[0].content[1].type: must be 'text', 'image' or 'tool_result', not \"document\""),
-        ({"type": "text", "text": "", "citations": [{}]},
-         "messages[0].content[1].citations: is not supported by this server"),
         ({"type": "image", "source": {"type": "file", "file_id": "f"}},
          "messages[0].content[1].source.type: must be 'base64' or 'url', not \"file\""),
-        ({"type": "image", "source": {"type": "base64", "data": DATA}},
-         "messages[0].content[1].source.media_type: is required"),
-        ({"type": "image", "source": IMAGE["source"] | {"media_type": "image/tiff"}},  # type: ignore[operator]
-         "messages[0].content[1].source.media_type: "),
-        ({"type": "image", "source": IMAGE["source"] | {"data": PIXEL}},  # type: ignore[operator]
-         "messages[0].content[1].source.data: has to be base64 alone"),
         ({"type": "image", "source": IMAGE["source"] | {"data": "a!"}},  # type: ignore[operator]
          "messages[0].content[1].source.data: the base64 text is broken (Only base64 data is "
          "allowed)"),
@@ -565,7 +539,6 @@ def test_max_tokens_is_required(client: TestClient) -> None:
          "messages[0].content[1].source.url: file: URLs are not taken"),
         ({"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/a.png"}},
          "messages[0].content[1].source.url: the host 127.0.0.1 is not on the public internet"),
-        (result("call_9"), "messages[0].content[1]: tool_result blocks have to come before"),
     ],
 )  # fmt: skip
 def test_bad_blocks_are_named(client: TestClient, block: dict[str, Any], message: str) -> None:
@@ -582,16 +555,6 @@ def test_a_result_needs_its_call(client: TestClient) -> None:
     ]
     # Late is no reason to block the conversation.
     assert client.post(MESSAGES, json=body).status_code == 200
-
-
-def test_a_redacted_thought_is_refused(client: TestClient) -> None:
-    body = ask()
-    redacted = {"type": "redacted_thinking", "data": "x"}
-    body["messages"].append({"role": "assistant", "content": [redacted]})
-    assert refused(client, body) == (
-        "messages[1].content[0].type: must be 'text', 'thinking' or 'tool_use', "
-        'not "redacted_thinking"'
-    )
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def strict() -> Iterator[TestClient]:
         ("POST", MESSAGES, {"json": BODY | {"model": "claude"}}, 404, "not_found_error"),
         ("POST", f"{MESSAGES}/batches", {"json": {}}, 404, "not_found_error"),
         ("GET", MESSAGES, {}, 405, "invalid_request_error"),
-        ("POST", COUNT_TOKENS, {"json": BODY}, 400, "invalid_request_error"),
+        ("POST", COUNT_TOKENS, {"json": BODY | {"messages": []}}, 400, "invalid_request_error"),
         ("POST", MESSAGES, {"json": BODY | {"system": "x" * 300}}, 413, "request_too_large"),
         ("POST", MESSAGES, {"content": iter([b" " * 301])}, 413, "request_too_large"),
         ("POST", MESSAGES, {"content": b"{}"}, 415, "invalid_request_error"),

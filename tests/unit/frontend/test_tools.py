@@ -120,7 +120,6 @@ def test_results_go_back_with_pictures(client: TestClient, calling: FakeBackend)
     ("tools", "param"),
     [
         ([{"type": "function"}], "tools[0].function"),
-        ([{"type": "web"}], "tools[0].type"),
         ([{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
         ([{"type": "function", "function": {"name": "f", "parameters": []}}],
          "tools[0].function.parameters"),

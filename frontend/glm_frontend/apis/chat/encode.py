@@ -58,7 +58,7 @@ class ChatEncoder(Encoder):
     def add(self, event: AnswerEvent) -> Iterator[ChatCompletionChunk]:
         self._usage, index = event.usage, event.choice
         match event.event:
-            case ThoughtDelta(text):
+            case ThoughtDelta(text) if self._body.include_reasoning is not False:
                 yield self._chunk(index, ChunkDelta(reasoning_content=text, reasoning=text))
             case TextDelta(text, tokens):
                 logprobs = to_logprobs(tokens, self._body.top_logprobs or 0)
@@ -100,7 +100,7 @@ class ChatEncoder(Encoder):
         message = AssistantMessage(role="assistant", content=answer.text or (None if calls else ""))
         if calls:
             message.tool_calls = calls
-        if answer.thought:
+        if answer.thought and self._body.include_reasoning is not False:
             message.reasoning_content = message.reasoning = answer.thought
         if answer.finish.boxes is not None:
             message.boxes = _boxes(answer.finish.boxes)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Discriminator,
     Field,
     StringConstraints,
@@ -18,27 +19,29 @@ from glm_frontend.apis.shared.schema import (
     LOW_DETAIL_PIXELS,
     MAX_CHOICES,
     MAX_MESSAGES,
-    MAX_METADATA,
     MAX_PARTS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     ChosenFunction,
     FunctionDefinition,
-    FunctionName,
+    Hint,
     JSONSchemaFormat,
     Logprobs,
     ReasoningEffort,
     SamplingParameters,
     StreamOptions,
     Structure,
+    ThinkingSwitch,
     Usage,
-    check_effort,
+    as_arguments,
     check_only_structure,
+    effort_thinks,
+    only_functions,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import TAG, RequestModel, at_most, chosen_by
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 # "tool_calls": the answer ends in calls, whose results are to be sent back.
 AnswerFinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -50,7 +53,7 @@ class ImageURL(RequestModel):
         description="The picture itself as `data:image/png;base64,...` (recommended), or its "
         "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
     )
-    detail: Literal["auto", "low", "high"] | None = Field(
+    detail: str | None = Field(
         None,
         description="How closely the model looks: `low` scales the picture down to 512 x 512 "
         "pixels in all, which takes fewer tokens; `high` and `auto` leave it to the model's own "
@@ -61,6 +64,10 @@ class ImageURL(RequestModel):
     def max_pixels(self) -> int:
         """Pixels that the model sees of it; 0 for its own limit."""
         return LOW_DETAIL_PIXELS if self.detail == "low" else 0
+
+
+def _with_url(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
 
 
 class TextPart(RequestModel):
@@ -74,7 +81,7 @@ class ImagePart(RequestModel):
     """A picture."""
 
     type: Literal["image_url"]
-    image_url: ImageURL
+    image_url: Annotated[ImageURL, BeforeValidator(_with_url)]
 
 
 class VideoURL(RequestModel):
@@ -92,7 +99,34 @@ class VideoPart(RequestModel):
     """A video, without its sound."""
 
     type: Literal["video_url"]
-    video_url: VideoURL
+    video_url: Annotated[VideoURL, BeforeValidator(_with_url)]
+
+
+def _of_another_api(part: Any) -> Any:
+    """A part as other APIs write it, as one of ours; what is unknown stays as it is."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    match part:
+        case {"type": "input_text" | "output_text" | "reasoning_text", "text": text}:
+            return {"type": "text", "text": text}
+        case {"type": "refusal", "refusal": text} | {"type": "thinking", "thinking": text}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image", "image_url": url}:
+            detail = part.get("detail")
+            return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+        case {"type": "image", "image": str(url)} | {"type": "image", "url": str(url)}:
+            return {"type": "image_url", "image_url": url}
+        case {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}:
+            return {"type": "image_url", "image_url": f"data:{kind};base64,{data}"}
+        case {"type": "image", "source": {"type": "url", "url": url}}:
+            return {"type": "image_url", "image_url": url}
+        case {"type": "video", "video": str(url)} | {"type": "video", "url": str(url)}:
+            return {"type": "video_url", "video_url": url}
+    if isinstance(part, dict) and "type" not in part:
+        for kind in ("text", "image_url", "video_url"):
+            if kind in part:
+                return {"type": kind, **part}
+    return part
 
 
 ContentPart = Annotated[
@@ -100,6 +134,7 @@ ContentPart = Annotated[
     | Annotated[ImagePart, Tag(f"{TAG}image_url")]
     | Annotated[VideoPart, Tag(f"{TAG}video_url")],
     chosen_by("type", "text", "image_url", "video_url"),
+    BeforeValidator(_of_another_api),
 ]
 
 
@@ -129,8 +164,11 @@ Content = Annotated[
 class Tool(RequestModel):
     """Something that the model may call."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionDefinition
+
+
+Tools = Annotated[list[Tool], *at_most(MAX_TOOLS), BeforeValidator(only_functions)]
 
 
 class NamedToolChoice(RequestModel):
@@ -140,20 +178,51 @@ class NamedToolChoice(RequestModel):
     function: ChosenFunction
 
 
+class AllowedTools(RequestModel):
+    """Those of the tools that the model may call."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[NamedToolChoice], *at_most(MAX_TOOLS)]
+
+
+class AllowedToolsChoice(RequestModel):
+    """The choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 def _tool_choice_tag(choice: Any) -> str | None:
-    if isinstance(choice, dict | NamedToolChoice):
-        return f"{TAG}function"
-    return f"{TAG}mode" if isinstance(choice, str) else None
+    if isinstance(choice, str):
+        return f"{TAG}mode"
+    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
+    if kind == "allowed_tools":
+        return f"{TAG}allowed"
+    return f"{TAG}function" if isinstance(choice, dict | NamedToolChoice) else None
+
+
+def _choice_of_another_api(choice: Any) -> Any:
+    """A choice as other APIs write it, as one of ours."""
+    match choice:
+        case "any" | {"type": "any" | "required"}:
+            return "required"
+        case {"type": "auto" | "none" as mode}:
+            return mode
+        case {"type": "tool" | "function", "name": name}:
+            return {"type": "function", "function": {"name": name}}
+    return choice
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}mode")]
-    | Annotated[NamedToolChoice, Tag(f"{TAG}function")],
+    | Annotated[NamedToolChoice, Tag(f"{TAG}function")]
+    | Annotated[AllowedToolsChoice, Tag(f"{TAG}allowed")],
     Discriminator(
         _tool_choice_tag,
         custom_error_type="tool_choice_type",
         custom_error_message="must be 'none', 'auto', 'required' or a function by its name",
     ),
+    BeforeValidator(_choice_of_another_api),
 ]
 
 
@@ -165,6 +234,11 @@ class ResponseFormat(RequestModel):
         "should be in it. `json_schema`: a document of that schema."
     )
     json_schema: JSONSchemaFormat | None = Field(None, description="For `json_schema`.")
+    schema_: dict[str, Any] | None = Field(
+        None,
+        alias="schema",
+        description="With `json_object`: its schema, as other servers have it.",
+    )
 
     @field_validator("json_schema")
     @classmethod
@@ -177,7 +251,7 @@ class ResponseFormat(RequestModel):
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise PydanticCustomError("no_schema", "needs json_schema for this type")
         return self
 
@@ -185,16 +259,31 @@ class ResponseFormat(RequestModel):
 class CalledFunction(RequestModel):
     """A function and what it was called with."""
 
-    name: FunctionName
-    arguments: str = Field(description="The arguments as the text of a JSON object.")
+    name: str
+    arguments: Annotated[str, BeforeValidator(as_arguments)] = Field(
+        "{}", description="The arguments as the text of a JSON object."
+    )
+
+
+def _call_of_a_custom_tool(call: Any) -> Any:
+    match call:
+        case {"custom": {"name": name, **rest}}:
+            function = {"name": name, "arguments": {"input": rest.get("input")}}
+            return {"id": call.get("id"), "function": function}
+    return call
 
 
 class ToolCall(RequestModel):
-    """A call of an earlier answer."""
+    """A call of an earlier answer, whatever has become of it."""
 
-    id: str
-    type: Literal["function"] = "function"
+    id: str | None = None
+    type: Hint = "function"
+    index: Hint = None
     function: CalledFunction
+
+
+def _text_only(thought: Any) -> Any:
+    return thought if isinstance(thought, str) else None
 
 
 class Message(RequestModel):
@@ -206,10 +295,10 @@ class Message(RequestModel):
     content: Content | None = Field(
         None,
         validate_default=True,
-        description="Text, or a list of text and picture parts, or one such part. Only the "
-        "assistant's may be null.",
+        description="Text, or a list of text and picture parts, or one such part. The "
+        "assistant's and a tool's may be null.",
     )
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(
+    name: str | None = Field(
         None,
         description="Who speaks, where several do. The model reads a user's name as `NAME: ` "
         "before the text; its template has no place for other names, which it is not told.",
@@ -217,54 +306,41 @@ class Message(RequestModel):
     reasoning_content: str | None = Field(
         None, description="The assistant's thought, as an earlier answer of this server gave it."
     )
-
-    tool_calls: Annotated[list[ToolCall], *at_most(MAX_PARTS)] | None = Field(
+    reasoning: Annotated[str | None, BeforeValidator(_text_only)] = Field(
+        None, description="Newer name of `reasoning_content`, which counts where both are given."
+    )
+    tool_calls: (
+        Annotated[
+            list[Annotated[ToolCall, BeforeValidator(_call_of_a_custom_tool)]], *at_most(MAX_PARTS)
+        ]
+        | None
+    ) = Field(
         None, description="The assistant's calls, as an earlier answer of this server gave them."
     )
     tool_call_id: str | None = Field(
-        None, description="Which call a `tool` message is the result of; results come in order."
+        None,
+        description="Which call a `tool` message is the result of. Without it, results come in the "
+        "order of the calls.",
     )
+    refusal: str | None = Field(None, description="What the assistant said in place of `content`.")
 
-    @field_validator("tool_calls", "tool_call_id")
+    @field_validator("tool_calls", "reasoning_content", "reasoning")
     @classmethod
-    def _has_the_role(cls, value: Any, info: ValidationInfo) -> Any:
-        role = "assistant" if info.field_name == "tool_calls" else "tool"
-        if value and info.data.get("role") != role:
+    def _is_the_assistants(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("role") != "assistant":
             raise PydanticCustomError(
-                "wrong_role", "only a message with the role {role} may have it", {"role": role}
+                "wrong_role", "only a message with the role assistant may have it"
             )
         return value
 
     @field_validator("content")
     @classmethod
-    def _only_the_assistants_may_be_null(
+    def _only_some_may_be_null(
         cls, content: Content | None, info: ValidationInfo
     ) -> Content | None:
-        if content is None and info.data.get("role") != "assistant":
+        if content is None and info.data.get("role") in ("system", "developer", "user"):
             raise PydanticCustomError("missing", "is required")
         return content
-
-    reasoning: str | None = Field(
-        None, description="Newer name of `reasoning_content`; give one of them."
-    )
-
-    @field_validator("reasoning_content", "reasoning")
-    @classmethod
-    def _only_the_assistant_thinks(cls, thought: str | None, info: ValidationInfo) -> str | None:
-        if thought is not None and info.data.get("role") != "assistant":
-            raise PydanticCustomError("not_assistant", "only an assistant message may have one")
-        return thought
-
-    @field_validator("reasoning")
-    @classmethod
-    def _names_agree(cls, thought: str | None, info: ValidationInfo) -> str | None:
-        other = info.data.get("reasoning_content")
-        if thought is not None and other is not None and thought != other:
-            raise PydanticCustomError(
-                "names_disagree",
-                "is the same as reasoning_content, and the two differ; give one of them",
-            )
-        return thought
 
     @property
     def has_picture(self) -> bool:
@@ -275,7 +351,7 @@ class Message(RequestModel):
     @property
     def thought(self) -> str | None:
         """The assistant's thought, under whichever name it came."""
-        return self.reasoning if self.reasoning_content is None else self.reasoning_content
+        return self.reasoning_content or self.reasoning
 
 
 class ChatCompletionRequest(SamplingParameters):
@@ -286,7 +362,9 @@ class ChatCompletionRequest(SamplingParameters):
         min_length=1, description="The conversation so far; pictures may be anywhere in it."
     )
     max_completion_tokens: int | None = Field(
-        None, ge=1, description="OpenAI's newer name of `max_tokens`."
+        None,
+        ge=1,
+        description="OpenAI's newer name of `max_tokens`; it counts where both are given.",
     )
     n: int | None = Field(
         None,
@@ -305,9 +383,7 @@ class ChatCompletionRequest(SamplingParameters):
         description="How many of the likeliest tokens to tell in each place; only with "
         "`logprobs`. Default 0.",
     )
-    tools: Annotated[list[Tool], *at_most(MAX_TOOLS)] | None = Field(
-        None, description="Functions that the model may call."
-    )
+    tools: Tools | None = Field(None, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None,
         description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
@@ -324,6 +400,14 @@ class ChatCompletionRequest(SamplingParameters):
         None,
         description="`none`: answer at once, without a thought. The model has one strength of "
         "thinking, which all others stand for; `thinking_token_budget` limits it.",
+    )
+    thinking: ThinkingSwitch | None = Field(
+        None, description="The same switch as Z.ai's own API has it."
+    )
+    enable_thinking: bool | None = Field(None, description="The same as in `chat_template_kwargs`.")
+    do_sample: bool | None = Field(None, description="false: the same as `temperature: 0`.")
+    include_reasoning: bool | None = Field(
+        None, description="false: the thought is not sent. Default true."
     )
     stream: bool | None = Field(
         None,
@@ -346,18 +430,6 @@ class ChatCompletionRequest(SamplingParameters):
         description="vLLM's switch: false only beside `continue_final_message`, with which it may "
         "be left out.",
     )
-    user: str | None = Field(None, description="Taken for compatibility, without effect.")
-    prompt_cache_key: str | None = Field(
-        None,
-        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
-    )
-    safety_identifier: str | None = Field(
-        None, description="Taken for compatibility, without effect."
-    )
-    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
-        None, description="Taken for compatibility, without effect; nothing is stored."
-    )
-
     _no_other_structure = field_validator("response_format")(check_only_structure)
 
     @field_validator("tool_choice")
@@ -366,30 +438,13 @@ class ChatCompletionRequest(SamplingParameters):
         tools = info.data.get("tools")
         if choice == "required" and not tools:
             raise PydanticCustomError("no_tools", "needs tools")
-        if isinstance(choice, NamedToolChoice):
-            name = choice.function.name
+        chosen = [choice] if isinstance(choice, NamedToolChoice) else []
+        if isinstance(choice, AllowedToolsChoice):
+            chosen = choice.allowed_tools.tools
+        for name in [one.function.name for one in chosen]:
             if name not in [tool.function.name for tool in tools or []]:
                 raise PydanticCustomError("no_tool", "there is no {name} in tools", {"name": name})
         return choice
-
-    @field_validator("max_completion_tokens")
-    @classmethod
-    def _names_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
-        max_tokens = info.data.get("max_tokens")
-        if value is not None and max_tokens is not None and value != max_tokens:
-            raise PydanticCustomError(
-                "names_disagree", "is the same as max_tokens, and the two differ; give one of them"
-            )
-        return value
-
-    @field_validator("stream_options")
-    @classmethod
-    def _only_with_stream(
-        cls, value: StreamOptions | None, info: ValidationInfo
-    ) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
-        return value
 
     @field_validator("return_boxes")
     @classmethod
@@ -409,25 +464,34 @@ class ChatCompletionRequest(SamplingParameters):
             )
         return value
 
-    @field_validator("reasoning_effort")
-    @classmethod
-    def _agrees_with_the_template(
-        cls, value: ReasoningEffort | None, info: ValidationInfo
-    ) -> ReasoningEffort | None:
-        check_effort(value, info.data.get("chat_template_kwargs"))
-        return value
-
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
-        given = thinking_kwargs(self.reasoning_effort, self.chat_template_kwargs)
+        kwargs = self.chat_template_kwargs
+        given = thinking_kwargs(
+            None if kwargs is None else kwargs.thinks,
+            self.enable_thinking,
+            None if self.thinking is None else self.thinking.thinks,
+            effort_thinks(self.reasoning_effort),
+        )
         if self.continue_final_message:
             given["continue_final_message"] = True
         return given
 
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model may call."""
+        tools = self.tools or []
+        match self.tool_choice:
+            case "none":
+                return []
+            case AllowedToolsChoice(allowed_tools=AllowedTools(tools=allowed)):
+                names = {tool.function.name for tool in allowed}
+                return [tool for tool in tools if tool.function.name in names]
+        return tools
+
     @field_validator("top_logprobs")
     @classmethod
     def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and not info.data.get("logprobs"):
+        if value and not info.data.get("logprobs"):
             raise PydanticCustomError(
                 "only_with_logprobs", "is only for requests with logprobs: true"
             )
@@ -440,10 +504,15 @@ class ChatCompletionRequest(SamplingParameters):
             sampling["n"] = self.n
         if self.logprobs:
             sampling["logprobs"] = self.top_logprobs or 0
+        if self.do_sample is False:
+            sampling["temperature"] = 0
+        budget = None if self.thinking is None else self.thinking.budget_tokens
+        if budget is not None:
+            sampling.setdefault("thinking_token_budget", budget)
         if self.max_completion_tokens is not None:
             sampling["max_tokens"] = self.max_completion_tokens
         match self.tool_choice:
-            case "required":
+            case "required" | AllowedToolsChoice(allowed_tools=AllowedTools(mode="required")):
                 sampling["tool_choice"] = "required"
             case NamedToolChoice() as choice:
                 sampling["tool_choice"] = choice.model_dump()
@@ -456,6 +525,8 @@ class ChatCompletionRequest(SamplingParameters):
         wanted = self.response_format
         if wanted is None or wanted.type == "text":
             return super().structure()
+        if wanted.schema_ is not None and wanted.json_schema is None:
+            return Structure("json", wanted.schema_, "response_format.schema")
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
             return Structure("json_object", True, "response_format")
         return Structure("json", wanted.json_schema.schema_, "response_format.json_schema.schema")

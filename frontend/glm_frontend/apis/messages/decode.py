@@ -18,6 +18,7 @@ from glm_frontend.apis.messages.schema import (
     ToolUseBlockParam,
     UserTurn,
 )
+from glm_frontend.apis.shared.schema import LEAST_TOP_P, as_arguments
 from glm_frontend.core.conversation import (
     Content,
     ConversationBuilder,
@@ -84,14 +85,17 @@ def decode_prompt(body: CountTokensRequest) -> AnswerRequest:
 
 
 def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
-    budget = None if body.thinking is None else body.thinking.budget_tokens
-    if budget is not None and budget >= body.max_tokens:
+    thinking = body.thinking
+    budget = None
+    if thinking is not None and thinking.type == "enabled":
+        budget = thinking.budget_tokens
+    if budget is not None and body.max_tokens is not None and budget >= body.max_tokens:
         raise invalid("thinking.budget_tokens", "has to be less than max_tokens")
-    output = None if body.output_config is None else body.output_config.format
+    output = body.answer_format
     sampling: dict[str, Any] = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
-        "top_p": body.top_p,
+        "top_p": LEAST_TOP_P if body.top_p == 0 else body.top_p,
         "top_k": body.top_k,
         "stop": body.stop_sequences or None,
         "thinking_token_budget": budget,
@@ -125,9 +129,12 @@ def _tools(body: CountTokensRequest) -> list[dict[str, Any]]:
 
 def _tool(tool: CustomTool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    if tool.strict is not None:
+    described = [tool.description] if tool.description else []
+    if tool.input_examples:
+        described += ["Examples:", *map(arguments_text, tool.input_examples)]
+    if described:
+        function["description"] = "\n".join(described)
+    if tool.strict:
         function["strict"] = tool.strict
     return {"type": "function", "function": function | {"parameters": tool.input_schema}}
 
@@ -142,8 +149,6 @@ def _add_user(conversation: ConversationBuilder, turn: UserTurn, path: str) -> N
         block_path = f"{path}.content[{i}]"
         if not isinstance(block, ToolResultBlockParam):
             parts.append(_part(block, block_path))
-        elif parts:
-            raise invalid(block_path, "tool_result blocks have to come before all others")
         else:
             conversation.add_result(
                 block.tool_use_id,
@@ -171,7 +176,9 @@ def _add_assistant(conversation: ConversationBuilder, turn: AssistantTurn, path:
             case ThinkingBlockParam():
                 thoughts.append(block.thinking)
             case ToolUseBlockParam():
-                arguments = arguments_text(block.input)
+                arguments = as_arguments(block.input)
+                if not isinstance(arguments, str):
+                    arguments = arguments_text(block.input)
                 calls.append(PastCall(block.id, block.name, arguments, block_path))
     conversation.add(
         "assistant",

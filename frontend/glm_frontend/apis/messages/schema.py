@@ -1,9 +1,11 @@
 """``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, in Anthropic's form."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     Field,
     StringConstraints,
     Tag,
@@ -12,32 +14,30 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.shared.schema import MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS, StopString
-from glm_frontend.http.bodies import TAG, NamedEvent, RequestModel, at_most, chosen_by, text_or_list
+from glm_frontend.apis.shared.schema import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_STOP_STRINGS,
+    FunctionName,
+    Hint,
+    StopString,
+)
+from glm_frontend.http.bodies import (
+    IGNORED,
+    TAG,
+    NamedEvent,
+    RequestModel,
+    at_most,
+    chosen_by,
+    text_or_list,
+)
 
 MAX_TOOLS = 128
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
-class CacheControl(RequestModel):
-    """Where a part of the prompt ends that other requests have too."""
-
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
-
-
-class CacheableBlock(RequestModel):
-    """A part of the prompt that may have a mark for the cache."""
-
-    cache_control: CacheControl | None = Field(
-        None,
-        description="Taken for compatibility, without effect: prompts that begin alike are "
-        "computed once, marked or not.",
-    )
-
-
-class TextBlockParam(CacheableBlock):
+class TextBlockParam(RequestModel):
     """A piece of text."""
 
     type: Literal["text"]
@@ -48,19 +48,10 @@ class Base64Source(RequestModel):
     """A picture in the request itself."""
 
     type: Literal["base64"]
-    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+    media_type: Hint = Field(None, description="The file itself says what it is.")
     data: Annotated[str, StringConstraints(min_length=1)] = Field(
-        description="The file in base64, without a prefix."
+        description="The file in base64; as data URI as well."
     )
-
-    @field_validator("data")
-    @classmethod
-    def _has_no_prefix(cls, data: str) -> str:
-        if ":" in data:
-            raise PydanticCustomError(
-                "not_base64", "has to be base64 alone, without data:image/xxx;base64, before it"
-            )
-        return data
 
 
 class URLSource(RequestModel):
@@ -72,7 +63,7 @@ class URLSource(RequestModel):
     )
 
 
-class ImageBlockParam(CacheableBlock):
+class ImageBlockParam(RequestModel):
     """A picture: PNG, JPEG, WebP or GIF (first frame)."""
 
     type: Literal["image"]
@@ -82,13 +73,55 @@ class ImageBlockParam(CacheableBlock):
     ]
 
 
+def _block_of_another_kind(block: Any, info: ValidationInfo) -> Any:
+    """Documents and search results of text as text; what the model cannot see is left out, and
+    named."""
+    match block:
+        case str():
+            return {"type": "text", "text": block}
+        case {"type": "document", "source": {"type": "text", "data": text}}:
+            return {"type": "text", "text": _titled(block, text)}
+        case {"type": "document", "source": {"type": "content", "content": str(text)}}:
+            return {"type": "text", "text": _titled(block, text)}
+        case {"type": "document", "source": {"type": "content", "content": list(parts)}}:
+            return {"type": "text", "text": _titled(block, _texts(parts))}
+        case {"type": "search_result", "content": list(parts)}:
+            return {"type": "text", "text": _titled(block, _texts(parts))}
+        case {"type": "redacted_thinking" | "tool_reference" | "server_tool_use" as kind}:
+            return _left_out(kind, info)
+        case {"type": str(kind)} if kind.endswith("_tool_result"):
+            return _left_out(kind, info)
+    return block
+
+
+def _titled(block: Mapping[str, Any], text: str) -> str:
+    heads = [block[name] for name in ("title", "source", "context") if _is_text(block.get(name))]
+    return "\n".join([*heads, text])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _texts(parts: Sequence[Any]) -> str:
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _left_out(kind: str, info: ValidationInfo) -> dict[str, Any]:
+    ignored = (info.context or {}).get(IGNORED)
+    if ignored is not None:
+        ignored.append(kind[:64])
+    return {"type": "text", "text": ""}
+
+
 SeenBlock = Annotated[
     Annotated[TextBlockParam, Tag(f"{TAG}text")] | Annotated[ImageBlockParam, Tag(f"{TAG}image")],
     chosen_by("type", "text", "image"),
+    BeforeValidator(_block_of_another_kind),
 ]
 
 
-class ToolResultBlockParam(CacheableBlock):
+class ToolResultBlockParam(RequestModel):
     """What a call of the turn before gave."""
 
     type: Literal["tool_result"]
@@ -111,16 +144,16 @@ class ThinkingBlockParam(RequestModel):
 
     type: Literal["thinking"]
     thinking: str
-    signature: str = Field(description="Not checked.")
+    signature: Hint = Field(None, description="Not checked.")
 
 
-class ToolUseBlockParam(CacheableBlock):
+class ToolUseBlockParam(RequestModel):
     """A call, as an earlier answer of this server gave it."""
 
     type: Literal["tool_use"]
-    id: Annotated[str, StringConstraints(min_length=1)]
+    id: str
     name: str
-    input: dict[str, Any]
+    input: Hint = Field(None, description="An object; what else it may have become stays text.")
 
 
 class UserTurn(RequestModel):
@@ -136,6 +169,7 @@ class UserTurn(RequestModel):
                     | Annotated[ImageBlockParam, Tag(f"{TAG}image")]
                     | Annotated[ToolResultBlockParam, Tag(f"{TAG}tool_result")],
                     chosen_by("type", "text", "image", "tool_result"),
+                    BeforeValidator(_block_of_another_kind),
                 ]
             ],
             *at_most(MAX_PARTS),
@@ -143,8 +177,8 @@ class UserTurn(RequestModel):
         ],
         text_or_list("blocks"),
     ] = Field(
-        description="Text, or a list of text and picture blocks; `tool_result` blocks come before "
-        "them."
+        description="Text, or a list of text, picture and `tool_result` blocks. The model reads "
+        "results before the rest."
     )
 
 
@@ -161,6 +195,7 @@ class AssistantTurn(RequestModel):
                     | Annotated[ThinkingBlockParam, Tag(f"{TAG}thinking")]
                     | Annotated[ToolUseBlockParam, Tag(f"{TAG}tool_use")],
                     chosen_by("type", "text", "thinking", "tool_use"),
+                    BeforeValidator(_block_of_another_kind),
                 ]
             ],
             *at_most(MAX_PARTS),
@@ -196,39 +231,43 @@ class Thinking(RequestModel):
     """Whether the model thinks before it answers."""
 
     type: Literal["enabled", "adaptive", "disabled"] = Field(
-        description="`enabled`: within a budget. `adaptive`: without one. `disabled`: not at all."
+        description="`enabled`: within a budget, if there is one. `adaptive`: without one. "
+        "`disabled`: not at all."
     )
     budget_tokens: int | None = Field(
         None,
         ge=0,
-        validate_default=True,
         description="With `enabled`: after so many tokens the thought is made to end, and the "
         "answer follows. Less than `max_tokens`.",
     )
-    display: Literal["summarized"] | None = Field(
-        None, description="Taken for compatibility, without effect: the whole thought is told."
-    )
-
-    @field_validator("budget_tokens")
-    @classmethod
-    def _goes_with_the_type(cls, budget: int | None, info: ValidationInfo) -> int | None:
-        kind = info.data.get("type")
-        if kind == "enabled" and budget is None:
-            raise PydanticCustomError("missing", "is required")
-        if kind in ("adaptive", "disabled") and budget is not None:
-            raise PydanticCustomError("only_enabled", "is only for type: enabled")
-        return budget
+    display: Hint = Field(None, description="Without effect: the whole thought is sent.")
 
 
-class CustomTool(CacheableBlock):
+def only_custom_tools(tools: Any, info: ValidationInfo) -> Any:
+    """A validator: tools that other servers run are left out, and named."""
+    if not isinstance(tools, list):
+        return tools
+    kept = []
+    for place, tool in enumerate(tools):
+        if isinstance(tool, dict) and tool.get("type") not in (None, "custom", "function"):
+            ignored = (info.context or {}).get(IGNORED)
+            if ignored is not None:
+                ignored.append(f"tools[{place}]")
+            continue
+        kept.append(tool)
+    return kept
+
+
+class CustomTool(RequestModel):
     """A function that the model may call."""
 
-    type: Literal["custom"] | None = None
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")] = Field(
-        description="Letters, digits, `_`, `.` and `-`."
-    )
+    type: Literal["custom", "function"] | None = None
+    name: FunctionName = Field(description="Without blanks, `<` and `>`.")
     description: str | None = Field(None, description="What it does, for the model.")
     input_schema: dict[str, Any] = Field(description="JSON schema of its input, an object's.")
+    input_examples: Annotated[list[dict[str, Any]], *at_most(MAX_PARTS)] | None = Field(
+        None, description="Inputs that are right, for the model."
+    )
     strict: bool | None = Field(
         None,
         description="true: what the model calls it with obeys the schema, whatever it would like.",
@@ -242,7 +281,7 @@ class ToolChoice(RequestModel):
         description="`auto`: the model chooses. `any`: it has to call one or more. `tool`: it has "
         "to call the one of this `name`. `none`: it is not told of them."
     )
-    name: str | None = Field(None, validate_default=True, description="Only with `tool`.")
+    name: str | None = Field(None, validate_default=True, description="With `tool`.")
     disable_parallel_tool_use: bool | None = Field(
         None, description="true: of several calls only the first is given. Default false."
     )
@@ -253,15 +292,7 @@ class ToolChoice(RequestModel):
         kind = info.data.get("type")
         if kind == "tool" and name is None:
             raise PydanticCustomError("missing", "is required")
-        if kind in ("auto", "any", "none") and name is not None:
-            raise PydanticCustomError("only_tool", "is only for type: tool")
         return name
-
-
-class Metadata(RequestModel):
-    """About the request."""
-
-    user_id: str | None = None
 
 
 class JSONOutputFormat(RequestModel):
@@ -279,14 +310,14 @@ class OutputConfig(RequestModel):
         description="What the answer has to be; the model can write nothing else. Its thought "
         "stays free.",
     )
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
+    effort: Hint = Field(
         None,
-        description="Taken for compatibility: the model has one strength of thinking, which all "
-        "of them stand for.",
+        description="Without effect: the model has one strength of thinking, which all of them "
+        "stand for.",
     )
 
 
-class CountTokensRequest(CacheableBlock):
+class CountTokensRequest(RequestModel):
     """A conversation whose tokens are to be counted."""
 
     model: str = Field(description="The name of the served model; GET /v1/models tells it.")
@@ -299,19 +330,33 @@ class CountTokensRequest(CacheableBlock):
     thinking: Thinking | None = Field(
         None, description="Whether the model thinks before it answers. Default: it does not."
     )
-    tools: Annotated[list[CustomTool], *at_most(MAX_TOOLS)] | None = Field(
-        None, description="Functions that the model may call."
-    )
+    tools: (
+        Annotated[list[CustomTool], *at_most(MAX_TOOLS), BeforeValidator(only_custom_tools)] | None
+    ) = Field(None, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
     )
     output_config: OutputConfig | None = Field(None, description="How the answer is to be.")
+    output_format: JSONOutputFormat | None = Field(
+        None, description="Earlier name of `output_config.format`."
+    )
+
+    @property
+    def answer_format(self) -> JSONOutputFormat | None:
+        """What the answer has to be, under whichever name it came."""
+        output = None if self.output_config is None else self.output_config.format
+        return self.output_format if output is None else output
 
 
 class MessagesRequest(CountTokensRequest):
     """A conversation to go on with."""
 
-    max_tokens: int = Field(ge=1, description="Most tokens of the answer, its thought included.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of the answer, its thought included. By default, and at most, "
+        "what the context leaves.",
+    )
     stream: bool | None = Field(
         None,
         description="true: the answer comes as server-sent events while it is written. "
@@ -325,25 +370,22 @@ class MessagesRequest(CountTokensRequest):
     temperature: float | None = Field(
         None,
         ge=0,
-        le=1,
+        le=2,
         description="0 takes the likeliest token; higher is more random. Default: the "
         "checkpoint's own.",
     )
     top_p: float | None = Field(
         None,
-        gt=0,
+        ge=0,
         le=1,
         description="Choose among the likeliest tokens that together have this probability. "
         "Default: the checkpoint's own.",
     )
     top_k: int | None = Field(
         None,
-        ge=0,
+        ge=-1,
         description="Choose among this many of the likeliest tokens; 0: all. Default: the "
         "checkpoint's own.",
-    )
-    metadata: Metadata | None = Field(
-        None, description="Taken for compatibility, without effect; nothing is stored."
     )
 
 

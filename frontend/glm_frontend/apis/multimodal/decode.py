@@ -14,7 +14,7 @@ from glm_frontend.apis.multimodal.schema import MultimodalRequest
 from glm_frontend.core.request import AnswerRequest, of_prompt
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, invalid
-from glm_frontend.http.validation import content_type, read_json, validate
+from glm_frontend.http.validation import content_type, read_json, validate_body
 from glm_frontend.media.fetch import Picture
 
 FORM_IMAGE_FIELDS = frozenset({"image", "images"})
@@ -91,7 +91,7 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[MultimodalReques
                 fields[name] = _parse_json(name, value) if name in FORM_JSON_FIELDS else value
     finally:
         await form.close()
-    return validate(MultimodalRequest, fields, strict=False), pictures
+    return validate_body(request, MultimodalRequest, fields, strict=False), pictures
 
 
 def _parse_json(name: str, text: str) -> Any:

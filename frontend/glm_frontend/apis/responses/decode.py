@@ -17,6 +17,7 @@ from glm_frontend.apis.responses.schema import (
     ReasoningBack,
     ResponsesRequest,
 )
+from glm_frontend.apis.shared.schema import as_wire_tool
 from glm_frontend.core.conversation import Content, ConversationBuilder, Part, PastCall
 from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
 from glm_frontend.media.fetch import Picture
@@ -131,13 +132,11 @@ def _content(content: InputContent, path: str) -> Content:
 def _part(part: InputPart, path: str) -> Part:
     if part.type != "input_image":
         return Part(part.text, path)
-    return Part(Picture(part.image_url, f"{path}.image_url", max_pixels=part.max_pixels), path)
+    return Part(
+        Picture(part.image_url, f"{path}.image_url", plain_base64=True, max_pixels=part.max_pixels),
+        path,
+    )
 
 
 def _tools(body: ResponsesRequest) -> list[dict[str, Any]]:
-    if body.tool_choice == "none":
-        return []
-    return [
-        {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_unset=True)}
-        for tool in body.tools or []
-    ]
+    return [as_wire_tool(tool) for tool in body.offered_tools()]

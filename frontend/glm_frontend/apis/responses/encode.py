@@ -40,6 +40,7 @@ from glm_frontend.apis.responses.schema import (
     ResponseStatus,
     ResponseUsage,
     TextEcho,
+    ToolEcho,
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id
 from glm_frontend.apis.shared.logprobs import to_logprobs
@@ -172,13 +173,27 @@ class ResponseEncoder(Encoder):
                 effort=None if reasoning is None else reasoning.effort,
                 summary=None if reasoning is None else reasoning.summary,
             ),
-            temperature=body.temperature,
+            temperature=_or(body.temperature, 1.0),
             text=TextEcho(format=(text and text.format) or PlainText(type="text")),
             tool_choice=body.tool_choice or "auto",
-            tools=body.tools or [],
+            tools=[
+                ToolEcho(
+                    type="function",
+                    name=tool.name,
+                    description=tool.description,
+                    parameters=tool.parameters,
+                    strict=bool(tool.strict),
+                )
+                for tool in body.tools or []
+            ],
             top_logprobs=body.top_logprobs or 0,
-            top_p=body.top_p,
+            top_p=_or(body.top_p, 1.0),
+            presence_penalty=_or(body.presence_penalty, 0.0),
+            frequency_penalty=_or(body.frequency_penalty, 0.0),
             truncation="disabled",
+            service_tier="default",
+            prompt_cache_key=body.prompt_cache_key,
+            safety_identifier=body.safety_identifier,
             user=body.user,
         )
 
@@ -353,6 +368,10 @@ class _CallItem(_OpenItem):
             name=self._name,
             arguments=self.text,
         )
+
+
+def _or(given: float | None, default: float) -> float:
+    return default if given is None else given
 
 
 def _new_id(prefix: str) -> str:

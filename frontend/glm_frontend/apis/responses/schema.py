@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -19,23 +20,25 @@ from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_METADATA,
     MAX_PARTS,
-    MAX_PROMPT_TOKENS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     ChatCompletionTokenLogprob,
     ChosenFunction,
     FunctionDefinition,
-    FunctionName,
+    Hint,
     JSONSchemaFormat,
     ReasoningEffort,
     SamplingParameters,
     Structure,
-    check_effort,
+    as_arguments,
     check_only_structure,
+    effort_thinks,
+    only_functions,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import (
     CHOICE_ERROR,
+    IGNORED,
     TAG,
     RequestModel,
     at_most,
@@ -45,7 +48,6 @@ from glm_frontend.http.bodies import (
 
 LOGPROBS = "message.output_text.logprobs"
 
-Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -74,7 +76,7 @@ class InputImage(RequestModel):
         description="The picture itself as `data:image/png;base64,...` (recommended), or its "
         "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
     )
-    detail: Literal["auto", "low", "high", "original"] | None = Field(
+    detail: str | None = Field(
         None,
         description="How closely the model looks: `low` scales the picture down to 512 x 512 "
         "pixels in all, which takes fewer tokens; the others leave it to the model's own limit.",
@@ -91,9 +93,25 @@ class OutputTextBack(RequestModel):
 
     type: Literal["output_text"]
     text: str
-    logprobs: Annotated[list[dict[str, Any]], *at_most(MAX_PROMPT_TOKENS)] | None = Field(
-        None, description=_FROM_AN_ANSWER
-    )
+    logprobs: Hint = Field(None, description=_FROM_AN_ANSWER)
+
+
+def _part_of_another_api(part: Any) -> Any:
+    """A part as other APIs write it, as one of ours; what is unknown stays as it is."""
+    match part:
+        case str():
+            return {"type": "input_text", "text": part}
+        case {"type": "text" | "summary_text" | "reasoning_text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "refusal", "refusal": text}:
+            return {"type": "output_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **rest}}:
+            return {"type": "input_image", "image_url": url, "detail": rest.get("detail")}
+        case {"type": "input_image" | "image_url", "image_url": {"url": url}}:
+            return {"type": "input_image", "image_url": url}
+        case {"type": "image_url", "image_url": url}:
+            return {"type": "input_image", "image_url": url}
+    return part
 
 
 InputPart = Annotated[
@@ -101,6 +119,7 @@ InputPart = Annotated[
     | Annotated[InputImage, Tag(f"{TAG}input_image")]
     | Annotated[OutputTextBack, Tag(f"{TAG}output_text")],
     chosen_by("type", "input_text", "input_image", "output_text"),
+    BeforeValidator(_part_of_another_api),
 ]
 
 
@@ -111,6 +130,10 @@ InputContent = Annotated[
 ]
 
 
+def _nothing_is_empty(content: Any) -> Any:
+    return "" if content is None else content
+
+
 class InputMessage(RequestModel):
     """What somebody said; `type` may be left out."""
 
@@ -118,9 +141,9 @@ class InputMessage(RequestModel):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="Who speaks; `developer` is the same as `system`."
     )
-    content: InputContent
-    id: str | None = Field(None, description=_FROM_AN_ANSWER)
-    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+    content: Annotated[InputContent, BeforeValidator(_nothing_is_empty)]
+    id: Hint = Field(None, description=_FROM_AN_ANSWER)
+    status: Hint = Field(None, description=_FROM_AN_ANSWER)
 
 
 class FunctionCallBack(RequestModel):
@@ -128,10 +151,12 @@ class FunctionCallBack(RequestModel):
 
     type: Literal["function_call"]
     call_id: str = Field(description="By which its output refers to it.")
-    name: FunctionName
-    arguments: str = Field(description="The arguments as the text of a JSON object.")
-    id: str | None = Field(None, description=_FROM_AN_ANSWER)
-    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+    name: str
+    arguments: Annotated[str, BeforeValidator(as_arguments)] = Field(
+        "{}", description="The arguments as the text of a JSON object."
+    )
+    id: Hint = Field(None, description=_FROM_AN_ANSWER)
+    status: Hint = Field(None, description=_FROM_AN_ANSWER)
 
 
 class FunctionCallOutput(RequestModel):
@@ -139,9 +164,11 @@ class FunctionCallOutput(RequestModel):
 
     type: Literal["function_call_output"]
     call_id: str = Field(description="That of a `function_call` before it.")
-    output: InputContent = Field(description="Text, or a list of text and picture parts.")
-    id: str | None = Field(None, description=_FROM_AN_ANSWER)
-    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+    output: Annotated[InputContent, BeforeValidator(_nothing_is_empty)] = Field(
+        description="Text, or a list of text and picture parts."
+    )
+    id: Hint = Field(None, description=_FROM_AN_ANSWER)
+    status: Hint = Field(None, description=_FROM_AN_ANSWER)
 
 
 class SummaryText(RequestModel):
@@ -166,8 +193,8 @@ class ReasoningBack(RequestModel):
     summary: Annotated[list[SummaryText], *at_most(MAX_PARTS)] | None = Field(
         None, description="Used where there is no content."
     )
-    id: str | None = Field(None, description=_FROM_AN_ANSWER)
-    status: ItemStatus | None = Field(None, description=_FROM_AN_ANSWER)
+    id: Hint = Field(None, description=_FROM_AN_ANSWER)
+    status: Hint = Field(None, description=_FROM_AN_ANSWER)
 
     @property
     def text(self) -> str:
@@ -175,7 +202,45 @@ class ReasoningBack(RequestModel):
         return "\n".join(part.text for part in self.content or self.summary or [])
 
 
-_ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+class OtherItem(RequestModel):
+    """What other servers' tools left in a conversation. The model does not see it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["other"]
+
+
+_ITEMS = ("message", "function_call", "function_call_output", "reasoning", "other")
+
+
+def _item_of_another_server(item: Any, info: ValidationInfo) -> Any:
+    """Calls of custom tools are calls; what tools of other servers left is left out, and named."""
+    if not isinstance(item, dict):
+        return item
+    match item:
+        case {"type": "custom_tool_call", "call_id": call_id, "name": name}:
+            arguments = {"input": item.get("input")}
+            return {
+                "type": "function_call",
+                "call_id": call_id,
+                "name": name,
+                "arguments": arguments,
+            }
+        case {"type": "custom_tool_call_output", "call_id": call_id}:
+            output = item.get("output")
+            return {"type": "function_call_output", "call_id": call_id, "output": output}
+        case {"type": "item_reference"}:
+            raise PydanticCustomError(
+                "item_reference",
+                "is not supported: no items are stored here; send the item itself (store: false)",
+            )
+    kind = item.get("type")
+    if isinstance(kind, str) and "role" not in item and kind not in _ITEMS:
+        ignored = (info.context or {}).get(IGNORED)
+        if ignored is not None:
+            ignored.append(f"input.{kind[:64]}")
+        return {"type": "other"}
+    return item
 
 
 def _item_tag(item: Any) -> str | None:
@@ -189,13 +254,15 @@ InputItem = Annotated[
     Annotated[InputMessage, Tag(f"{TAG}message")]
     | Annotated[FunctionCallBack, Tag(f"{TAG}function_call")]
     | Annotated[FunctionCallOutput, Tag(f"{TAG}function_call_output")]
-    | Annotated[ReasoningBack, Tag(f"{TAG}reasoning")],
+    | Annotated[ReasoningBack, Tag(f"{TAG}reasoning")]
+    | Annotated[OtherItem, Tag(f"{TAG}other")],
     Discriminator(
         _item_tag,
         custom_error_type=f"{CHOICE_ERROR}type",
         custom_error_message="must be 'message', 'function_call', 'function_call_output' or "
         "'reasoning'",
     ),
+    BeforeValidator(_item_of_another_server),
 ]
 
 Input = Annotated[
@@ -218,8 +285,19 @@ class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looke
     """A function that the model may call."""
 
 
+FunctionTools = Annotated[list[FunctionTool], *at_most(MAX_TOOLS), BeforeValidator(only_functions)]
+
+
 class NamedFunction(ChosenFunction, OfFunction):
     """The one function that the model has to call."""
+
+
+class AllowedFunctions(RequestModel):
+    """Those of the tools that the model may call."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[NamedFunction], *at_most(MAX_TOOLS)]
 
 
 _MODES = ("none", "auto", "required")
@@ -228,18 +306,30 @@ _MODES = ("none", "auto", "required")
 def _choice_tag(choice: Any) -> str | None:
     if isinstance(choice, str):
         return f"{TAG}mode" if choice in _MODES else None
-    return f"{TAG}function" if _kind(choice) == "function" else None
+    kind = _kind(choice)
+    if kind == "allowed_tools":
+        return f"{TAG}allowed"
+    return f"{TAG}function" if kind == "function" else None
 
 
-ToolChoice = Annotated[
+def _choice_of_chat(choice: Any) -> Any:
+    match choice:
+        case {"type": "function", "function": {"name": name}}:
+            return {"type": "function", "name": name}
+    return choice
+
+
+FunctionChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{TAG}mode")]
-    | Annotated[NamedFunction, Tag(f"{TAG}function")],
+    | Annotated[NamedFunction, Tag(f"{TAG}function")]
+    | Annotated[AllowedFunctions, Tag(f"{TAG}allowed")],
     Discriminator(
         _choice_tag,
         custom_error_type="tool_choice",
         custom_error_message="must be 'none', 'auto', 'required' or an object of the type "
         "'function'; no other is supported",
     ),
+    BeforeValidator(_choice_of_chat),
 ]
 
 
@@ -286,13 +376,9 @@ class ReasoningOptions(RequestModel):
         description="`none`: answer at once, without a thought. The model has one strength of "
         "thinking, which all others stand for; `thinking_token_budget` limits it.",
     )
-    summary: Literal["auto"] | None = Field(
-        None, description="There are no summaries: the thought itself is told, in full."
+    summary: Hint = Field(
+        None, description="There are no summaries: the thought itself is sent, in full."
     )
-
-
-class ResponseStreamOptions(RequestModel):
-    """What a stream holds; there is nothing to choose."""
 
 
 class ResponsesRequest(SamplingParameters):
@@ -305,12 +391,12 @@ class ResponsesRequest(SamplingParameters):
     )
     instructions: str | None = Field(None, description="A system message before `input`.")
     max_output_tokens: int | None = Field(
-        None, ge=1, description="OpenAI's name of `max_tokens` here."
+        None,
+        ge=1,
+        description="OpenAI's name of `max_tokens` here; it counts where both are given.",
     )
-    tools: Annotated[list[FunctionTool], *at_most(MAX_TOOLS)] | None = Field(
-        None, description="Functions that the model may call."
-    )
-    tool_choice: ToolChoice | None = Field(
+    tools: FunctionTools | None = Field(None, description="Functions that the model may call.")
+    tool_choice: FunctionChoice | None = Field(
         None,
         description="`auto`: the model chooses whether to call a tool. `required`: it has to call "
         "one or more. A function by its name: it has to call that one. `none`: it is not told of "
@@ -321,7 +407,7 @@ class ResponsesRequest(SamplingParameters):
     )
     reasoning: ReasoningOptions | None = Field(None, description="How the model thinks.")
     text: TextOptions | None = Field(None, description="What the answer's text is like.")
-    include: Annotated[list[Included], *at_most(MAX_PARTS)] | None = Field(
+    include: Annotated[list[str], *at_most(MAX_PARTS)] | None = Field(
         None,
         description="What to tell besides: how likely each token of the answer's text was. "
         "`reasoning.encrypted_content` is taken for compatibility: thoughts are given in clear, "
@@ -339,16 +425,13 @@ class ResponsesRequest(SamplingParameters):
         description="true: the answer comes as server-sent events while it is written. "
         "Default false.",
     )
-    stream_options: ResponseStreamOptions | None = Field(None, description="Only with `stream`.")
-    user: str | None = Field(None, description="Taken for compatibility, without effect.")
-    prompt_cache_key: str | None = Field(
-        None,
-        description="Taken for compatibility: prompts that begin alike are computed once anyway.",
+    user: Hint = Field(None, description="Without effect; comes back in the response.")
+    service_tier: Hint = Field(None, description="Without effect.")
+    prompt_cache_key: Hint = Field(
+        None, description="Without effect: prompts that begin alike are computed once anyway."
     )
-    safety_identifier: str | None = Field(
-        None, description="Taken for compatibility, without effect."
-    )
-    metadata: Annotated[dict[str, str], *at_most(MAX_METADATA)] | None = Field(
+    safety_identifier: Hint = Field(None, description="Without effect.")
+    metadata: Annotated[dict[str, Any], *at_most(MAX_METADATA)] | None = Field(
         None, description="Comes back in the response; nothing is stored."
     )
 
@@ -359,35 +442,19 @@ class ResponsesRequest(SamplingParameters):
             raise PydanticCustomError("no_item", "has to have at least one item")
         return value
 
-    @field_validator("max_output_tokens")
-    @classmethod
-    def _names_agree(cls, value: int | None, info: ValidationInfo) -> int | None:
-        max_tokens = info.data.get("max_tokens")
-        if value is not None and max_tokens is not None and value != max_tokens:
-            raise PydanticCustomError(
-                "names_disagree", "is the same as max_tokens, and the two differ; give one of them"
-            )
-        return value
-
     @field_validator("tool_choice")
     @classmethod
     def _is_one_of_the_tools(
-        cls, value: ToolChoice | None, info: ValidationInfo
-    ) -> ToolChoice | None:
+        cls, value: FunctionChoice | None, info: ValidationInfo
+    ) -> FunctionChoice | None:
         tools = info.data.get("tools") or []
         if value == "required" and not tools:
             raise PydanticCustomError("no_tools", "is only for requests with tools")
-        if isinstance(value, NamedFunction) and value.name not in {tool.name for tool in tools}:
+        chosen = [value] if isinstance(value, NamedFunction) else []
+        if isinstance(value, AllowedFunctions):
+            chosen = value.tools
+        if {one.name for one in chosen} - {tool.name for tool in tools}:
             raise PydanticCustomError("no_such_tool", "names a function that is not in tools")
-        return value
-
-    @field_validator("reasoning")
-    @classmethod
-    def _agrees_with_the_template(
-        cls, value: ReasoningOptions | None, info: ValidationInfo
-    ) -> ReasoningOptions | None:
-        if value is not None:
-            check_effort(value.effort, info.data.get("chat_template_kwargs"))
         return value
 
     @field_validator("text")
@@ -402,19 +469,10 @@ class ResponsesRequest(SamplingParameters):
     @field_validator("top_logprobs")
     @classmethod
     def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and LOGPROBS not in (info.data.get("include") or []):
+        if value and LOGPROBS not in (info.data.get("include") or []):
             raise PydanticCustomError(
                 "only_with_logprobs", f"is only for requests that include {LOGPROBS}"
             )
-        return value
-
-    @field_validator("stream_options")
-    @classmethod
-    def _only_with_stream(
-        cls, value: ResponseStreamOptions | None, info: ValidationInfo
-    ) -> ResponseStreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
         return value
 
     @property
@@ -424,8 +482,22 @@ class ResponsesRequest(SamplingParameters):
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
-        effort = None if self.reasoning is None else self.reasoning.effort
-        return thinking_kwargs(effort, self.chat_template_kwargs)
+        kwargs, reasoning = self.chat_template_kwargs, self.reasoning
+        return thinking_kwargs(
+            None if kwargs is None else kwargs.thinks,
+            effort_thinks(None if reasoning is None else reasoning.effort),
+        )
+
+    def offered_tools(self) -> list[FunctionTool]:
+        """The tools that the model may call."""
+        tools = self.tools or []
+        match self.tool_choice:
+            case "none":
+                return []
+            case AllowedFunctions(tools=allowed):
+                names = {tool.name for tool in allowed}
+                return [tool for tool in tools if tool.name in names]
+        return tools
 
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
@@ -435,7 +507,7 @@ class ResponsesRequest(SamplingParameters):
         if self.max_output_tokens is not None:
             sampling["max_tokens"] = self.max_output_tokens
         match self.tool_choice:
-            case "required":
+            case "required" | AllowedFunctions(mode="required"):
                 sampling["tool_choice"] = "required"
             case NamedFunction(name=name):
                 sampling["tool_choice"] = {"type": "function", "function": {"name": name}}
@@ -551,7 +623,17 @@ class ReasoningEcho(BaseModel):
     """`reasoning` as the request had it."""
 
     effort: ReasoningEffort | None
-    summary: str | None
+    summary: Hint
+
+
+class ToolEcho(BaseModel):
+    """A tool as the request had it, with what it left open."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool
 
 
 class TextEcho(BaseModel):
@@ -579,17 +661,22 @@ class ResponseObject(BaseModel):
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: None
-    metadata: dict[str, str]
+    metadata: dict[str, Any]
     parallel_tool_calls: bool
     previous_response_id: None
     background: Literal[False]
     store: Literal[False] = Field(description="Nothing is stored.")
     reasoning: ReasoningEcho
-    temperature: float | None
+    temperature: float
     text: TextEcho
-    tool_choice: ToolChoice
-    tools: list[FunctionTool]
+    tool_choice: FunctionChoice
+    tools: list[ToolEcho]
     top_logprobs: int
-    top_p: float | None
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
     truncation: Literal["disabled"]
-    user: str | None
+    service_tier: Literal["default"]
+    prompt_cache_key: Hint
+    safety_identifier: Hint
+    user: Hint

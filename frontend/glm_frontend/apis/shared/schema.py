@@ -1,5 +1,6 @@
 """What the bodies of both inference endpoints have in common."""
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -17,9 +19,11 @@ from pydantic_core import PydanticCustomError
 
 from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.request import WIRE_SAMPLING
-from glm_frontend.http.bodies import RequestModel, at_most
+from glm_frontend.http.bodies import IGNORED, RequestModel, at_most
 
 MAX_STOP_STRINGS = 16
+LEAST_TOP_P = 1e-6
+"""Stands for 0, which leaves the likeliest token."""
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128
@@ -35,10 +39,17 @@ MAX_METADATA = 64
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _stop_strings(value: Any) -> Any:
+    given = [value] if isinstance(value, str) else value
+    return [one for one in given if one != ""] if isinstance(given, list) else given
+
+
 Stop = Annotated[
     list[StopString],
     *at_most(MAX_STOP_STRINGS),
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    BeforeValidator(_stop_strings),
     WithJsonSchema(
         {
             "anyOf": [
@@ -53,36 +64,57 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
+Hint = Annotated[Any, WithJsonSchema({})]
+"""A field without effect, whatever its value."""
+
+
 class ChatTemplateKwargs(RequestModel):
-    """Switches of the model's chat template."""
+    """Switches of the model's chat template. Those of other vendors' templates have no effect."""
+
+    model_config = ConfigDict(extra="ignore")
 
     enable_thinking: bool | None = Field(
         None,
         description="false: answer at once. By default the model thinks first; the thought comes "
         "as `reasoning_content`.",
     )
+    thinking: bool | None = Field(
+        None, description="The same, as other vendors' templates have it."
+    )
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model thinks first; None where nothing says so."""
+        return self.thinking if self.enable_thinking is None else self.enable_thinking
 
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
+ReasoningEffort = Annotated[str, StringConstraints(max_length=32)]
+NO_THINKING = frozenset({"none", "off", "disabled", "disable"})
 
 
-def check_effort(effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None) -> None:
-    """Refuse an effort that does not agree with what the template is told."""
-    given = None if kwargs is None else kwargs.enable_thinking
-    if effort is not None and given is not None and given != (effort != "none"):
-        raise PydanticCustomError(
-            "names_disagree", "does not agree with chat_template_kwargs.enable_thinking"
-        )
+class ThinkingSwitch(RequestModel):
+    """Whether the model thinks first, as Z.ai's own API has it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: str | None = Field(None, description="`enabled`, `adaptive` or `disabled`.")
+    budget_tokens: int | None = Field(None, ge=0, description="As `thinking_token_budget`.")
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model thinks first; None where nothing says so."""
+        return None if self.type is None else self.type not in NO_THINKING
 
 
-def thinking_kwargs(
-    effort: ReasoningEffort | None, kwargs: ChatTemplateKwargs | None
-) -> dict[str, Any]:
-    """Switches of the chat template, from both places where they may be given."""
-    given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
-    if effort is not None:
-        given["enable_thinking"] = effort != "none"
-    return given
+def thinking_kwargs(*switches: bool | None) -> dict[str, Any]:
+    """The chat template's switch for thinking: the first one that says something."""
+    given = [thinks for thinks in switches if thinks is not None]
+    return {"enable_thinking": given[0]} if given else {}
+
+
+def effort_thinks(effort: ReasoningEffort | None) -> bool | None:
+    """Whether an effort means a thought; None where none is given."""
+    return None if effort is None else effort.lower() not in NO_THINKING
 
 
 class StructuredOutputs(RequestModel):
@@ -152,7 +184,7 @@ class SamplingParameters(RequestModel):
     )
     top_p: float | None = Field(
         None,
-        gt=0,
+        ge=0,
         le=1,
         description="Choose among the likeliest tokens that together have this probability. "
         "0.9 is a good value. Default: the checkpoint's own.",
@@ -262,6 +294,8 @@ class SamplingParameters(RequestModel):
         given = self.model_dump(
             include=set(SamplingParameters.model_fields) - elsewhere, exclude_none=True
         )
+        if self.top_p == 0:
+            given["top_p"] = LEAST_TOP_P
         structure = self.structure()
         if structure is not None:
             given["structured_outputs"] = {structure.kind: structure.value}
@@ -323,13 +357,45 @@ class Usage(BaseModel):
         )
 
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[^\s<>]{1,128}$")]
+
+
+def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
+    """A tool in OpenAI's form, without what asks for nothing."""
+    given = function.model_dump(exclude={"type"}, exclude_none=True)
+    if not function.strict:
+        given.pop("strict", None)
+    return {"type": "function", "function": given}
+
+
+def only_functions(tools: Any, info: ValidationInfo) -> Any:
+    """A validator of tools: those that are run by other servers are left out, and named."""
+    if not isinstance(tools, list):
+        return tools
+    kept = []
+    for place, tool in enumerate(tools):
+        if isinstance(tool, dict) and tool.get("type", "function") not in ("function", None):
+            ignored = (info.context or {}).get(IGNORED)
+            if ignored is not None:
+                ignored.append(f"{info.field_name}[{place}]")
+            continue
+        kept.append(tool)
+    return kept
+
+
+def as_arguments(arguments: Any) -> Any:
+    """A validator of the arguments of an earlier call: JSON text, whatever form they came in."""
+    if arguments is None or arguments == "":
+        return "{}"
+    if isinstance(arguments, dict):
+        return json.dumps(arguments, ensure_ascii=False)
+    return arguments
 
 
 class FunctionDefinition(RequestModel):
     """A function that the model may call."""
 
-    name: FunctionName = Field(description="Letters, digits, `_`, `.` and `-`.")
+    name: FunctionName = Field(description="Without blanks, `<` and `>`.")
     description: str | None = Field(None, description="What it does, for the model.")
     parameters: dict[str, Any] | None = Field(
         None, description="JSON schema of its arguments, an object's."
@@ -349,8 +415,8 @@ class ChosenFunction(RequestModel):
 class JSONSchemaFormat(RequestModel):
     """A JSON schema and its name."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None = Field(None, description="Taken for compatibility, without effect.")
+    name: str = Field("answer", description="Without effect.")
+    description: str | None = Field(None, description="Without effect.")
     schema_: dict[str, Any] | None = Field(
         None, alias="schema", description="The schema; any JSON object where it is absent."
     )
