@@ -127,7 +127,7 @@ def run_transformers(model: Any, normalize: Any, batch: list[Prompt], tokens: in
 
 
 def floor(model: Any, rows: int) -> float:
-    """Seconds that a decode step of so many requests takes at least."""
+    """Lower bound in seconds for a decode step with this number of requests."""
     weights = [
         weight
         for module in (model.model.language_model.layers, model.lm_head)

@@ -148,7 +148,7 @@ class Flash:
         )
 
     def request(self, tokens: int, answer: int, side: int = 0) -> Request:
-        """A random prompt; with ``side``, a random picture of so many patches a side in it."""
+        """A random prompt; with ``side``, a random picture with that many patches per side."""
         random = np.random.default_rng(tokens + side)
         ids = random.integers(0, 100_000, tokens).astype(np.int32)
         images: tuple[PromptImage, ...] = ()
@@ -366,7 +366,7 @@ def check_load(flash: Flash, count: int, tiny: bool) -> dict[str, Any]:
 
 
 def check_masks(device: str, vocab: int) -> dict[int, float]:
-    """Seconds that the token masks of so many answers held to a grammar take in a step."""
+    """Seconds per step for the token masks of a number of constrained answers."""
     checkpoint = Checkpoint.load(str(DEMO))
     eos = checkpoint.defaults.eos_token_ids
     grammars = Grammars(checkpoint.tokenizer, vocab, eos, None)
@@ -386,7 +386,7 @@ def check_stack(seconds_each: float) -> Any:
     needed = ("pytriton", "fastapi", "uvicorn", "httpx2", "tritonclient")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        return f"left out, for there is no {', '.join(missing)}"
+        return f"skipped: {', '.join(missing)} not available"
     from benchmarks.peers.servers import OURS, running
     from tools.load import distinct_pictures, load
 

@@ -37,14 +37,14 @@ _FLAGS = frozenset(
 
 
 class _Nobody:
-    """A client who listens to nothing."""
+    """A client that discards all responses."""
 
     def send(self, response: Response, *, is_last: bool) -> None:
         """Nothing: Triton's own way is not measured here."""
 
 
 def streams(length: int) -> list[Choice]:
-    """Streams in the middle of a thought of so many tokens."""
+    """Streams within a thought of the given number of tokens."""
     prompt = Prompt("messages", np.array([9], np.int32), np.empty((3, 1), np.int32), 0)
     choices = []
     for number in range(STREAMS):

@@ -90,12 +90,12 @@ def main() -> int:
     parts["prefill"] -= parts["vision"]  # which the engine counts as a part of it
     http_first, grpc_first = (1e3 * statistics.mean(t for t, _ in times) for times in (http, grpc))
     http_last, grpc_last = (1e3 * statistics.mean(t for _, t in times) for times in (http, grpc))
-    door = mean("time_to_first_token")
+    in_stage_2 = mean("time_to_first_token")
     token = mean("time_per_output_token")
     decode = (http_last - http_first) / (arguments.tokens - 1)
     rows = [
         ("HTTP, JSON, SSE: frontend and client", http_first - grpc_first),
-        ("gRPC and Triton to stage 2 and back", grpc_first - door),
+        ("gRPC and Triton to stage 2 and back", grpc_first - in_stage_2),
         ("stage 1 and the way there (BLS)", parts["preprocessing"]),
         ("engine's queue", parts["queue"]),
         ("vision encoder", parts["vision"]),

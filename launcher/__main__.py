@@ -15,16 +15,16 @@ from launcher.supervisor import log_error
 
 
 def main() -> int:
-    """Returns the exit code: 0 after Ctrl-C or SIGTERM, 1 when something failed, 2 for a bad
-    setting, 130 when a second Ctrl-C cut the stop short."""
+    """Return the exit code: 0 after Ctrl-C or SIGTERM, 1 after a failure, 2 for an invalid
+    setting, 130 if a second Ctrl-C forced the stop."""
     parser = argparse.ArgumentParser(
         prog="python -m launcher",
-        description="Starts Triton with the model repository, then the frontend, and stops both "
+        description="Starts the frontend and Triton with the model repository, and stops both "
         "on Ctrl-C (a second Ctrl-C kills them).",
-        epilog="Settings, by environment (deploy/README.md has all):\n" + settings_help(),
+        epilog="Environment variables (deploy/README.md lists all):\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--verbose", action="store_true", help="show every line that Triton logs")
+    parser.add_argument("--verbose", action="store_true", help="show all log lines of Triton")
     arguments = parser.parse_args()
 
     configure_logging()

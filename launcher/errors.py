@@ -2,8 +2,8 @@
 
 
 class LaunchError(Exception):
-    """The server could not be started or has stopped working; the message is for the operator."""
+    """The server failed to start or stopped working; the message is for the operator."""
 
 
 class Crashed(LaunchError):
-    """A process was ended by a signal before it was ready."""
+    """A process was terminated by a signal before it was ready."""

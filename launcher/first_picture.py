@@ -1,4 +1,4 @@
-"""The first request of every start: a drawn picture, from HTTP to the answer."""
+"""A smoke test after every start: asks about a drawn picture over HTTP."""
 
 import base64
 import io
@@ -33,22 +33,25 @@ def chat_request(model: str) -> dict[str, Any]:
 
 
 async def ask(client: httpx2.AsyncClient, model: str) -> str:
-    """The answer about the drawn picture. Raises LaunchError when there is none."""
+    """Return the answer about the drawn picture; raises LaunchError if the request fails."""
     try:
         response = await client.post("/v1/chat/completions", json=chat_request(model))
     except httpx2.TransportError as error:
-        raise LaunchError(f"the first picture was not answered: {error!r}") from error
+        raise LaunchError(
+            f"smoke test failed: the first picture was not answered: {error!r}"
+        ) from error
     if response.status_code != 200:
         raise LaunchError(
-            f"the first picture was not answered: HTTP {response.status_code}: {response.text}"
+            f"smoke test failed: the first picture was not answered: "
+            f"HTTP {response.status_code}: {response.text}"
         )
     message = response.json()["choices"][0]["message"]
-    # A model that thinks may spend all its tokens on that.
+    # A thinking model may use up all its tokens for that.
     return str(message["content"] or message.get("reasoning_content") or "(an empty answer)")
 
 
 def curl_command(base_url: str, model: str, with_key: bool) -> str:
-    """The same request as a shell command."""
+    """The same request as a curl command."""
     lines = [f"curl {base_url}/v1/chat/completions", "-H 'Content-Type: application/json'"]
     if with_key:
         lines.append("-H 'Authorization: Bearer YOUR_KEY'")

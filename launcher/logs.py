@@ -1,4 +1,4 @@
-"""The launcher's own log and the lines of what it started, on standard output."""
+"""Logs of the launcher and of its child processes, on standard output."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from launcher.settings import variable
 
 
 def configure_logging() -> None:
-    """To be called before the settings are read, whose errors are logged as well."""
+    """Set up logging. Called before reading the settings, whose errors are logged as well."""
     handler = logging.StreamHandler(sys.stdout)
     if os.environ.get(variable("log_format"), "").lower() == "json":
         handler.setFormatter(RelayFormatter())
@@ -20,7 +20,7 @@ def configure_logging() -> None:
 
 
 class RelayFormatter(JsonFormatter):
-    """Leaves a line as it is which a child wrote as JSON already."""
+    """Passes through lines that a child already wrote as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = record.getMessage()

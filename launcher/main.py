@@ -1,6 +1,6 @@
-"""The order of things: ports, the frontend, Triton, its models, a first picture; and back.
+"""Starts and stops the server in order: ports, frontend, Triton with its models, smoke test.
 
-The frontend comes first, so that ``/v1/health`` tells from the start how far the loading is.
+The frontend comes first, so that ``/v1/health`` reports the progress of loading from the start.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from launcher.supervisor import Supervisor, cancelled, first, log_error
 from launcher.triton import Triton, find_triton
 from launcher.watch import Backoff
 
-# A request under way needs those that come later. The frontend is told at once that it is to stop;
-# it answers what is under way, that of the page, too.
+# Running requests need the later groups. The frontend is stopped at once, and finishes running
+# requests, including those of the page.
 STOP_ORDER = (("web", "frontend"), ("triton",))
 
 FAILED, FORCED = 1, 130
 
 
 async def serve(settings: LauncherSettings, log: logging.Logger) -> int:
-    """Runs the server until Ctrl-C or SIGTERM. What dies or hangs is started again.
+    """Run the server until Ctrl-C or SIGTERM; restarts processes that die or hang.
 
-    Returns the exit code: 0 after a stop, 1 when something failed (the log says what), 130 after a
-    stop that a second signal forced. In every case no process and no shared memory of it is left.
+    Returns the exit code: 0 after a stop, 1 after a failure (see the log), 130 after a stop forced
+    by a second signal. No processes and no shared memory are left behind in any case.
     """
     for problem in unknown_variables():
         log.warning("%s", problem)
@@ -52,7 +52,7 @@ async def serve(settings: LauncherSettings, log: logging.Logger) -> int:
 
 
 def check_ports(settings: LauncherSettings) -> None:
-    """Raises LaunchError with every port that cannot be bound, and the setting that changes it."""
+    """Raise LaunchError for all ports that cannot be bound, naming their settings."""
     problems = []
     for port_field in settings.ports:
         host_field = PORTS[port_field]
@@ -61,7 +61,7 @@ def check_ports(settings: LauncherSettings) -> None:
         try:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
-            problem = f"port {port} of {host} cannot be used: {os.strerror(error.errno or 0)}"
+            problem = f"cannot bind port {port} of {host}: {os.strerror(error.errno or 0)}"
             if error.errno == errno.EADDRINUSE:
                 problem = f"port {port} is taken by another program"
             problems.append(
@@ -72,7 +72,7 @@ def check_ports(settings: LauncherSettings) -> None:
 
 
 class _Run:
-    """From the start to the stop."""
+    """One run of the server, from start to stop."""
 
     def __init__(
         self, settings: LauncherSettings, log: logging.Logger, triton: Triton, run: Path
@@ -109,13 +109,13 @@ class _Run:
             if work.done():
                 work.result()
             else:
-                self._log.info("stopping (Ctrl-C again kills)")
+                self._log.info("stopping (press Ctrl-C again to kill)")
         except LaunchError as error:
             exit_code = FAILED
             log_error(self._log, str(error))
         finally:
             await cancelled(work, stopped)
-            self._stop.set()  # from here on, a signal forces
+            self._stop.set()  # from here on, a signal forces the stop
             await self._supervisor.shut_down(STOP_ORDER, self._force, self._signal)
             self._log.info("stopped")
         return FORCED if self._force.is_set() else exit_code
@@ -128,7 +128,7 @@ class _Run:
         watching_regions = asyncio.create_task(self._supervisor.watch_regions())
         try:
             if self._settings.frontend:
-                self._status.tell(PARTS, "loading", "The model is being loaded.")
+                self._status.report(PARTS, "loading", "The model is being loaded.")
                 await self._frontend.start()
             parts = [self._run_triton()]
             if self._settings.frontend:
@@ -140,7 +140,7 @@ class _Run:
             watching_regions.cancel()
 
     async def _run_triton(self) -> None:
-        """For as long as the server runs."""
+        """Start Triton, and keep it running."""
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
@@ -154,13 +154,13 @@ class _Run:
             ) from None
         seconds = asyncio.get_running_loop().time() - started
         self._show_urls()
-        self._log.info("ready after %.1f s; Ctrl-C stops", seconds)
+        self._log.info("ready after %.1f s; press Ctrl-C to stop", seconds)
         await self._recovery.keep()
 
     async def _start_triton_first(self) -> None:
-        """Start Triton, once more if it crashes; what cannot be loaded ends the start.
+        """Start Triton, retrying once after a crash; a model that fails to load ends the start.
 
-        On a busy machine its Python backend aborts now and then while it starts
+        On a busy machine its Python backend occasionally aborts during startup
         (triton-inference-server/server#8882).
         """
         try:
@@ -171,20 +171,20 @@ class _Run:
             await self._triton.start()
 
     async def _run_page(self) -> None:
-        """For as long as the server runs, which does without the page where that cannot start."""
+        """Start the web page, and keep it running; its failures do not stop the server."""
         while True:
             try:
                 await self._page.start()
-                self._log.info("the web page is at %s", self._settings.web_url)
+                self._log.info("web page ready url=%s", self._settings.web_url)
                 await keep(self._page, self._settings.start_timeout, self._log)
             except LaunchError as error:
-                log_error(self._log, f"the web page: {error}; trying again later")
+                log_error(self._log, f"web page failed, retrying later: {error}")
                 await self._page.clear()
                 await asyncio.sleep(Backoff.MOST_SECONDS)
 
     async def _show_first_picture(self) -> None:
         settings = self._settings
-        # The frontend may still wait a moment before it dials Triton again.
+        # The frontend may still be waiting to reconnect to Triton.
         await self._supervisor.wait_ready(
             self._supervisor.children[self._triton.name],
             f"{settings.base_url}/v1/health",
@@ -197,7 +197,7 @@ class _Run:
             base_url=settings.base_url, headers=headers, timeout=None, trust_env=False
         ) as client:
             answer = await first_picture.ask(client, settings.served_model_name)
-        self._log.info("a first picture: %s -> %s", first_picture.QUESTION, answer)
+        self._log.info("smoke test passed: %s -> %s", first_picture.QUESTION, answer)
 
     def _show_urls(self) -> None:
         settings = self._settings

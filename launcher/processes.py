@@ -1,4 +1,4 @@
-"""A child process in a session of its own: start it, relay its log, stop it with all it started."""
+"""A child process in its own session: starts it, relays its log, stops it and its descendants."""
 
 import asyncio
 import contextlib
@@ -15,28 +15,27 @@ from typing import Self
 CHILD_SCRIPT = Path(__file__).with_name("child.py")
 TAIL_LINES = 10
 MAX_LINE = 64 * 1024
-# What a program has started gets this long to end after it.
+# Time for descendants to exit after the program itself.
 SESSION_GRACE = 2.0
-# And so long after a SIGKILL.
+# Time for a process to go after SIGKILL.
 KILL_SECONDS = 30.0
-# What a program that has ended wrote is read for so long. The end of it does not come where a
-# process that it left behind holds its output open.
+# Time to read the remaining output of an exited program: a descendant may hold its output open.
 LAST_OUTPUT_SECONDS = 0.5
 
 ReadLine = Callable[[str], int]
 
 
 def information(line: str) -> int:
-    """Every line is for the operator."""
+    """Log every line as INFO."""
     return logging.INFO
 
 
 class Child:
-    """One started program. Each line it writes is given to `read_line`, which returns the level at
-    which it goes to the logger of the program's name; the last ones above DEBUG stay in `tail`.
-    So is each state of a progress bar, which does not go to the log.
+    """One started program. Each line of its output is passed to `read_line`, which returns the
+    level for the logger of the program's name; `tail` keeps the last lines above DEBUG. States of
+    a progress bar are also passed to `read_line`, but not logged.
 
-    `ended` is done when the program has ended and what it wrote until then is in the log.
+    `ended` is done when the program has exited and its output has been logged.
     """
 
     def __init__(
@@ -65,16 +64,16 @@ class Child:
         stop_timeout: float,
         read_line: ReadLine = information,
     ) -> Self:
-        """Starts `command` in a session of its own, so that a Ctrl-C in the terminal reaches only
-        the launcher. `stop_timeout`: seconds that it gets to end after a SIGTERM.
+        """Start `command` in its own session, so that Ctrl-C in the terminal reaches the launcher
+        only. `stop_timeout`: seconds until it is killed after SIGTERM.
 
         Call from the main thread (see child.py).
 
         Raises:
-            OSError: the system has no process, memory or file for it.
+            OSError: the system is out of processes, memory or files.
         """
-        # A pipe of our own: asyncio's wait() would last until every process that the program has
-        # started, and that has inherited its output, has ended too.
+        # Our own pipe: asyncio's wait() would also wait for all descendants that have inherited the
+        # output.
         read_end, write_end = os.pipe()
         output = asyncio.StreamReader()
         try:
@@ -99,34 +98,34 @@ class Child:
 
     @property
     def exit_words(self) -> str:
-        """How the program ended, for the log. Only once it has."""
+        """How the program exited, for the log; only valid after its exit."""
         code = self._process.returncode
         assert code is not None
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
     @property
     def was_killed(self) -> bool:
-        """Whether a signal ended it. Only once it has ended."""
+        """Whether a signal terminated it; only valid after its exit."""
         return (self._process.returncode or 0) < 0
 
     @property
     def pid(self) -> int:
-        """Of the program itself."""
+        """Process id of the program itself."""
         return self._process.pid
 
     def session_pids(self) -> list[int]:
-        """The program and all that it has started, also after it ended itself."""
+        """Processes of the session: the program and its descendants, which may outlive it."""
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
         return [pid for pid in pids if _live_session(pid) == self._process.pid]
 
     async def stop(self, force: asyncio.Event, number: signal.Signals = signal.SIGTERM) -> None:
-        """A signal; SIGKILL to the whole session after `stop_timeout` or once `force` is set.
+        """Send a signal; then SIGKILL to the session after `stop_timeout` or once `force` is set.
 
         Returns when no process of the session is left.
         """
         forced = asyncio.create_task(force.wait())
         if not self.ended.done():
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # it has just exited
                 self._process.send_signal(number)
             await asyncio.wait(
                 {self.ended, forced},
@@ -134,7 +133,11 @@ class Child:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not self.ended.done():
-                reason = "" if force.is_set() else f": it did not end in {self._stop_timeout:g} s"
+                reason = (
+                    ""
+                    if force.is_set()
+                    else f": still running {self._stop_timeout:g} s after the signal"
+                )
                 logging.getLogger(self.name).warning("killed%s", reason)
                 self._kill_session()
         if self.session_pids():
@@ -143,13 +146,13 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL to the whole session. Returns when no process of it is left, or when one does not
-        go: the kernel may hold it, as where a GPU is lost."""
+        """Send SIGKILL to the session. Returns when no process of it is left, or after a timeout if
+        the kernel does not end one, e.g. because a GPU is lost."""
         deadline = time.monotonic() + KILL_SECONDS
         while pids := self.session_pids():
             self._kill_session()
             if time.monotonic() > deadline:
-                logging.getLogger(self.name).error("cannot be killed: %s", pids)
+                logging.getLogger(self.name).error("processes survived SIGKILL pids=%s", pids)
                 return
             await asyncio.sleep(0.05)
         await self.ended
@@ -171,7 +174,7 @@ class Child:
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 self._relay_line(line)
-            if b"\r" in rest:  # a progress bar, which has no line end before it is full
+            if b"\r" in rest:  # a progress bar, whose line does not end until it is complete
                 self._read_line(_last_state(rest))
         if rest:
             self._relay_line(rest)
@@ -185,22 +188,22 @@ class Child:
 
 
 def _last_state(line: bytes) -> str:
-    """Of a progress bar, which draws over itself, what it shows in the end; else the line."""
+    """The line; or the last state of a progress bar, which overwrites itself."""
     return line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and is not reaped does not."""
+    """Whether the process runs; a zombie does not."""
     return _live_session(pid) is not None
 
 
 def _live_session(pid: int) -> int | None:
-    """The session of a process; None when it has ended, reaped or not."""
+    """The session of a process; None if it has exited, reaped or not."""
     try:
-        # A name of another program may be cut in the middle of a character.
+        # The name of another program may be truncated within a character.
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    # pid (name) state ppid pgrp session ...; the name may hold blanks and brackets.
+    # pid (name) state ppid pgrp session ...; the name may contain spaces and parentheses.
     state, _, _, session = stat.rpartition(")")[2].split()[:4]
     return None if state in "ZX" else int(session)

@@ -1,4 +1,4 @@
-"""What dies or hangs is started again; of Triton only the model with the fault, if that works."""
+"""Restarts what dies or hangs; within Triton only the faulty model, if possible."""
 
 import asyncio
 import itertools
@@ -16,20 +16,20 @@ from launcher.supervisor import Service, Supervisor, first, log_error
 from launcher.triton import ADMIN_HEADER
 from launcher.watch import Backoff, Fault
 
-# Starts in a row that may fail, once there was one that did not.
+# Maximum number of consecutive failed starts after a successful one.
 MAX_FAILED_STARTS = 5
 
 
 async def keep(service: Service, start_timeout: float, log: logging.Logger) -> NoReturn:
-    """Start a service that runs again whenever it has a fault.
+    """Restart a running service after every fault.
 
     Raises:
-        LaunchError: it could not be started several times in a row.
+        LaunchError: several consecutive starts failed.
     """
     backoff = Backoff()
     while True:
         fault = await service.fault()
-        log_error(log, f"{fault}; starting it again")
+        log_error(log, f"{fault}; restarting it")
         await service.clear()
         await start_again(service, backoff, start_timeout, log)
 
@@ -37,10 +37,10 @@ async def keep(service: Service, start_timeout: float, log: logging.Logger) -> N
 async def start_again(
     service: Service, backoff: Backoff, start_timeout: float, log: logging.Logger
 ) -> None:
-    """Start a service until it runs.
+    """Start a service, with retries.
 
     Raises:
-        LaunchError: after some attempts.
+        LaunchError: all attempts failed.
     """
     for attempt in itertools.count(1):
         await asyncio.sleep(backoff.next())
@@ -50,17 +50,17 @@ async def start_again(
             backoff.started()
             return
         except (LaunchError, TimeoutError) as error:
-            log_error(log, str(error) or "it did not start in time")
+            log_error(log, str(error) or f"{service.name} did not start in time")
             if attempt == MAX_FAILED_STARTS:
                 raise LaunchError(f"gave up after {attempt} attempts") from error
             await service.clear()
 
 
 class TritonRecovery:
-    """Keeps Triton and its models.
+    """Keeps Triton and its models running.
 
     Args:
-        admin_key: what Triton asks for before it unloads or loads a model.
+        admin_key: key for Triton's administrative APIs.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class TritonRecovery:
         self._admin_key = admin_key
 
     async def keep(self) -> NoReturn:
-        """For as long as the server runs.
+        """Recover from every fault.
 
         Raises:
-            LaunchError: it could not be started several times in a row.
+            LaunchError: several consecutive starts failed.
         """
         backoff = Backoff()
         while True:
@@ -91,40 +91,40 @@ class TritonRecovery:
             await self.recover(fault, backoff)
 
     async def recover(self, fault: Fault, backoff: Backoff) -> None:
-        """Repair a fault; returns when all models are loaded again."""
+        """Recover from a fault; returns when all models are loaded again."""
         began = asyncio.get_running_loop().time()
-        # Stage 1 can be loaded again, and its requests wait for it. The process of stage 2 takes
-        # its streams with it, whose clients Triton would leave waiting for ever.
-        loaded_again = fault.part == "preprocessing" and await self._load_again(fault, backoff)
-        if not loaded_again:
+        # Stage 1 can be reloaded while its requests wait. The streams of stage 2 are lost with its
+        # process, and Triton would leave their clients waiting forever.
+        is_reloaded = fault.part == "preprocessing" and await self._reload(fault, backoff)
+        if not is_reloaded:
             log_error(self._log, f"{fault}; starting Triton again")
-            self._status.tell(PARTS, "restarting", _again(fault))
+            self._status.report(PARTS, "restarting", _again(fault))
             await self._triton.clear()
             await start_again(self._triton, backoff, self._settings.start_timeout, self._log)
         self._status.clear()
         seconds = asyncio.get_running_loop().time() - began
         self._log.info("%s is back after %.1f s", fault.part, seconds)
 
-    async def _load_again(self, fault: Fault, backoff: Backoff) -> bool:
-        """Unload and load a model of the running Triton; returns whether that worked."""
+    async def _reload(self, fault: Fault, backoff: Backoff) -> bool:
+        """Reload a model of the running Triton; returns whether that succeeded."""
         if not is_alive(self._supervisor.children[self._triton.name].pid):
             return False
-        log_error(self._log, f"{fault}; loading it again")
-        self._status.tell([fault.part], "restarting", _again(fault))
+        log_error(self._log, f"{fault}; reloading it")
+        self._status.report([fault.part], "restarting", _again(fault))
         url = f"{self._settings.triton_http_url}/v2/repository/models/{fault.part}"
         await asyncio.sleep(backoff.next())
         self._triton.stages.retire(fault.part)
         problem: str | Fault = await first(
-            self._ask_to_load_again(url), self._worse_than(fault), self._triton.fault()
+            self._post_reload(url), self._worse_than(fault), self._triton.fault()
         )
         if problem:
-            log_error(self._log, f"{fault.part}: Triton did not load it again: {problem}")
+            log_error(self._log, f"{fault.part}: Triton failed to reload it: {problem}")
             return False
         backoff.started()
         return True
 
-    async def _ask_to_load_again(self, url: str) -> str:
-        """Returns why it did not work; empty when it did."""
+    async def _post_reload(self, url: str) -> str:
+        """Ask Triton to reload a model; returns the error, empty on success."""
         headers = {ADMIN_HEADER: self._admin_key}
         timeout = self._settings.start_timeout
         async with httpx2.AsyncClient(trust_env=False, headers=headers, timeout=timeout) as client:
@@ -138,7 +138,7 @@ class TritonRecovery:
         return ""
 
     async def _worse_than(self, fault: Fault) -> Fault:
-        """Returns when another model has a fault. Others of the same model end with it."""
+        """Returns when another model has a fault; further faults of the same model are logged."""
         while (other := await self._triton.stages.fault()).part == fault.part:
             log_error(self._log, str(other))
         return other

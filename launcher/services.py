@@ -1,4 +1,4 @@
-"""Triton, the frontend and the page: how each is started, and what shows that it is alive."""
+"""Triton, the frontend and the page: how each is started and monitored."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from launcher.supervisor import Supervisor, end_of, environment, first
 from launcher.triton import LoadProgress, Triton, line_level, models_in
 from launcher.watch import Fault, StageWatch, unresponsive
 
-# Settings that only the frontend is told.
+# Settings that are passed to the frontend only.
 SECRETS = ("api_keys", "api_keys_file")
 
 
@@ -19,8 +19,8 @@ class TritonService:
     """Triton with its models.
 
     Args:
-        admin_key: what Triton asks for before it unloads or loads a model.
-        heartbeats: folder in which its Python processes show that they live.
+        admin_key: key for Triton's administrative APIs.
+        heartbeats: folder for the heartbeats of its Python processes.
     """
 
     name = "triton"
@@ -59,7 +59,7 @@ class TritonService:
             progress.read(line)
             return line_level(line)
 
-        self._log.info("starting %s, model %s", self._triton.origin, settings.model)
+        self._log.info("starting %s model=%s", self._triton.origin, settings.model)
         variables = {
             **environment(),
             **self._triton.environment,
@@ -80,7 +80,7 @@ class TritonService:
                 triton,
                 f"{settings.triton_http_url}/v2/health/ready",
                 lambda: str(progress),
-                lambda: self._status.tell_progress(f"So far: {progress}."),
+                lambda: self._status.report_progress(f"Progress: {progress}."),
             )
         except LaunchError:
             if not progress.failures:
@@ -93,7 +93,7 @@ class TritonService:
             ) from None
 
     async def fault(self) -> Fault:
-        """Returns when Triton itself has ended, or does not answer."""
+        """Returns when Triton itself has exited or does not respond."""
         url = f"{self._settings.triton_http_url}/v2/health/live"
         return await first(
             end_of(self._supervisor.children[self.name]),
@@ -101,7 +101,7 @@ class TritonService:
         )
 
     async def clear(self) -> None:
-        """Kill Triton and all its processes, and remove what they leave."""
+        """Kill Triton and all its processes, and clean up after them."""
         self._supervisor.sample_regions()
         await self._supervisor.kill(self.name)
         self._supervisor.remove_regions()
@@ -127,7 +127,7 @@ class FrontendService:
         self._alive_url = f"{settings.base_url}/v1/health/live"
 
     async def start(self) -> None:
-        """Returns when it answers."""
+        """Returns when it responds."""
         settings = self._settings
         self._log.info("starting the frontend")
         variables = {
@@ -144,7 +144,7 @@ class FrontendService:
         await self._supervisor.wait_ready(frontend, self._alive_url, lambda: "frontend")
 
     async def fault(self) -> Fault:
-        """Returns when it has ended or does not answer."""
+        """Returns when it has exited or does not respond."""
         return await first(
             end_of(self._supervisor.children[self.name]),
             unresponsive(self.name, self._alive_url, self._settings.probe_timeout),
@@ -166,7 +166,7 @@ class PageService:
         self._alive_url = f"{settings.web_url}/limits.json"
 
     async def start(self) -> None:
-        """Returns when it answers."""
+        """Returns when it responds."""
         settings = self._settings
         variables = {**environment(), variable("web_api_url"): settings.base_url}
         for secret in SECRETS:
@@ -177,13 +177,13 @@ class PageService:
         await self._supervisor.wait_ready(page, self._alive_url, lambda: "the web page")
 
     async def fault(self) -> Fault:
-        """Returns when it has ended or does not answer."""
+        """Returns when it has exited or does not respond."""
         return await first(
             end_of(self._supervisor.children[self.name]),
             unresponsive(self.name, self._alive_url, self._settings.probe_timeout),
         )
 
     async def clear(self) -> None:
-        """Kill it, if it was ever started."""
+        """Kill it, if it has been started."""
         if self.name in self._supervisor.children:
             await self._supervisor.kill(self.name)

@@ -1,6 +1,6 @@
 """The launcher's settings, read from the environment (prefix ``GLM_``): the frontend's and its own.
 
-Other ``GLM_*`` variables belong to the models and are passed on as they are.
+Other ``GLM_*`` variables belong to the models and are passed on unchanged.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from glm_frontend.variables import PREFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The setting of each port, with the setting of the address that it is bound to.
+# For each port setting, the setting of its bind address.
 PORTS = {
     "port": "host",
     "web_port": "host",
@@ -25,10 +25,10 @@ PORTS = {
 
 
 class LauncherSettings(glm_web.settings.PageSettings):
-    """All that the frontend and the web page read, so that their bad values stop the start too, and
-    the launcher's.
+    """All settings of the frontend and of the web page, so that their invalid values also stop the
+    start, and those of the launcher.
 
-    Raises pydantic's ValidationError for a bad value; the frontend's `describe` puts it into words.
+    Raises pydantic's ValidationError for an invalid value; the frontend's `describe` formats it.
     """
 
     model_config = SettingsConfigDict(
@@ -38,25 +38,25 @@ class LauncherSettings(glm_web.settings.PageSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that the frontend listens on."""
     frontend: bool = True
-    """Whether there is a frontend here, and a web page; false: Triton alone, watched."""
+    """Whether to run the frontend and the web page; false: only Triton, supervised."""
     web: bool = True
-    """Whether there is a web page."""
+    """Whether to run the web page."""
     web_port: int = Field(default=7860, ge=1, le=65535)
     """Port of the web page."""
     triton_host: str = "127.0.0.1"
-    """Address that Triton's three ports listen on."""
+    """Bind address of Triton's three ports."""
     triton_grpc_port: int = Field(default=8001, ge=1, le=65535)
     """Triton's gRPC port."""
     triton_metrics_port: int = Field(default=8002, ge=1, le=65535)
-    """Triton's port for Prometheus."""
+    """Triton's metrics port."""
     triton_http_port: int = Field(default=8003, ge=1, le=65535)
     """Triton's HTTP port."""
     triton_exit_timeout: int = Field(default=30, ge=1)
-    """Seconds that requests under way have to finish when Triton is stopped."""
+    """Seconds that running requests have to finish when Triton is stopped."""
     start_timeout: float = Field(default=1800, gt=0)
-    """Seconds until the first picture must be answered."""
+    """Seconds within which the smoke test must pass."""
     step_timeout: float = Field(default=120, gt=0)
-    """Seconds that one step of the engine may take before Triton is started again."""
+    """Seconds that one step of the engine may take before Triton is restarted."""
     image_decode_timeout: int = Field(default=30, ge=1)
     """Of stage 1; see its settings."""
     video_decode_timeout: int = Field(default=30, ge=1)
@@ -64,16 +64,16 @@ class LauncherSettings(glm_web.settings.PageSettings):
     preprocessing_timeout: float = Field(default=90, gt=0)
     """Seconds that stage 1 may spend on one request before its process is killed."""
     probe_timeout: float = Field(default=20, gt=0)
-    """Seconds without a sign of life after which Triton, or the frontend, is started again."""
+    """Seconds without a response after which Triton, or the frontend, is restarted."""
     model: str = str(ROOT / "demo_model" / "checkpoint")
-    """Checkpoint: a folder, or the id of one on the hub."""
+    """Checkpoint: a local folder, or an id on the hub."""
     model_repository: DirectoryPath = ROOT / "model_repository"
     """Triton's model repository."""
 
     @field_validator("model")
     @classmethod
     def _absolute_model(cls, value: str) -> str:
-        """Triton's processes run elsewhere, so a folder is made absolute. A hub id stays."""
+        """Make a folder absolute, as Triton's processes have other working directories."""
         folder = Path(value).expanduser()
         if value and folder.is_dir():
             return str(folder.resolve())
@@ -87,7 +87,7 @@ class LauncherSettings(glm_web.settings.PageSettings):
         return value.resolve()
 
     @model_validator(mode="after")
-    def _what_takes_its_time_is_not_killed(self) -> Self:
+    def _check_preprocessing_timeout(self) -> Self:
         decoding = self.image_decode_timeout + self.video_decode_timeout
         if self.preprocessing_timeout <= decoding:
             raise ValueError(
@@ -98,7 +98,7 @@ class LauncherSettings(glm_web.settings.PageSettings):
         return self
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
+    def _check_ports_differ(self) -> Self:
         owner: dict[int, str] = {}
         for name in self.ports:
             port = getattr(self, name)
@@ -109,23 +109,23 @@ class LauncherSettings(glm_web.settings.PageSettings):
 
     @property
     def base_url(self) -> str:
-        """Where this machine reaches the frontend."""
+        """URL of the frontend from this machine."""
         return f"http://{_reachable(self.host)}:{self.port}"
 
     @property
     def ports(self) -> list[str]:
-        """The settings of the ports that are used."""
+        """The settings of the ports in use."""
         unused = {"port": not self.frontend, "web_port": not (self.frontend and self.web)}
         return [name for name in PORTS if not unused.get(name)]
 
     @property
     def web_url(self) -> str:
-        """Where this machine reaches the web page."""
+        """URL of the web page from this machine."""
         return f"http://{_reachable(self.host)}:{self.web_port}"
 
     @property
     def triton_grpc_url(self) -> str:
-        """Where this machine reaches Triton's gRPC port, as ``host:port``."""
+        """Triton's gRPC endpoint from this machine, as ``host:port``."""
         return f"{_reachable(self.triton_host)}:{self.triton_grpc_port}"
 
     @property
@@ -153,7 +153,7 @@ def settings_help() -> str:
 
 
 def _reachable(host: str) -> str:
-    """An address to dial for an address to bind."""
-    # Nothing is bound to all interfaces here: nosec is for bandit's B104.
+    """The address to connect to, for a bind address."""
+    # Nothing is bound here: nosec is for bandit's B104.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec
     return f"[{host}]" if ":" in host else host

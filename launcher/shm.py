@@ -1,7 +1,7 @@
-"""Triton's shared memory: which regions belong to our server, and removing those left behind.
+"""Tracks the shared memory of Triton, and removes leftover regions.
 
-The Python backend makes one region per model instance in /dev/shm. A killed stub or server leaves
-its region there, and nobody else cleans it up.
+The Python backend creates one region per model instance in /dev/shm. A killed stub or server leaves
+its region there.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ PREFIX = "triton_python_backend_shm_region_"
 
 
 class RegionWatch:
-    """Remembers the regions that the processes given to `sample` have mapped.
+    """Records the regions mapped by the processes passed to `sample`.
 
-    A name alone does not tell whose a region is, so only what was seen mapped is ever removed.
+    A name does not identify the owner of a region, so only regions seen mapped are removed.
     """
 
     def __init__(self, shm: Path = SHM, proc: Path = Path("/proc")) -> None:
@@ -23,14 +23,14 @@ class RegionWatch:
         self._owned: set[str] = set()
 
     def sample(self, pids: Iterable[int]) -> None:
-        """Notes new regions of these processes. Cheap while /dev/shm holds no unknown region."""
+        """Record new regions of these processes. Cheap if /dev/shm has no unknown region."""
         if self._present() <= self._owned:
             return
         for pid in pids:
             self._owned |= self._mapped(pid)
 
     def remove_leftovers(self) -> list[str]:
-        """Removes the noted regions that still exist; call when the processes are gone.
+        """Remove recorded regions that still exist; call after the processes are gone.
 
         Returns the names of the removed regions.
         """
@@ -45,7 +45,7 @@ class RegionWatch:
     def _mapped(self, pid: int) -> set[str]:
         try:
             maps = (self._proc / str(pid) / "maps").read_text(errors="replace")
-        except OSError:  # the process has just ended
+        except OSError:  # the process has just exited
             return set()
         paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines() if PREFIX in line)
         return {Path(path.removesuffix(" (deleted)")).name for path in paths}

@@ -1,4 +1,4 @@
-"""What the launcher tells the frontend, for ``/v1/health``: which parts are being started."""
+"""Reports to the frontend, for ``/v1/health``, which parts are being started."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ PARTS = ("triton", "preprocessing", "generation")
 
 
 class Status:
-    """A file, ``{"checks": {part: state}, "message": ...}``; none when all is well.
+    """A file ``{"checks": {part: state}, "message": ...}``, absent if all parts are running.
 
     Attributes:
         path: of the file.
@@ -21,25 +21,25 @@ class Status:
         self._checks: dict[str, str] = {}
         self._message = ""
 
-    def tell(
+    def report(
         self, parts: Iterable[str], state: Literal["loading", "restarting"], message: str
     ) -> None:
-        """These parts are being started."""
+        """Report that these parts are being started."""
         self._checks, self._message = dict.fromkeys(parts, state), message
         self._write(message)
 
-    def tell_progress(self, progress: str) -> None:
-        """How far what was told has come."""
+    def report_progress(self, progress: str) -> None:
+        """Update the progress of the last report."""
         self._write(f"{self._message} {progress}")
 
     def clear(self) -> None:
-        """All is well."""
+        """Report that all parts are running."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, message: str) -> None:
         new = self.path.with_suffix(".new")
         try:
             new.write_text(json.dumps({"checks": self._checks, "message": message}))
-            new.replace(self.path)  # a reader sees the old or the new, no half
-        except OSError as error:  # a full disk: the frontend finds out by itself, a little later
-            logging.getLogger("launcher").warning("the frontend was not told: %s", error)
+            new.replace(self.path)  # atomic for readers
+        except OSError as error:  # a full disk: the frontend notices by itself, a little later
+            logging.getLogger("launcher").warning("writing the status file failed error=%s", error)

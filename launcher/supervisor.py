@@ -1,4 +1,4 @@
-"""The processes of the server: started, waited for, ended in order, their shared memory removed."""
+"""Starts, awaits and stops the processes of the server, and removes their shared memory."""
 
 import asyncio
 import contextlib
@@ -21,32 +21,32 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 5.0
 REGION_SECONDS = 2.0
-# Each part bounds its own stop; this long after that bound it is killed.
+# Each part limits the time of its own stop; it is killed this long after that limit.
 EXIT_GRACE = 10.0
 
 
 class Service(Protocol):
-    """One part of the server, which can be started again."""
+    """One part of the server, which can be restarted."""
 
     @property
     def name(self) -> str:
-        """Of its process, in the log as well."""
+        """Name of its process and of its logger."""
         ...
 
     async def start(self) -> None:
-        """Returns when it answers.
+        """Returns when it responds.
 
         Raises:
-            LaunchError: it has ended, or could not be started.
+            LaunchError: it has exited, or could not be started.
         """
         ...
 
     async def fault(self) -> Fault:
-        """Returns when its process has ended or does not answer."""
+        """Returns when its process has exited or does not respond."""
         ...
 
     async def clear(self) -> None:
-        """Kill its process, and remove what that leaves."""
+        """Kill its process, and clean up after it."""
         ...
 
 
@@ -54,7 +54,7 @@ class Supervisor:
     """Owns all child processes.
 
     Attributes:
-        children: by name; one that was started again takes the place of the one before.
+        children: by name; a restarted child replaces its predecessor.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -74,13 +74,13 @@ class Supervisor:
         """Start a program.
 
         Args:
-            stop_timeout: seconds that it gets to end.
-            read_line: gives the level at which a line of its output is logged.
+            stop_timeout: seconds that it has for its shutdown.
+            read_line: returns the log level for a line of its output.
 
         Raises:
-            LaunchError: the system has no process, memory or file for it.
+            LaunchError: the system is out of processes, memory or files.
         """
-        # A task of its own, for one that is cut off in the middle would leave an unknown process.
+        # A separate task: cancellation midway would leave an untracked process.
         starting = asyncio.create_task(
             Child.start(name, command, environment, stop_timeout + EXIT_GRACE, read_line)
         )
@@ -89,7 +89,7 @@ class Supervisor:
         starting.add_done_callback(lambda task: self._note(name, task))
         try:
             return await asyncio.shield(starting)
-        except OSError as error:  # no memory, no process, no file left
+        except OSError as error:  # out of memory, processes or files
             raise LaunchError(f"{name} could not be started: {error}") from None
 
     def _note(self, name: str, starting: "asyncio.Task[Child]") -> None:
@@ -101,62 +101,62 @@ class Supervisor:
         child: Child,
         url: str,
         progress: Callable[[], str],
-        tell: Callable[[], None] = lambda: None,
+        report: Callable[[], None] = lambda: None,
     ) -> None:
-        """Returns when ``url`` answers 200; logs every few seconds what it waits for.
+        """Returns when ``url`` responds with 200; logs the progress every few seconds.
 
         Args:
-            tell: called at each look.
+            report: called at each poll.
 
         Raises:
-            LaunchError: the child has ended; Crashed: a signal has ended it.
+            LaunchError: the child has exited; Crashed: a signal has terminated it.
         """
         loop = asyncio.get_running_loop()
-        start = told = loop.time()
+        start = logged = loop.time()
         async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
             while not child.ended.done():
-                with contextlib.suppress(httpx2.TransportError):  # it does not listen yet
+                with contextlib.suppress(httpx2.TransportError):  # not listening yet
                     if (await client.get(url)).status_code == 200:
                         return
-                if loop.time() - told >= PROGRESS_SECONDS:
-                    told = loop.time()
-                    self._log.info("waiting for: %s (%.0f s)", progress(), told - start)
-                tell()
+                if loop.time() - logged >= PROGRESS_SECONDS:
+                    logged = loop.time()
+                    self._log.info("waiting for: %s (%.0f s)", progress(), logged - start)
+                report()
                 await asyncio.wait({child.ended}, timeout=POLL_SECONDS)
         tail = "".join(f"\n  {line}" for line in child.tail)
         kind = Crashed if child.was_killed else LaunchError
-        raise kind(f"{child.name} has ended ({child.exit_words}); its last lines:{tail}")
+        raise kind(f"{child.name} exited ({child.exit_words}); last lines:{tail}")
 
     async def kill(self, name: str) -> None:
-        """Kill a child and all that it has started."""
+        """Kill a child and its descendants."""
         await self.children[name].kill()
 
     async def watch_regions(self) -> None:
-        """Note which shared memory the children have; until cancelled."""
+        """Record the shared memory of the children periodically, until cancelled."""
         while True:
             await asyncio.sleep(REGION_SECONDS)
             self.sample_regions()
 
     def sample_regions(self) -> None:
-        """Note which shared memory the children have now."""
+        """Record the shared memory that the children have now."""
         # A generator: /proc is only read when there is an unknown region.
         self._regions.sample(
             pid for child in self.children.values() for pid in child.session_pids()
         )
 
     def remove_regions(self) -> list[str]:
-        """Remove shared memory that dead children have left; its names."""
+        """Remove the shared memory of dead children; returns its names."""
         return list(self._regions.remove_leftovers())
 
     async def shut_down(
         self, order: Sequence[Sequence[str]], force: asyncio.Event, number: signal.Signals
     ) -> None:
-        """End all children, and clear what they have left.
+        """Stop all children, and clean up after them.
 
         Args:
-            order: names of those that end together, one group after the other.
-            force: once it is set, what has not ended is killed.
-            number: the signal that the launcher got.
+            order: groups of names, which are stopped one after the other.
+            force: once set, remaining processes are killed.
+            number: the signal that the launcher received.
         """
         if self._starting:
             await asyncio.wait(self._starting)
@@ -165,35 +165,35 @@ class Supervisor:
             children = [self.children[name] for name in names if name in self.children]
             await asyncio.gather(*(self._stop(child, force, number) for child in children))
         for name in self.remove_regions():
-            self._log.info("removed shared memory that Triton left: %s", name)
+            self._log.info("removed leftover shared memory name=%s", name)
 
     async def _stop(self, child: Child, force: asyncio.Event, number: signal.Signals) -> None:
         if not child.ended.done():
             self._log.info("stopping %s", child.name)
-        # At a Ctrl-C the frontend need not wait for load balancers to notice.
+        # After Ctrl-C the frontend need not wait for load balancers to notice.
         interrupted = child.name == "frontend" and number == signal.SIGINT
         await child.stop(force, signal.SIGINT if interrupted else signal.SIGTERM)
 
 
 def environment() -> dict[str, str]:
-    """What every process that the launcher starts gets."""
+    """The environment of every child process."""
     return {**os.environ, LAUNCHED: "true"}
 
 
 def log_error(log: logging.Logger, text: str) -> None:
-    """Log each line as an error of its own, so that each carries the prefix of the log."""
+    """Log each line as a separate error, so that each has the prefix of the log."""
     for line in text.splitlines():
         log.error("%s", line)
 
 
 async def end_of(child: Child) -> Fault:
-    """Returns when the child has ended."""
+    """Returns when the child has exited."""
     await asyncio.wait({child.ended})
-    return Fault(child.name, f"its process has ended ({child.exit_words})")
+    return Fault(child.name, f"process exited ({child.exit_words})")
 
 
 async def first(*coroutines: Coroutine[Any, Any, T]) -> T:
-    """The result of the one that ends first; the others are cancelled."""
+    """The result of the coroutine that finishes first; the others are cancelled."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -203,7 +203,7 @@ async def first(*coroutines: Coroutine[Any, Any, T]) -> T:
 
 
 async def cancelled(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel tasks; returns when they have ended."""
+    """Cancel tasks, and wait for their end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""Finds tritonserver, in a Triton container or in the nvidia-pytriton wheel, and how to run it.
+"""Finds tritonserver in a Triton container or in the nvidia-pytriton wheel, and how to run it.
 
-Of the wheel only the binaries are used. It was built to be driven by its own Python API, so three
-things that a container has must be put together here: a folder with the Python backend and the stub
-of this Python version, the loader's path to the libraries of the wheel, and the one to libpython.
+Only the binaries of the wheel are used. As it is meant to be run by its own Python API, three
+things that a container provides are set up here: a folder with the Python backend and the stub of
+this Python version, and the library paths of the wheel and of libpython.
 """
 
 import importlib.util
@@ -21,16 +21,16 @@ from launcher.settings import LauncherSettings
 
 CONTAINER = Path("/opt/tritonserver")
 
-# A region per model instance, allocated in full at the start and grown in these steps. The patches
+# Size of the region per model instance, allocated at the start, and its growth step. The patches
 # of a 1024 px picture are 3.2 MB; Docker's default /dev/shm of 64 MB holds three instances of 16.
 SHM_BYTES = 16 * 1024 * 1024
 
-# What changes the server or shows more than a caller's own request needs the key of this run.
-# Inference, health, metadata and model-config stay open.
+# APIs that change the server or expose other requests require the key of this run. Inference,
+# health, metadata and model-config stay open.
 RESTRICTED_APIS = "model-repository,shared-memory,statistics,trace,logging"
 ADMIN_HEADER = "glm-admin-key"
 
-# What Triton says on every machine without a GPU.
+# Logged by Triton on every machine without a GPU.
 NO_GPU_LINES = (
     "Error: Failed to initialize NVML",
     "CudaDriverHelper has not been initialized",
@@ -40,9 +40,9 @@ LOG_LINE = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ \d+ (?P<source>\S+):\d+\]
 LEVELS = {"W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 LOADING = re.compile(r"\bloading: (?P<model>[^:]+):\d+")
 LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
-# A progress bar of transformers, in the log of the only model that has weights.
+# A progress bar of transformers, logged by the only model with weights.
 WEIGHTS = re.compile(r"Loading weights:\s*(?P<percent>\d+)%")
-# The server escapes line ends; from "At:" on stands a Python traceback.
+# The server escapes line breaks; "At:" begins a Python traceback.
 LOAD_FAILED = re.compile(
     r"failed to load '(?P<model>[^']+)' version \d+: (?:Internal: )?"
     r"(?P<reason>.*?)(?:\\n\\nAt:.*)?\"?$"
@@ -56,9 +56,9 @@ class Triton:
     binary: Path
     origin: str
     backends: Path | None = None
-    """A backend folder to give with --backend-directory; None: the server knows its own."""
+    """Folder for --backend-directory; None for the server's default."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What to set on top of the launcher's own environment."""
+    """Variables in addition to the launcher's own environment."""
 
     def command(self, settings: LauncherSettings, admin_key: str) -> list[str]:
         """The command line. `admin_key` opens the administrative APIs (header ADMIN_HEADER)."""
@@ -66,7 +66,7 @@ class Triton:
         command = [
             str(self.binary),
             f"--model-repository={settings.model_repository}",
-            # Explicit, so that a model whose process died can be loaded again.
+            # Explicit, so that a model whose process died can be reloaded.
             "--model-control-mode=explicit",
             "--load-model=*",
             "--disable-auto-complete-config",
@@ -81,7 +81,7 @@ class Triton:
             f"--exit-timeout-secs={settings.triton_exit_timeout}",
             f"--backend-config=python,shm-default-byte-size={SHM_BYTES}",
             f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
-            # Every tensor of ours is on the CPU when Triton holds it.
+            # All tensors passed to Triton are on the CPU.
             "--pinned-memory-pool-byte-size=0",
         ]
         if self.backends is not None:
@@ -89,10 +89,10 @@ class Triton:
         return command
 
 
-# glibc would return the memory of every large tensor to the system, and take it again, page by
-# page, for the next. PyTorch's largest ones, as the KV cache, may be in huge pages. oneDNN and
-# PyTorch's part of it would each keep the last 1024 matrix products that were new, and every number
-# of rows is a new one: on a CPU the engine grew by more than half a GB, for hours.
+# By default glibc returns the memory of every large tensor to the system, and faults it in again,
+# page by page, for the next. PyTorch's largest tensors, such as the KV cache, may use huge pages.
+# oneDNN and PyTorch each cache 1024 matrix product primitives, one per number of rows: on a CPU the
+# engine grew by more than half a GB over hours.
 MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -104,9 +104,9 @@ MEMORY = {
 
 
 def find_triton(run_folder: Path) -> Triton:
-    """The container's server if there is one, else the wheel's, made ready in `run_folder`.
+    """Find the server of the container, else that of the wheel, which is set up in `run_folder`.
 
-    Raises LaunchError with what to install when there is none, or when a library is missing.
+    Raises LaunchError with installation instructions if it or a library is missing.
     """
     binary = CONTAINER / "bin" / "tritonserver"
     if binary.is_file():
@@ -114,8 +114,8 @@ def find_triton(run_folder: Path) -> Triton:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise LaunchError(
-            f"no Triton Inference Server: there is no {binary}, and the package nvidia-pytriton is "
-            "not installed (`make setup` installs it)"
+            f"Triton Inference Server not found: {binary} does not exist, and the package "
+            "nvidia-pytriton is not installed (`make setup` installs it)"
         )
     return _wheel_triton(Path(spec.submodule_search_locations[0]), run_folder)
 
@@ -123,9 +123,9 @@ def find_triton(run_folder: Path) -> Triton:
 def _wheel_triton(package: Path, run_folder: Path) -> Triton:
     python = Path(sys.executable)
     if not (python.parent / "python3").exists():
-        # Triton's Python processes take their packages from the first python3 on the PATH.
+        # Triton's Python processes use the packages of the first python3 on the PATH.
         raise LaunchError(
-            f"there is no python3 beside {python}: start the launcher from a virtual environment"
+            f"no python3 next to {python}: start the launcher from a virtual environment"
         )
     backends = run_folder / "backends"
     assemble_backends(package / "tritonserver", backends)
@@ -151,7 +151,7 @@ def _wheel_triton(package: Path, run_folder: Path) -> Triton:
 
 
 def assemble_backends(tritonserver: Path, target: Path) -> None:
-    """Links the Python backend and the stub of this Python into ``target/python``."""
+    """Link the Python backend and the stub for this Python into ``target/python``."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = tritonserver / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
@@ -164,11 +164,11 @@ def assemble_backends(tritonserver: Path, target: Path) -> None:
 
 
 def loaded_libraries(program: Path, library_path: Iterable[Path]) -> dict[str, Path | None]:
-    """The shared libraries that `program` would load, by the loader's own word.
+    """The shared libraries that `program` would load, according to the loader.
 
-    None stands for a library that the loader does not find.
+    None for a library that the loader does not find.
     """
-    # What ldd does; ldd itself is not installed everywhere.
+    # As ldd does, which is not installed everywhere.
     environment = {"LD_TRACE_LOADED_OBJECTS": "1", "LD_LIBRARY_PATH": _library_path(library_path)}
     listing = subprocess.run(
         [program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -178,10 +178,10 @@ def loaded_libraries(program: Path, library_path: Iterable[Path]) -> dict[str, P
 
 
 def libpython_folder(libraries: Mapping[str, Path | None]) -> list[Path]:
-    """The folder of this Python's own libpython, if the loader would not take that one by itself.
+    """The folder of this Python's own libpython, unless the loader would use it anyway.
 
-    The stub embeds libpython. A Python outside the system's folders brings its own; one that was
-    built without can use the system's of the same version, if that is installed.
+    The stub embeds libpython. A Python outside the system's folders has its own; one that was built
+    without can use the system's of the same version, if installed.
     """
     name = libpython_name()
     for folder in (sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"):
@@ -207,21 +207,21 @@ def missing_libraries(names: Iterable[str]) -> str:
     }
     names = sorted(names)
     known = [packages[name] for name in names if name in packages]
-    message = f"Triton needs {', '.join(names)}, which this machine has not."
+    message = f"Triton needs {', '.join(names)}, which is not installed."
     if known:
         message += f" Install: apt install {' '.join(known)}"
     if libpython_name() in names:
         message += (
-            ". (This Python was built without its shared library; one built with --enable-shared, "
-            "or a distribution's, brings it along.)"
+            ". (This Python was built without its shared library; use one built with "
+            "--enable-shared, or that of a distribution.)"
         )
     return message
 
 
 def line_level(line: str) -> int:
-    """The level of a line of the server's log: its own information is for --verbose only.
+    """The level of a line of the server's log: its own INFO lines are shown with --verbose only.
 
-    What the models log or print is information.
+    Output of the models is INFO.
     """
     if not line or line.startswith(("+--", "| ")) or any(noise in line for noise in NO_GPU_LINES):
         return logging.DEBUG
@@ -233,7 +233,7 @@ def line_level(line: str) -> int:
 
 
 class LoadProgress:
-    """What the server's log says about the loading of each model."""
+    """Progress of loading each model, from the server's log."""
 
     def __init__(self, models: Iterable[str]) -> None:
         self._states = dict.fromkeys(sorted(models), "waiting")
@@ -241,7 +241,7 @@ class LoadProgress:
         self.failures: dict[str, str] = {}
 
     def read(self, line: str) -> None:
-        """Takes in a line of the log."""
+        """Parse a line of the log."""
         if match := WEIGHTS.search(line):
             self._weights = f"{match['percent']} % of the weights"
         for pattern, state in ((LOADING, "loading"), (LOADED, "ready"), (LOAD_FAILED, "failed")):
@@ -256,10 +256,10 @@ class LoadProgress:
 
 
 def models_in(repository: Path) -> list[str]:
-    """The models of a repository; raises LaunchError when there is none."""
+    """The models of a repository; raises LaunchError if there is none."""
     models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not models:
-        raise LaunchError(f"no model in {repository} (a folder with a config.pbtxt)")
+        raise LaunchError(f"no model in {repository} (no folder with a config.pbtxt)")
     return models
 
 

@@ -1,7 +1,7 @@
-"""Which of Triton's Python processes is dead or stuck, by the heartbeats that they write.
+"""Detects dead and stuck Python processes of Triton by their heartbeats.
 
-Triton 24.10 neither starts a dead process again nor says that it is gone: requests to it fail one
-by one, and streams of it hang for ever. See ``heartbeat.py`` in each model for what is written.
+Triton 24.10 neither restarts nor reports a dead process: its requests fail one by one, and its
+streams hang forever. See ``heartbeat.py`` in each model for the file format.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ import httpx2
 
 from launcher.processes import is_alive
 
-LOOK_SECONDS = 0.2
-# Between two looks, as far as it counts.
+POLL_SECONDS = 0.2
+# Longest time counted between two polls.
 MOST_SECONDS = 1.0
 PROBE_SECONDS = 2.0
 PROBES = 4
@@ -27,11 +27,11 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong.
+    """A fault of a part of the server.
 
     Attributes:
         part: `triton`, `frontend`, or the name of a model.
-        reason: in words that go after the part's name.
+        reason: human-readable.
     """
 
     part: str
@@ -42,11 +42,11 @@ class Fault:
 
 
 class StageWatch:
-    """Looks at the files ``<model>-<pid>`` of a folder.
+    """Monitors the heartbeat files ``<model>-<pid>`` of a folder.
 
     Args:
-        limits: seconds that a model's process may be at the same piece of work; models that are
-            not in it have no limit.
+        limits: for each model the seconds that a process may take for one piece of work; other
+            models have no limit.
     """
 
     def __init__(
@@ -59,24 +59,24 @@ class StageWatch:
         self._limits = limits
         self._clock = clock
         self._looked = clock()
-        # Of each worker: its beat, and how long it has been looked at without another.
+        # For each worker: its last heartbeat, and the observed time without a new one.
         self._seen: dict[tuple[Path, int], tuple[float, float]] = {}
         self._retired: set[Path] = set()
 
     async def fault(self) -> Fault:
-        """Returns when there is one."""
+        """Returns the first fault."""
         while True:
             if fault := self.look():
                 return fault
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     def look(self) -> Fault | None:
-        """The first fault found. Its process is dead afterwards, and is not looked at again."""
-        # Where everything stood still, this process too, nobody is to blame for it.
+        """Poll once; returns the first fault found, and kills its process."""
+        # If the whole machine stood still, including this process, no worker is to blame.
         passed = min(self._clock() - self._looked, MOST_SECONDS)
         self._looked = self._clock()
         paths = sorted(self._folder.iterdir())
-        # One that ended in order took its file with it; another process may get its number.
+        # An orderly exit removes the file; another process may get the same pid.
         self._retired.intersection_update(paths)
         self._seen = {worker: seen for worker, seen in self._seen.items() if worker[0] in paths}
         for path in paths:
@@ -92,8 +92,8 @@ class StageWatch:
         return None
 
     def retire(self, model: str) -> None:
-        """The processes of a model are about to go: their end is no fault. One that hangs does
-        not go by itself, and is killed as ever."""
+        """The processes of a model are about to exit, which is not a fault. Hanging ones are still
+        killed."""
         self._retired.update(self._folder.glob(f"{model}-*"))
 
     def forget(self) -> None:
@@ -103,27 +103,27 @@ class StageWatch:
 
     def _reason(self, path: Path, model: str, pid: int, passed: float) -> str | None:
         if not is_alive(pid):
-            # One that ends in order takes its file with it.
-            return "its process has ended" if path.exists() else None
+            # An orderly exit removes the file.
+            return "process exited" if path.exists() else None
         try:
-            beats = [beat for (beat,) in struct.iter_unpack("d", path.read_bytes())]
-        except (OSError, struct.error):  # just made, or just removed
+            heartbeats = [beat for (beat,) in struct.iter_unpack("d", path.read_bytes())]
+        except (OSError, struct.error):  # just created or removed
             return None
-        for worker, beat in enumerate(beats):
+        for worker, beat in enumerate(heartbeats):
             if beat < 0:
-                return "its process cannot go on"
+                return "process reported a failure"
             last, stuck = self._seen.get((path, worker), (0.0, 0.0))
             stuck = stuck + passed if beat == last else 0.0
             self._seen[path, worker] = beat, stuck
             if beat and stuck > self._limits.get(model, float("inf")):
-                return f"its process has not moved for {stuck:.0f} s"
+                return f"no progress for {stuck:.0f} s"
         return None
 
 
 async def unresponsive(part: str, url: str, limit: float) -> Fault:
-    """Returns when `url` of a part has not answered for `limit` seconds, whatever it answers.
+    """Returns when `url` of a part has not responded for `limit` seconds, with any status.
 
-    It is asked several times: one attempt may fail because this process stood still.
+    Requires several failed attempts, as a single one may fail because this process stood still.
     """
     seconds = limit / PROBES
     missed = 0
@@ -137,12 +137,11 @@ async def unresponsive(part: str, url: str, limit: float) -> Fault:
                 missed += 1
                 pause = max(0.0, seconds - (time.monotonic() - began))
             await asyncio.sleep(pause)
-    return Fault(part, f"it has not answered for {limit:g} s")
+    return Fault(part, f"no response for {limit:g} s")
 
 
 class Backoff:
-    """How long to wait before something is started again: not at all at first, then longer each
-    time that it did not last."""
+    """Delay before a restart: none at first, then longer after each start that did not last."""
 
     STABLE_SECONDS = 5.0
     FIRST_SECONDS = 0.5
@@ -153,7 +152,7 @@ class Backoff:
         self._started: float | None = None
 
     def next(self) -> float:
-        """Seconds to wait now."""
+        """Seconds to wait before the next start."""
         if self._started and time.monotonic() - self._started > self.STABLE_SECONDS:
             self._failures = 0
         self._started = None
@@ -162,5 +161,5 @@ class Backoff:
         return min(delay, self.MOST_SECONDS)
 
     def started(self) -> None:
-        """It runs."""
+        """Record a successful start."""
         self._started = time.monotonic()

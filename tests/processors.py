@@ -6,7 +6,7 @@ without it does.
 
 import torch
 
-# What torch, oneDNN and numba are told to make do with.
+# Instruction sets to which torch, oneDNN and numba are limited.
 _AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Vulnerabilities that do not concern us, or cannot be mended yet: id, and the reason with a date.
+# Vulnerabilities that do not concern us, or cannot be fixed yet: id, and the reason with a date.
 IGNORED: dict[str, str] = {}
 
 

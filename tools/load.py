@@ -65,7 +65,7 @@ class Server:
         return self.chat([{"role": "user", "content": parts}], max_tokens)
 
     def chat(self, messages: list[dict[str, Any]], max_tokens: int) -> bytes:
-        """One request for exactly so many tokens, streamed."""
+        """One streamed request for an exact number of tokens."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -139,7 +139,7 @@ async def ask(client: httpx2.AsyncClient, url: str, body: bytes) -> Answer:
 async def load(
     server: Server, concurrency: int, seconds: float, uris: Iterator[str], max_tokens: int = 64
 ) -> Result:
-    """Keep so many requests running for so long."""
+    """Keep a constant number of requests running for some time."""
     answers: list[Answer] = []
     errors: list[str] = []
     url = f"{server.url}/v1/chat/completions"

@@ -117,7 +117,7 @@ def _percentiles(seconds: Iterable[float | None]) -> dict[int, float | None]:
 
 @dataclass(frozen=True)
 class Window:
-    """A time in which so many users were at work, by ``time.time()``."""
+    """A period with a constant number of users, by ``time.time()``."""
 
     users: int
     begin: float

@@ -48,7 +48,7 @@ def begin(environment: Environment, web_ui: WebUI | None, **_: Any) -> None:
             if not web_ui:
                 sys.exit(2)
     # Left to Python, Ctrl-C ends whatever runs just then: gRPC's own thread perhaps, and no more.
-    # Workers that were forked are told by the master.
+    # Forked workers get them from the master.
     is_forked = isinstance(environment.runner, WorkerRunner) and chosen.processes
     gevent.signal_handler(signal.SIGINT, _ignore if is_forked else _interrupt)
     book = Book(environment)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.load import QUESTION, picture_file
 
-# Of each size are drawn so many; those that no request had before get a tail of their own.
+# Number drawn of each size; new ones get a unique suffix.
 DRAWN = 16
 FURTHER_QUESTION = "And what is in the background?"
 WORDS = "Tell me about the colours of the sky in the morning, at noon and in the evening."

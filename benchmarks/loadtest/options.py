@@ -1,4 +1,4 @@
-"""What ``make load`` is told besides Locust's own options; also by environment and on the page."""
+"""Options of ``make load`` in addition to Locust's; also by environment and on the page."""
 
 import argparse
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def positive(text: str) -> float:
 def counts(text: str) -> str:
     """Whole numbers above 0 with commas between them, as they were given: so they stay editable."""
     if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 1,2,4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 1,2,4")
     return text
 
 

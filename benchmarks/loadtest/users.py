@@ -53,7 +53,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer. ``tokens`` is of the whole answer, 0 where it is not told."""
+    """A part of an answer. ``tokens`` is of the whole answer, 0 if it is not reported."""
 
     text: str
     tokens: int = 0

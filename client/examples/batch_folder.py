@@ -37,7 +37,7 @@ LINE_START = b'{"file": "'
 
 
 async def ask(client: AsyncClient, picture: Path, question: str) -> str:
-    """The answer; tries again, later, where the server is full or away for a moment."""
+    """Get the answer; retries while the server is overloaded or unavailable."""
     request = GenerationRequest(
         text_input=question,
         images=[picture.read_bytes()],
@@ -103,7 +103,7 @@ def answered(output: Path) -> set[str]:
 async def run(options: argparse.Namespace) -> int:
     async with AsyncClient(options.url, timeout=options.timeout) as client:
         if not await client.server_live():
-            print(f"no Triton answers over gRPC at {options.url}", file=sys.stderr)
+            print(f"cannot reach Triton's gRPC endpoint at {options.url}", file=sys.stderr)
             return 1
         return await ask_all(client, options)
 
@@ -144,11 +144,11 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one answer")
     options = parser.parse_args()
     if not options.folder.is_dir():
-        parser.error(f"--folder: {options.folder} is no folder")
+        parser.error(f"--folder: {options.folder} is not a folder")
     if options.concurrency < 1:
-        parser.error("--concurrency: has to be at least 1")
+        parser.error("--concurrency: must be at least 1")
     if not options.timeout > 0:
-        parser.error("--timeout: has to be more than 0")
+        parser.error("--timeout: must be more than 0")
     try:
         return asyncio.run(run(options))
     except (OSError, ValueError) as error:

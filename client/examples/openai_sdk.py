@@ -47,7 +47,7 @@ def main() -> None:
     url = parser.parse_args().url
     messages = question("data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode())
 
-    # The SDK tries again by itself where the server is full (429) or away (503).
+    # The SDK retries by itself if the server is overloaded (429) or unavailable (503).
     key = os.environ.get("GLM_API_KEY", "none")
     with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=60, max_retries=3) as client:
         with client.chat.completions.create(

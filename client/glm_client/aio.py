@@ -1,4 +1,4 @@
-"""The asyncio client. One gRPC stream for each request, all on one channel."""
+"""The asyncio client: one gRPC stream per request, all on one channel."""
 
 import asyncio
 import secrets
@@ -24,15 +24,15 @@ from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tok
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 600.0
 
-# What the server has to end a request that was given up, before the stream is cut.
+# Time for the server to end a cancelled request before the stream is closed.
 _GIVE_UP_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 
 _CHANNEL_OPTIONS = [
-    # gRPC's default of 4 MB is less than one photo; the server sets the limit.
+    # gRPC's default of 4 MB is less than one photo; the server enforces the limit.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A server that comes back is found within seconds, not after gRPC's two minutes.
+    # Reconnect to a restarted server within seconds, not after gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
@@ -41,12 +41,12 @@ _CHANNEL_OPTIONS = [
 class AsyncClient:
     """Talks to the model ``generation`` of one Triton server.
 
-    Create it inside a running event loop, use it there only, and close it with :meth:`aclose` or
-    ``async with``. Any number of requests may run at once.
+    Create it within a running event loop, use it only there, and close it with :meth:`aclose` or
+    ``async with``. Any number of requests may run concurrently.
 
     Args:
         url: host and port of Triton's gRPC endpoint.
-        timeout: seconds that a request may take in all, where the call names no other limit.
+        timeout: default limit in seconds for a whole request.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -57,12 +57,12 @@ class AsyncClient:
     async def stream(
         self, request: GenerationRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[GenerationDelta]:
-        """The answer, piece by piece; the last piece has a ``finish_reason``.
+        """Stream the answer; the last piece has a ``finish_reason``.
 
-        With several answers their pieces come as they are made, and each has a last one.
+        The pieces of several answers are interleaved, and each answer has a last piece.
 
-        Closing the iterator (``contextlib.aclosing`` is the safe way) or cancelling the task that
-        waits for it cancels the request on the server at once.
+        Closing the iterator (safest with ``contextlib.aclosing``) or cancelling the awaiting task
+        immediately cancels the request on the server.
 
         Args:
             timeout: seconds for the whole answer.
@@ -77,21 +77,21 @@ class AsyncClient:
     async def generate(
         self, request: GenerationRequest, *, timeout: float | None = None
     ) -> Generation:
-        """The whole answer. Cancelling the waiting task cancels the request on the server.
+        """Return the whole answer. Cancelling the awaiting task cancels the request on the server.
 
-        Args and errors are those of :meth:`stream`.
+        Arguments and errors are those of :meth:`stream`.
 
         Raises:
-            ValueError: the request is for several answers.
+            ValueError: the request asks for several answers.
         """
         if request.num_choices != 1:
-            raise ValueError("n: several answers are for generate_choices")
+            raise ValueError("n: use generate_choices for several answers")
         return (await self.generate_choices(request, timeout=timeout))[0]
 
     async def generate_choices(
         self, request: GenerationRequest, *, timeout: float | None = None
     ) -> tuple[Generation, ...]:
-        """All ``n`` whole answers, as :meth:`generate` gives one."""
+        """Return all ``n`` whole answers; otherwise like :meth:`generate`."""
         pieces: list[list[GenerationDelta]] = [[] for _ in range(request.num_choices)]
         async with aclosing(self._deltas(request, stream=False, timeout=timeout)) as deltas:
             async for delta in deltas:
@@ -105,10 +105,10 @@ class AsyncClient:
         token_texts: bool = False,
         timeout: float | None = None,
     ) -> Tokenization:
-        """The prompt of a request in tokens, by stage 1 alone. Other fields are not looked at.
+        """Tokenise the prompt of a request, with stage 1 alone. Other fields are ignored.
 
         Args:
-            token_texts: also ask for the text of each token.
+            token_texts: also return the text of each token.
             timeout: seconds.
 
         Raises:
@@ -126,28 +126,29 @@ class AsyncClient:
         return wire.parse_tokenization(result)
 
     async def server_live(self) -> bool:
-        """Whether Triton can be reached; its models may still be loading."""
+        """Whether Triton is reachable; its models may still be loading."""
         try:
             return bool(await self._triton.is_server_live())
         except InferenceServerException:
             return False
 
     async def server_ready(self) -> bool:
-        """Whether Triton can be reached and says that all its models are loaded."""
+        """Whether Triton is reachable and reports that all its models are loaded."""
         try:
             return bool(await self._triton.is_server_ready())
         except InferenceServerException:
             return False
 
     async def models_ready(self) -> dict[str, bool]:
-        """For each stage that an answer needs: whether Triton says that it is loaded.
+        """For each stage, whether Triton reports that it is loaded.
 
-        Triton goes on saying so after a stage's process died; only an answer proves that it lives.
+        Triton still reports so after a stage's process has died; only an answer proves that it is
+        alive.
         """
         return {stage: await self._model_ready(stage) for stage in wire.STAGES}
 
     async def aclose(self) -> None:
-        """Close the channel; requests under way are cancelled."""
+        """Close the channel; running requests are cancelled."""
         for call in list(self._calls):
             call.give_up()
         if self._calls:
@@ -193,15 +194,15 @@ class AsyncClient:
 
 
 class _Call:
-    """One gRPC stream, which is read to its end, also when nobody waits for its items any more.
+    """One gRPC stream, which is always read to its end, even after the consumer has left.
 
-    Cancelling a gRPC stream crashes Triton 24.10 once in some thousand times, and cancelling a task
-    that reads from one cancels the stream. So a task of its own reads, and a request is given up
-    by a second one on the same stream, which makes the server end the first.
+    Cancelling a gRPC stream crashes Triton 24.10 about once in a few thousand times, and cancelling
+    a task that reads from a stream cancels it. So a separate task reads, and a request is cancelled
+    by a second request on the same stream, upon which the server ends the first.
 
     Attributes:
-        items: responses, or the error that the request ended in; None is the last.
-        reading: ends when the stream has.
+        items: responses, or the error that ended the request; None marks the end.
+        reading: the task that reads the stream.
     """
 
     def __init__(
@@ -215,10 +216,10 @@ class _Call:
         self.items: asyncio.Queue[InferResult | Exception | None] = asyncio.Queue()
         self._cancel_key = secrets.token_bytes(16)
         self._answered = False
-        self._last_word = asyncio.Event()  # nothing more is said after it but perhaps a cancel
+        self._sending_ends = asyncio.Event()  # the last chance to send a cancel request
         self._stream = triton.stream_infer(
             self._requests(wire.build_call(request, stream=stream, cancel_key=self._cancel_key)),
-            # The server's backstop; our own deadline ends the request by a message, too.
+            # A backstop on the server; our own deadline also sends a cancel request.
             stream_timeout=timeout + _GIVE_UP_SECONDS,
         )
         late = DeadlineExceededError(f"the answer took more than {timeout:g} s")
@@ -227,20 +228,20 @@ class _Call:
         self.reading = asyncio.create_task(self._read())
 
     def give_up(self) -> None:
-        """Tell the server that the rest is not wanted; nothing where there is no rest."""
+        """Cancel the request on the server, unless it has ended."""
         self._deadline.cancel()
-        if not self.reading.done() and not self._last_word.is_set():
-            self._last_word.set()
+        if not self.reading.done() and not self._sending_ends.is_set():
+            self._sending_ends.set()
             asyncio.get_running_loop().call_later(_GIVE_UP_SECONDS, self.cut)
 
     def cut(self) -> None:
-        """End the stream as it is, if it has not ended."""
+        """Cancel the stream, unless it has ended."""
         if not self.reading.done():
             self._stream.cancel()
 
     async def _requests(self, call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         yield call
-        await self._last_word.wait()
+        await self._sending_ends.wait()
         if not self._answered:
             yield wire.build_cancel_call(self._cancel_key)
 
@@ -257,7 +258,7 @@ class _Call:
             self.items.put_nowait(error_from_status(error.code(), error.details() or ""))
         except asyncio.CancelledError:  # by `cut`, or by the channel's closing
             self.items.put_nowait(RequestCancelledError("the request was cancelled"))
-        except Exception as error:  # a fault of ours; it belongs to who waits
+        except Exception as error:  # a bug; raise it in the consumer
             self.items.put_nowait(error)
         finally:
             self._end()
@@ -265,13 +266,14 @@ class _Call:
 
     def _end(self) -> None:
         self._answered = True
-        self._last_word.set()
+        self._sending_ends.set()
 
 
 def _join(deltas: list[GenerationDelta]) -> Generation:
     return Generation(
         text="".join(delta.text for delta in deltas),
         events=tuple(event for delta in deltas for event in delta.events),
+        limits=next((delta.limits for delta in deltas if delta.limits), None),
         image_sizes=next((delta.image_sizes for delta in deltas if delta.image_sizes), ()),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),

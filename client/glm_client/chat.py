@@ -1,7 +1,7 @@
 """A conversation on the command line: pictures, history, streaming, Ctrl-C to stop an answer.
 
-Answers go to standard output; thoughts, speeds, notes and errors to standard error. Where standard
-input is no terminal, each of its lines is a question or a command.
+Answers go to standard output; thoughts, speeds, notes and errors to standard error. If standard
+input is not a terminal, each of its lines is a question or a command.
 """
 
 import argparse
@@ -36,27 +36,27 @@ from glm_client.terminal import (
 )
 
 _COMMANDS = {
-    "/image": ("PATH-OR-URL ...", "show pictures with the next question; alone: which wait"),
-    "/system": ("[TEXT]", "set the system message; alone: take it away"),
-    "/think": ("on|off", "whether it thinks before it answers"),
+    "/image": ("PATH-OR-URL ...", "attach pictures to the next question; alone: list them"),
+    "/system": ("[TEXT]", "set the system message; alone: remove it"),
+    "/think": ("on|off", "whether the model thinks before it answers"),
     "/params": ("[NAME=VALUE ...]", "sampling parameters, such as temperature=0 max_tokens=100;"),
     "/retry": ("", "ask the last question again"),
-    "/clear": ("", "forget all turns and waiting pictures"),
+    "/clear": ("", "forget all turns and attached pictures"),
     "/save": ("FILE", "write the conversation as JSON, in the form of OpenAI's messages"),
-    "/load": ("FILE", "go on with a saved conversation instead of this one"),
-    "/help": ("", "this list"),
-    "/quit": ("", "leave, as Ctrl-D does"),
+    "/load": ("FILE", "continue a saved conversation instead of this one"),
+    "/help": ("", "show this list"),
+    "/quit": ("", "leave; same as Ctrl-D"),
 }
-_JSON = json.JSONDecoder(parse_constant=str)  # NaN is no number that could be sent
-_MORE_HELP = {"/params": "NAME= goes back to the default; alone: show them"}
+_JSON = json.JSONDecoder(parse_constant=str)  # NaN cannot be sent as JSON
+_MORE_HELP = {"/params": "NAME= restores the default; alone: show them"}
 
 
 class _CommandError(Exception):
-    """A command was used wrongly; the message says how to use it."""
+    """Wrong usage of a command; the message says how to use it."""
 
 
 class _Leave(Exception):
-    """The user wants to go."""
+    """The user wants to leave."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         SystemExit: wrong usage, or ``--help``.
-        KeyboardInterrupt: Ctrl-C where there is no prompt to go back to.
+        KeyboardInterrupt: Ctrl-C in non-interactive use.
     """
     options = _parser().parse_args(arguments)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _talk(chat: "_Chat", problem: str) -> int:
-    """Prompt and answer by turns, until the user leaves."""
+    """Read and run lines until the user leaves."""
     if problem:
         return fail(problem, EXIT_ERROR)
     _set_up_readline()
@@ -119,14 +119,14 @@ def _read_pipe(chat: "_Chat") -> None:
 
 
 class _Chat:
-    """What the lines that are typed do.
+    """Executes the typed lines.
 
     Args:
-        interactive: whether somebody is there who can type the next line after a failure.
+        interactive: whether a user can type another line after a failure.
 
     Attributes:
         conversation: the turns so far.
-        exit_code: of the last thing that failed; 0 while nothing has.
+        exit_code: of the last failure; 0 if there was none.
     """
 
     def __init__(self, client: Client, options: argparse.Namespace, *, interactive: bool) -> None:
@@ -138,39 +138,39 @@ class _Chat:
         self._quiet: bool = options.quiet
         self._thinking = not options.no_thinking
         self._sampling = sampling_parameters(options)
-        self._pictures: list[tuple[str, str]] = []  # what they were called, and data URIs
+        self._pictures: list[tuple[str, str]] = []  # names and data URIs
         self._commands: dict[str, Callable[[str], None]] = {
             name: getattr(self, name.replace("/", "_")) for name in _COMMANDS
         }
 
     def prompt(self) -> str:
-        """What stands before the line to be typed."""
+        """The prompt for the next line."""
         return f"[{_pictures(len(self._pictures))}] > " if self._pictures else "> "
 
     def run(self, line: str) -> None:
-        """Do what a line says: a command, or a question.
+        """Execute a line, which is a command or a question.
 
         Raises:
-            _CommandError, PictureError: it cannot be done.
+            _CommandError, PictureError: it failed.
             _Leave: on /quit.
         """
         line = line.strip()
         name, _, rest = line.partition(" ")
         if name in self._commands:
             if rest and not _COMMANDS[name][0]:
-                raise _CommandError(f"{name}: takes nothing more")
+                raise _CommandError(f"{name}: takes no argument")
             self._commands[name](rest.strip())
         elif line.startswith("/") and "/" not in name[1:] and not is_file(name):
-            raise _CommandError(f"{name}: no such command; /help lists them")
+            raise _CommandError(f"{name}: unknown command; /help lists all commands")
         elif line:
             self.question(line)
 
     def question(self, line: str) -> None:
-        """Ask; picture files that the line names go with it. Without words they wait for some."""
+        """Ask a question with the pictures named in it; without text, keep them for the next."""
         words, paths, missing = find_pictures(line)
         self.attach(paths)
         for name in missing:
-            _note(f"{name}: no such file, so it is sent as text")
+            _note(f"{name}: no such file; sent as text")
         if words:
             self.conversation.ask(words, [uri for _, uri in self._pictures])
             self._pictures.clear()
@@ -179,7 +179,7 @@ class _Chat:
             self._image("")
 
     def attach(self, sources: Sequence[str]) -> None:
-        """Have pictures wait for the next question: all of them, or none if one cannot be had."""
+        """Attach pictures to the next question: all of them, or none if one cannot be read."""
         self._pictures += [(source, read_picture(source)) for source in sources]
 
     def _answer(self) -> None:
@@ -192,7 +192,7 @@ class _Chat:
             with self._client.stream(request) as deltas:
                 for delta in deltas:
                     printer.feed(delta)
-        except KeyboardInterrupt:  # by which the stream has been cancelled on the server
+        except KeyboardInterrupt:  # leaving `with` has cancelled the request
             printer.finish()
             if not self._interactive:
                 raise
@@ -202,7 +202,7 @@ class _Chat:
                 printer.finish()
             self.exit_code = fail(explain(error, self._client, self._url), exit_code(error))
             if self._interactive:
-                _note("the question has no answer: /retry asks it again")
+                _note("the question was not answered; /retry asks it again")
             return
         else:
             printer.finish()
@@ -211,14 +211,14 @@ class _Chat:
         if printer.content:
             self.conversation.answer(printer.content)
         else:
-            _note("it came to no answer, so the question is not in the history")
+            _note("no answer was generated; the question is not kept in the history")
 
     def _image(self, rest: str) -> None:
-        self.attach([rest] if is_file(rest) else _split(rest))  # a name may have blanks
+        self.attach([rest] if is_file(rest) else _split(rest))  # a name may contain spaces
         if self._pictures:
-            _note(f"with the next question: {', '.join(name for name, _ in self._pictures)}")
+            _note(f"attached to the next question: {', '.join(name for name, _ in self._pictures)}")
         else:
-            _note("no picture waits: /image PATH-OR-URL ...")
+            _note("no pictures attached; usage: /image PATH-OR-URL ...")
 
     def _system(self, rest: str) -> None:
         self.conversation.system = rest or None
@@ -226,9 +226,9 @@ class _Chat:
 
     def _think(self, rest: str) -> None:
         if rest not in ("on", "off"):
-            raise _CommandError("/think: has to be on or off")
+            raise _CommandError("/think: must be on or off")
         self._thinking = rest == "on"
-        _note(f"it thinks before it answers: {rest}")
+        _note(f"thinking: {rest}")
 
     def _params(self, rest: str) -> None:
         given = _assignments(rest)
@@ -237,7 +237,7 @@ class _Chat:
         changed = self._sampling | given
         self._sampling = {name: value for name, value in changed.items() if value is not None}
         shown = (f"{name}={json.dumps(value)}" for name, value in self._sampling.items())
-        _note(" ".join(shown) or "all parameters have their defaults")
+        _note(" ".join(shown) or "all parameters have their default values")
 
     def _retry(self, rest: str) -> None:
         if not self.conversation.ask_again():
@@ -247,7 +247,7 @@ class _Chat:
     def _clear(self, rest: str) -> None:
         self.conversation = Conversation(self.conversation.system)
         self._pictures.clear()
-        _note("a new conversation")
+        _note("started a new conversation")
 
     def _save(self, rest: str) -> None:
         path = _file(rest, "/save")
@@ -282,7 +282,7 @@ def _split(rest: str) -> list[str]:
 def _file(rest: str, command: str) -> Path:
     words = _split(rest)
     if len(words) != 1:
-        raise _CommandError(f"{command}: needs one file name, in quotes if it has blanks")
+        raise _CommandError(f"{command}: requires one file name, in quotes if it contains spaces")
     try:
         return Path(words[0]).expanduser()
     except RuntimeError as error:
@@ -290,12 +290,12 @@ def _file(rest: str, command: str) -> Path:
 
 
 def _assignments(rest: str) -> dict[str, Any]:
-    """Values by name: JSON, which may hold spaces, or else a word; None for nothing."""
+    """Parse NAME=VALUE pairs; a value is JSON, which may contain spaces, a word, or empty."""
     found: dict[str, Any] = {}
     while rest:
         match = re.match(r"(\w+)=(\S*)\s*", rest)
         if match is None:
-            raise _CommandError(f"/params: has to be NAME=VALUE, not {rest}")
+            raise _CommandError(f"/params: must be NAME=VALUE, not {rest}")
         value, end = match[2] or None, match.end()
         try:
             decoded, after = _JSON.raw_decode(rest, match.start(2))
@@ -322,10 +322,10 @@ def _note(words: str) -> None:
 
 
 def _set_up_readline() -> None:
-    """Line editing, history over the lines of this session, completion by Tab."""
+    """Enable line editing, history within this session, and tab completion."""
     try:
         import readline
-    except ImportError:  # some Pythons lack it; plain input does
+    except ImportError:  # some Python builds lack it
         return
     readline.set_completer_delims(" \t\n")
     readline.set_completer(lambda word, state: _completion(readline.get_line_buffer(), word, state))
@@ -354,36 +354,34 @@ def _command_list() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"{program()} chat",
-        description="Talk with GLM-4.6V about pictures. It answers while it writes, and knows the\n"
-        "turns before. Picture files may also be dropped into a line, or named in it.",
+        description="Talk with GLM-4.6V about pictures. Answers are streamed, and turns are kept.\n"
+        "Picture files can also be dropped into a line, or named in it.",
         epilog=f"""commands, at the beginning of a line:
 {_command_list()}
-Ctrl-C stops an answer, on the server, too; what it said so far stays. Ctrl-D leaves.
+Ctrl-C stops an answer, also on the server, and keeps the partial answer. Ctrl-D leaves.
 
 examples:
   %(prog)s                                talk
   %(prog)s picture.png                    talk about a picture
   %(prog)s -p "What is in this image?" picture.png   one question, one answer
   %(prog)s --system "Answer in Chinese." --temperature 0
-  %(prog)s --load yesterday.json          go on where /save left off
+  %(prog)s --load yesterday.json          continue from a /save
   printf '/image a.png\\nWhat is in this image?\\nIs it red?\\n' | %(prog)s -q > answers.txt
 
 Answers go to standard output; thoughts, speeds, notes and errors to standard error.
 
 {EXIT_CODES}.
-Of a pipe's lines, the code is that of the last one that failed.""",
+With piped lines, the code is that of the last failure.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "pictures", nargs="*", metavar="PICTURE", help="files or URLs, for the first question"
     )
+    parser.add_argument("-p", "--prompt", type=text, metavar="TEXT", help="ask this only, and exit")
     parser.add_argument(
-        "-p", "--prompt", type=text, metavar="TEXT", help="ask this alone, and leave"
+        "-q", "--quiet", action="store_true", help="print neither thoughts nor speeds"
     )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="print no thoughts and no speeds"
-    )
-    parser.add_argument("--no-thinking", action="store_true", help="begin with /think off")
-    parser.add_argument("--load", metavar="FILE", help="begin with /load FILE")
+    parser.add_argument("--no-thinking", action="store_true", help="start with /think off")
+    parser.add_argument("--load", metavar="FILE", help="start with /load FILE")
     add_options(parser)
     return parser

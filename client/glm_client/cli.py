@@ -1,6 +1,6 @@
-"""Ask about pictures from the command line, and print the answer as it comes.
+"""Asks about pictures from the command line, and streams the answer.
 
-``chat`` as the first argument is a conversation instead: see :mod:`glm_client.chat`.
+With ``chat`` as the first argument it starts a conversation instead: see :mod:`glm_client.chat`.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] [PICTURE ...] QUESTION\n"
         "       %(prog)s chat [options] [PICTURE ...]",
         description="Ask GLM-4.6V about pictures. The answer goes to standard output.\n"
-        "`%(prog)s chat` is a conversation; `%(prog)s chat --help` tells about it.",
+        "`%(prog)s chat` starts a conversation; see `%(prog)s chat --help`.",
         epilog=f"""examples:
   %(prog)s picture.png "What is in this image?"
   %(prog)s --show-thinking before.png after.png "What has changed?"
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_options(parser)
     thinking = parser.add_mutually_exclusive_group()
-    thinking.add_argument("--no-thinking", action="store_true", help="answer without a thought")
+    thinking.add_argument("--no-thinking", action="store_true", help="answer without thinking")
     thinking.add_argument(
         "--show-thinking", action="store_true", help="print the thought to standard error"
     )
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _is_file(argument: str) -> bool:
     try:
         return Path(argument).is_file()
-    except (OSError, ValueError):  # a question may be longer than a name, or hold what none holds
+    except (OSError, ValueError):  # a question may be too long or invalid as a name
         return False
 
 

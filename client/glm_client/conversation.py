@@ -1,4 +1,4 @@
-"""A conversation with pictures: its turns, the request for the next one, and its file."""
+"""A conversation with pictures: its turns, the request for the next one, and its file format."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ Message = dict[str, Any]
 
 
 class ConversationError(Exception):
-    """A file holds no conversation; the message names the place."""
+    """A file does not contain a conversation; the message names the invalid field."""
 
 
 class Conversation:
-    """Questions and answers by turns. A last question may be without an answer.
+    """Alternating questions and answers. The last question may have no answer yet.
 
-    Messages are in OpenAI's form, pictures as data URIs, so a saved file is also the ``messages``
-    of a body for ``/v1/chat/completions``.
+    Messages are in OpenAI's form, with pictures as data URIs, so a saved file can also be used for
+    the ``messages`` of ``/v1/chat/completions``.
 
     Attributes:
         system: the system message; None for none.
@@ -28,18 +28,18 @@ class Conversation:
         self._turns: list[Message] = []
 
     def __len__(self) -> int:
-        """Messages, questions and answers."""
+        """Number of messages, i.e. questions and answers."""
         return len(self._turns)
 
     def ask(self, text: str, pictures: list[str]) -> None:
-        """Add a question about pictures (data URIs); it replaces one that has no answer."""
+        """Add a question about pictures (data URIs); it replaces an unanswered one."""
         if self._turns and self._turns[-1]["role"] == "user":
             self._turns.pop()
         content: list[Message] = [_picture(uri) for uri in pictures]
         self._turns.append({"role": "user", "content": [*content, {"type": "text", "text": text}]})
 
     def ask_again(self) -> bool:
-        """Take the last answer back; returns whether there is a question."""
+        """Remove the last answer; returns whether there is a question."""
         if self._turns and self._turns[-1]["role"] == "assistant":
             self._turns.pop()
         return bool(self._turns)
@@ -73,35 +73,35 @@ class Conversation:
         )
 
     def save(self, path: Path) -> None:
-        """Write it to a file, also over one that holds a conversation already.
+        """Write it to a file, which may overwrite another conversation.
 
         Raises:
-            ConversationError: there is a file that holds something else.
+            ConversationError: the file exists, and is not a conversation.
             OSError: it cannot be written.
         """
         if path.exists():
             try:
                 Conversation.load(path)
             except ConversationError as error:
-                raise ConversationError(f"is not overwritten: {error}") from None
+                raise ConversationError(f"not overwritten: {error}") from None
         text = json.dumps({"messages": self._messages()}, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Conversation":
-        """Read what :meth:`save` wrote, or another body with such ``messages``.
+        """Read a file of :meth:`save`, or another JSON object with such ``messages``.
 
         Raises:
-            ConversationError: naming the field that is wrong.
+            ConversationError: names the invalid field.
             OSError: it cannot be read.
         """
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise ConversationError("is not JSON") from None
+            raise ConversationError("not valid JSON") from None
         messages = body.get("messages") if isinstance(body, dict) else None
         if not isinstance(messages, list):
-            raise ConversationError("messages: has to be a list")
+            raise ConversationError("messages: must be a list")
         conversation = cls()
         for index, message in enumerate(messages):
             path_to = f"messages[{index}]"
@@ -111,7 +111,7 @@ class Conversation:
             if role == "system" and index == 0 and isinstance(message.get("content"), str):
                 conversation.system = message["content"]
             elif role != expected:
-                raise ConversationError(f"{path_to}.role: has to be {expected}, not {role!r}")
+                raise ConversationError(f"{path_to}.role: must be {expected}, not {role!r}")
             else:
                 content = message.get("content")
                 _check_content(content, f"{path_to}.content")
@@ -131,7 +131,7 @@ def _check_content(content: Any, path: str) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise ConversationError(f"{path}: has to be a text or a list of parts")
+        raise ConversationError(f"{path}: must be text or a list of parts")
     for index, part in enumerate(content):
         match part:
             case {"type": "text", "text": str()}:
@@ -140,5 +140,5 @@ def _check_content(content: Any, path: str) -> None:
                 pass
             case _:
                 raise ConversationError(
-                    f"{path}[{index}]: has to be a text, or an image_url with a data URI"
+                    f"{path}[{index}]: must be text, or an image_url with a data URI"
                 )

@@ -1,18 +1,18 @@
-"""What a request can end in, and the one place where the wire's errors become exceptions.
+"""The exceptions of the client, and their creation from errors on the wire.
 
 GLMError
- +-- InvalidRequestError     the request has to be changed; ``param`` names the field
+ +-- InvalidRequestError     the request is invalid; ``param`` names the field
  +-- OverloadedError         the server's queue is full; try again later
- +-- UnavailableError        the server, or a stage of it, is not there now
+ +-- UnavailableError        the server, or one of its stages, is unavailable
  +-- RequestCancelledError   the request was cancelled
- +-- DeadlineExceededError   the answer did not come in time
- +-- OutOfMemoryError        the server had not the memory for this request
- +-- InternalError           a fault of the server
+ +-- DeadlineExceededError   the answer was not complete in time
+ +-- OutOfMemoryError        the server lacked memory for this request
+ +-- InternalError           an internal error of the server
 
-On the wire an error of our models is a JSON object, where the request has the parameter
+On the wire an error of our models is a JSON object, if the request has the parameter
 ``error_details`` (see :data:`ERROR_DETAILS`): ``status`` (Triton's code, by its name), ``code``,
-``message`` and, where there is one, ``param``, ``retry_after`` (seconds) and ``stage``. Whatever
-else comes is of Triton itself, or of gRPC: a status and a sentence of theirs.
+``message`` and, if applicable, ``param``, ``retry_after`` (seconds) and ``stage``. Other errors
+are those of Triton itself or of gRPC, with a status and a message.
 """
 
 import json
@@ -24,15 +24,15 @@ from typing import Any, ClassVar
 import grpc
 
 ERROR_DETAILS = "error_details"
-"""The parameter of a request whose errors are to be JSON; without it they are one sentence."""
+"""The request parameter that selects errors in JSON; without it they are one sentence."""
 
 
 class GLMError(Exception):
-    """Base of all errors that a request can end in.
+    """Base class of all errors.
 
     Attributes:
-        message: what went wrong, for people.
-        code: the same for programs, such as ``context_length_exceeded``.
+        message: human-readable description.
+        code: machine-readable, such as ``context_length_exceeded``.
     """
 
     default_code: ClassVar[str]
@@ -44,12 +44,12 @@ class GLMError(Exception):
 
 
 class InvalidRequestError(GLMError):
-    """The server refuses the request as it is.
+    """The request is invalid.
 
     Attributes:
         param: path of the field on the wire, such as ``messages[0].role``, ``image[2]`` or
-            ``sampling_parameters.temperature``; None where the server names none.
-        message: what is wrong with it, without the path.
+            ``sampling_parameters.temperature``; None if the server names none.
+        message: the description without the path.
     """
 
     default_code = "invalid_value"
@@ -63,10 +63,10 @@ class InvalidRequestError(GLMError):
 
 
 class OverloadedError(GLMError):
-    """The server has more requests than it takes; the same request may pass later.
+    """The server is overloaded; the same request may succeed later.
 
     Attributes:
-        retry_after: seconds after which it may; None where the server does not say.
+        retry_after: seconds after which to retry; None if the server does not say.
     """
 
     default_code = "overloaded"
@@ -82,7 +82,7 @@ class UnavailableError(GLMError):
     """The server cannot be reached, is starting or stopping, or lost one of its stages.
 
     Attributes:
-        stage: the model that is missing; None where that is not known.
+        stage: the missing model; None if unknown.
     """
 
     default_code = "unavailable"
@@ -105,7 +105,7 @@ class DeadlineExceededError(GLMError):
 
 
 class OutOfMemoryError(GLMError):
-    """The server had not the memory for this request; ``message`` says what would need less."""
+    """The server lacked memory for this request; ``message`` says how to reduce it."""
 
     default_code = "out_of_memory"
 
@@ -118,7 +118,7 @@ class InternalError(GLMError):
 
 ERROR_BY_STATUS: Mapping[grpc.StatusCode, type[GLMError]] = MappingProxyType(
     {
-        grpc.StatusCode.OK: InternalError,  # an "error" that says all is well is a fault, too
+        grpc.StatusCode.OK: InternalError,  # an error with status OK is a bug, too
         grpc.StatusCode.CANCELLED: RequestCancelledError,
         grpc.StatusCode.UNKNOWN: InternalError,
         grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
@@ -146,7 +146,7 @@ STATUS_BY_NAME: Mapping[str, grpc.StatusCode] = MappingProxyType(
         "INTERNAL": grpc.StatusCode.INTERNAL,
     }
 )
-"""Triton's codes that our models use, and how gRPC calls them."""
+"""Triton's status codes used by our models, and their gRPC equivalents."""
 
 ERROR_BY_CODE: Mapping[str, type[GLMError]] = MappingProxyType(
     {
@@ -161,12 +161,12 @@ ERROR_BY_CODE: Mapping[str, type[GLMError]] = MappingProxyType(
         )
     }
 )
-"""Codes that have a class of their own; every other one is of its status's class."""
+"""Codes with a class of their own; all others get the class of their status."""
 
-# What ends an error that was not asked for as JSON, or comes from a server of before.
+# The suffix of an error that is not JSON, which older servers send.
 _STATUS = re.compile(rf" \[(?P<status>{'|'.join(STATUS_BY_NAME)})\]$")
-# Triton's own sentences, which come without a status in a stream and with a coarse one elsewhere:
-# that a model is not loaded, that its process died, that /dev/shm is full.
+# Triton's own messages, which lack a status in a stream and have a coarse one elsewhere: a model is
+# not loaded, its process died, /dev/shm is full.
 _NOT_LOADED = re.compile(r"unknown model|is not ready|no available versions")
 _DEAD_STAGE = re.compile(r"Stub process '.*' is not healthy")
 _NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
@@ -174,14 +174,14 @@ _STAGE = re.compile(r"'(?P<stage>[a-z]+)[_0-9]*'")
 
 
 def error_from_text(text: str) -> GLMError:
-    """The error for what came in a stream, where errors of Triton itself have no status."""
+    """The exception for an error in a stream, where errors of Triton itself have no status."""
     if match := _STATUS.search(text):
         return error_from_status(STATUS_BY_NAME[match["status"]], text[: match.start()])
     return error_from_status(grpc.StatusCode.UNKNOWN, text)
 
 
 def error_from_status(status: grpc.StatusCode, text: str) -> GLMError:
-    """The error for what a model, Triton or gRPC said."""
+    """The exception for an error of a model, of Triton or of gRPC."""
     if (details := _details(text)) is not None:
         return _from_details(details)
     kind = ERROR_BY_STATUS[status]

@@ -1,4 +1,4 @@
-"""Pictures for a conversation: read from files or the web, and found in a line of text."""
+"""Pictures for a conversation: reads them from files or URLs, and finds paths in a line."""
 
 import base64
 import re
@@ -12,7 +12,7 @@ MAX_BYTES = 32 * 1024 * 1024
 FETCH_TIMEOUT = 10.0
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-# How the files begin that the server reads.
+# Magic bytes of the formats that the server supports.
 _KINDS = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG": "png",
@@ -20,12 +20,12 @@ _KINDS = {
     b"GIF8": "gif",
     b"BM": "bmp",
 }
-# As terminals write a path that is dropped into them: in quotes, or with backslashes.
+# Terminals insert dropped paths in quotes or with backslashes.
 _WORD = re.compile(r"'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<plain>(?:\\.|[^\s'\"\\])+)")
 
 
 class PictureError(Exception):
-    """A picture cannot be had; the message names it."""
+    """A picture cannot be read; the message names it."""
 
 
 def read_picture(source: str) -> str:
@@ -35,28 +35,28 @@ def read_picture(source: str) -> str:
         source: a path, a ``file://`` URL, or an http(s) URL, which is fetched from here.
 
     Raises:
-        PictureError: it cannot be read, is no picture, or is larger than ``MAX_BYTES``.
+        PictureError: it cannot be read, is not a picture, or is larger than ``MAX_BYTES``.
     """
     try:
         data = _fetch(source) if source.startswith(("http://", "https://")) else _read(source)
     except (OSError, HTTPException, ValueError) as error:
-        # URLError keeps the reason in an exception of its own, others in `strerror`.
+        # URLError has `reason`, others have `strerror`.
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise PictureError(f"{source}: {reason}") from None
     if len(data) > MAX_BYTES:
-        raise PictureError(f"{source}: is larger than {MAX_BYTES // 2**20} MiB")
+        raise PictureError(f"{source}: larger than {MAX_BYTES // 2**20} MiB")
     kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
     if kind is None:
-        raise PictureError(f"{source}: is no picture (JPEG, PNG, WebP, GIF, BMP)")
+        raise PictureError(f"{source}: not a picture (JPEG, PNG, WebP, GIF, BMP)")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def find_pictures(line: str) -> tuple[str, list[str], list[str]]:
-    """Picture files whose paths stand in a line, as when they are dropped into a terminal.
+    """Find paths of picture files in a line, such as those dropped into a terminal.
 
     Returns:
-        The line without them, the paths of those that exist, and what looks like the name of a
-        picture but is none, which stays in the line.
+        The line without them, the paths of existing files, and names that look like pictures but
+        do not exist, which stay in the line.
     """
     found: list[str] = []
     missing: list[str] = []
@@ -80,20 +80,20 @@ def is_file(source: str) -> bool:
     """Whether there is such a file."""
     try:
         return _path(source).is_file()
-    except (OSError, RuntimeError, ValueError):  # no name that a file could have, no such home
+    except (OSError, RuntimeError, ValueError):  # an invalid name, or no such home directory
         return False
 
 
 def _read(source: str) -> bytes:
     path = _path(source)
     if path.exists() and not path.is_file():
-        raise PictureError(f"{source}: is no file")
+        raise PictureError(f"{source}: not a regular file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
 
 
 def _fetch(url: str) -> bytes:
-    # Only http(s) comes here, and urllib follows redirects to nothing else but FTP.
+    # Called for http(s) only, and urllib follows redirects to http(s) and FTP only.
     with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response:  # nosec B310
         data: bytes = response.read(MAX_BYTES + 1)
         return data

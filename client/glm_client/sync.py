@@ -1,4 +1,4 @@
-"""The blocking client: the asyncio client on an event loop in a thread of its own."""
+"""The blocking client: runs the asyncio client on an event loop in a background thread."""
 
 import asyncio
 import threading
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 
 class Client:
-    """Blocking twin of :class:`glm_client.aio.AsyncClient`, with the same arguments and errors.
+    """Blocking counterpart of :class:`glm_client.aio.AsyncClient`; same arguments and errors.
 
-    Any thread may use it. Close it with :meth:`close` or ``with``.
+    Thread-safe. Close it with :meth:`close` or ``with``.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._loop = asyncio.new_event_loop()
-        # Nothing gets onto the loop once _closed is set, so nobody waits for what never runs.
-        self._door = threading.Lock()
+        # Nothing is scheduled once _closed is set, so no caller waits for work that never runs.
+        self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="glm-client", daemon=True
@@ -34,17 +34,17 @@ class Client:
         self._client = self._wait(_create(url, timeout))
 
     def stream(self, request: GenerationRequest, *, timeout: float | None = None) -> "DeltaStream":
-        """The answer, piece by piece; see :class:`DeltaStream` for how to stop it."""
+        """Stream the answer; see :class:`DeltaStream` for how to cancel it."""
         return DeltaStream(self._client, self._submit, request, timeout)
 
     def generate(self, request: GenerationRequest, *, timeout: float | None = None) -> Generation:
-        """The whole answer. An exception in the waiting thread (Ctrl-C) cancels the request."""
+        """Return the whole answer. An exception while waiting (Ctrl-C) cancels the request."""
         return self._wait(self._client.generate(request, timeout=timeout))
 
     def generate_choices(
         self, request: GenerationRequest, *, timeout: float | None = None
     ) -> tuple[Generation, ...]:
-        """All ``n`` whole answers, as :meth:`generate` gives one."""
+        """Return all ``n`` whole answers; otherwise like :meth:`generate`."""
         return self._wait(self._client.generate_choices(request, timeout=timeout))
 
     def tokenize(
@@ -54,24 +54,24 @@ class Client:
         token_texts: bool = False,
         timeout: float | None = None,
     ) -> Tokenization:
-        """As :meth:`AsyncClient.tokenize`."""
+        """See :meth:`AsyncClient.tokenize`."""
         return self._wait(self._client.tokenize(request, token_texts=token_texts, timeout=timeout))
 
     def server_live(self) -> bool:
-        """As :meth:`AsyncClient.server_live`."""
+        """See :meth:`AsyncClient.server_live`."""
         return self._wait(self._client.server_live())
 
     def server_ready(self) -> bool:
-        """As :meth:`AsyncClient.server_ready`."""
+        """See :meth:`AsyncClient.server_ready`."""
         return self._wait(self._client.server_ready())
 
     def models_ready(self) -> dict[str, bool]:
-        """As :meth:`AsyncClient.models_ready`."""
+        """See :meth:`AsyncClient.models_ready`."""
         return self._wait(self._client.models_ready())
 
     def close(self) -> None:
-        """Cancel what is under way and stop the thread. Closing twice does nothing."""
-        with self._door:
+        """Cancel running requests and stop the thread. Idempotent."""
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -102,7 +102,7 @@ class Client:
             future.cancel()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        with self._door:
+        with self._lock:
             if self._closed:
                 work.close()
                 raise RequestCancelledError("the client is closed")
@@ -110,9 +110,9 @@ class Client:
 
 
 class DeltaStream(Iterator[GenerationDelta]):
-    """Iterates over one answer. ``cancel``, also from another thread, or leaving ``with`` stops it.
+    """Iterates over one answer. ``cancel`` (thread-safe) or leaving ``with`` cancels it.
 
-    After a cancel the iteration ends with RequestCancelledError.
+    After that the iteration raises RequestCancelledError.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class DeltaStream(Iterator[GenerationDelta]):
 
 
 async def _create(url: str, timeout: float) -> AsyncClient:
-    return AsyncClient(url, timeout=timeout)  # a channel belongs to the loop that it is made in
+    return AsyncClient(url, timeout=timeout)  # a channel belongs to the loop in which it is created
 
 
 async def _cancel_all() -> None:

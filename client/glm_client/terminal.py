@@ -1,4 +1,4 @@
-"""What the two command lines, ``cli`` and ``chat``, have in common: options, output, exit codes."""
+"""Shared by the command lines ``cli`` and ``chat``: options, output, exit codes."""
 
 import argparse
 import math
@@ -20,20 +20,20 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 URL_VARIABLE = "GLM_TRITON_URL"
 EXIT_CODES = (
-    "exit codes: 0 answered; 1 the server failed, is full or cannot be reached;\n"
-    "2 wrong usage, or a request that the server refuses; 130 stopped by Ctrl-C"
+    "exit codes: 0 answered; 1 the server failed, is overloaded or unreachable;\n"
+    "2 wrong usage, or a request that the server rejects; 130 interrupted by Ctrl-C"
 )
 
 _DIM, _NORMAL = "\033[2m", "\033[0m"
 
 
 def program() -> str:
-    """How this program was called, for its help."""
+    """The name of this program, for its help."""
     return "python -m client" if sys.argv[0].endswith("__main__.py") else "glm-client"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which server to ask, and how."""
+    """Add the options for the server and the sampling."""
     parser.add_argument(
         "--url",
         type=_host_and_port,
@@ -42,12 +42,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"Triton's gRPC endpoint; by default ${URL_VARIABLE}, or else {DEFAULT_URL}",
     )
     parser.add_argument("--system", type=text, metavar="TEXT", help="system message")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to write (512)")
     parser.add_argument(
-        "--temperature", type=_number, metavar="T", help="0 to 2; the checkpoint's own by default"
+        "--max-tokens", type=int, metavar="N", help="maximum number of tokens to generate (512)"
     )
     parser.add_argument(
-        "--top-p", type=_number, metavar="P", help="above 0, to 1; the checkpoint's own by default"
+        "--temperature", type=_number, metavar="T", help="0 to 2; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--top-p", type=_number, metavar="P", help="above 0, up to 1; default: the checkpoint's"
     )
     parser.add_argument(
         "--timeout",
@@ -59,13 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given, by their names on the wire."""
+    """The given sampling parameters, by their names on the wire."""
     names = ("max_tokens", "temperature", "top_p")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def text(argument: str) -> str:
-    """An argument that can be sent.
+    """An argument of text.
 
     Raises:
         argparse.ArgumentTypeError: it is not UTF-8.
@@ -81,7 +83,7 @@ def _host_and_port(argument: str) -> str:
     port = re.search(r"[^/]:(\d{1,5})$", argument)
     if argument.startswith(("http://", "https://")) or not port or not 0 < int(port[1]) < 65536:
         raise argparse.ArgumentTypeError(
-            f"{argument!r} has to be host:port of Triton's gRPC, such as {DEFAULT_URL}"
+            f"{argument!r} must be host:port of Triton's gRPC endpoint, such as {DEFAULT_URL}"
         )
     return argument
 
@@ -89,23 +91,23 @@ def _host_and_port(argument: str) -> str:
 def _number(argument: str) -> float:
     value = float(argument)
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{argument!r} has to be a finite number")
+        raise argparse.ArgumentTypeError(f"{argument!r} must be a finite number")
     return value
 
 
 def _seconds(argument: str) -> float:
     value = _number(argument)
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{argument!r} has to be more than 0")
+        raise argparse.ArgumentTypeError(f"{argument!r} must be more than 0")
     return value
 
 
 class AnswerPrinter:
-    """Prints an answer while it comes: to standard output, and its thought to standard error.
+    """Prints a streamed answer to standard output, and its thought to standard error.
 
     Attributes:
         content: the answer so far, without its thought.
-        num_tokens: tokens so far, those of the thought included.
+        num_tokens: tokens so far, including those of the thought.
     """
 
     def __init__(self, *, show_thinking: bool) -> None:
@@ -117,7 +119,7 @@ class AnswerPrinter:
         self._start = self._first = self._last = time.monotonic()
 
     def feed(self, delta: GenerationDelta) -> None:
-        """The next piece."""
+        """Print the next piece."""
         self._last = time.monotonic()
         if not self.num_tokens:
             self._first = self._last
@@ -133,13 +135,13 @@ class AnswerPrinter:
             print(delta.content, end="", flush=True)
 
     def finish(self) -> None:
-        """The end, also of an answer that was stopped: call it once."""
+        """Finish the output, also of an interrupted answer; call it once."""
         if self._thinks:
             self._end_thought()
         print(flush=True)
 
     def speed(self) -> str:
-        """Tokens, time to the first of them (TTFT), tokens per second of the whole time."""
+        """Number of tokens, time to first token (TTFT), tokens per second overall."""
         words = [f"{self.num_tokens} token{'s' * (self.num_tokens != 1)}"]
         if self.num_tokens:
             words.append(f"TTFT {(self._first - self._start) * 1000:.0f} ms")
@@ -154,33 +156,33 @@ class AnswerPrinter:
 
 
 def dim(words: str) -> str:
-    """For standard error: dimmed where that is a terminal."""
+    """Text for standard error: dimmed if that is a terminal."""
     return f"{_DIM}{words}{_NORMAL}" if sys.stderr.isatty() else words
 
 
 def explain(error: GLMError, client: Client, url: str) -> str:
-    """What went wrong, and what to do, in one line."""
+    """Describe an error, and what to do, in one line."""
     message = " ".join(str(error).split())
     if isinstance(error, OverloadedError):
-        return f"the server is full, try again later ({message})"
+        return f"the server is overloaded, try again later ({message})"
     if isinstance(error, UnavailableError):
         return why_not_ready(client, url) or message
     return message
 
 
 def why_not_ready(client: Client, url: str) -> str:
-    """Why the server cannot answer now; empty if it can."""
+    """Why the server is not ready; empty if it is."""
     if not client.server_live():
         return (
-            f"no Triton answers over gRPC at {url}: it is not running (make serve), or is still"
-            f" loading, or is elsewhere (--url, {URL_VARIABLE})"
+            f"cannot reach Triton's gRPC endpoint at {url}: it is not running (make serve), is"
+            f" still loading, or has another address (--url, {URL_VARIABLE})"
         )
     loading = [name for name, ready in client.models_ready().items() if not ready]
     return f"the server at {url} is still loading ({', '.join(loading)})" if loading else ""
 
 
 def exit_code(error: GLMError) -> int:
-    """Of a command whose one request ended in this."""
+    """The exit code for an error of a request."""
     return EXIT_USAGE if isinstance(error, InvalidRequestError) else EXIT_ERROR
 
 
@@ -191,5 +193,5 @@ def fail(message: str, code: int) -> int:
 
 
 def close_stdout() -> None:
-    """After a BrokenPipeError, as in ``... | head -1``: the interpreter's last flush is quiet."""
+    """After a BrokenPipeError, as in ``... | head -1``: silences the interpreter's last flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

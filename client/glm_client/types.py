@@ -1,4 +1,4 @@
-"""What goes to the model and what comes back."""
+"""Requests to the model and its answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and how likely it was, before temperature and filters.
+    """A token and its log probability, before temperature and filters.
 
     Attributes:
-        text: of this token alone; where it is a part of a character, ``data`` tells more.
+        text: of this token alone; if it is a part of a character, use ``data``.
         data: its bytes.
         logprob: natural logarithm of its probability.
-        rank: 1 for the likeliest.
+        rank: 1 for the most likely token.
     """
 
     token_id: int
@@ -27,7 +27,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """A chosen token, and the likeliest ones in its place, as many as were asked for."""
+    """A chosen token, and the requested number of most likely alternatives."""
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]
@@ -38,7 +38,7 @@ class ThoughtDelta:
     """The next piece of a thought.
 
     Attributes:
-        logprobs: of its tokens, tags left out, when the request asked for them.
+        logprobs: of its tokens, excluding tags; empty unless requested.
     """
 
     text: str
@@ -59,7 +59,7 @@ class CallStart:
 
     Attributes:
         index: of the call in the answer, from 0.
-        name: one of those that the request offers.
+        name: one of the request's tools.
     """
 
     index: int
@@ -68,7 +68,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """The next piece of the JSON text of a call's arguments; it is whole in a finished answer."""
+    """The next piece of the JSON text of a call's arguments; complete in a finished answer."""
 
     index: int
     arguments: str
@@ -78,57 +78,56 @@ Event = ThoughtDelta | TextDelta | CallStart | CallDelta
 """What an answer consists of, in the order in which the model writes it."""
 
 
-class _ToldApart:
-    """What ``events`` have of thought and text."""
+class _Parsed:
+    """Thought and text from ``events``."""
 
     __slots__ = ()
     events: tuple[Event, ...]
 
     @property
     def reasoning(self) -> str:
-        """The thought, by ``events``."""
+        """The thought, from ``events``."""
         return "".join(event.text for event in self.events if isinstance(event, ThoughtDelta))
 
     @property
     def content(self) -> str:
-        """The answer's text, by ``events``."""
+        """The answer's text, from ``events``."""
         return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One request for text. Give one of the first four.
+    """One generation request. Set exactly one of the first four.
 
     Attributes:
-        messages: a conversation in OpenAI chat form; a part ``{"type": "image"}`` takes the next
-            entry of ``images``.
-            Likewise ``{"type": "video"}`` of ``videos``.
-        text_input: one user turn as plain text; all ``images`` and then ``videos`` come before it.
-        prompt: a whole prompt, for which the chat template is not used: tags in it are tokens, and
-            each ``<|image|>`` takes the next entry of ``images``, ``<|video|>`` of ``videos``.
+        messages: a conversation in OpenAI chat form; a part ``{"type": "image"}`` refers to the
+            next entry of ``images``, and ``{"type": "video"}`` to that of ``videos``.
+        text_input: one user turn as plain text, preceded by all ``images`` and then ``videos``.
+        prompt: a complete prompt, used without the chat template: tags in it become special tokens,
+            and each ``<|image|>`` refers to the next entry of ``images``, ``<|video|>`` to that of
+            ``videos``.
         prompt_token_ids: the same, tokenised.
         images: bytes of image files (or their base64 text, or data URIs), in order.
-        image_max_pixels: for each of ``images`` the pixels that it is scaled down to; 0 for the
-            checkpoint's own limit. Empty: 0 for all.
+        image_max_pixels: for each of ``images`` the maximum number of pixels, to which it is scaled
+            down; 0 for the checkpoint's own limit. Empty: 0 for all.
         videos: bytes of video files (or their base64 text, or data URIs), in order.
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
-        sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. What is
-            absent is chosen by the server from the checkpoint. With ``logprobs`` (how many
-            alternatives, from 0) the pieces have theirs; with ``n`` there are so many answers.
-        request_id: shows up in the server's log.
-        return_token_ids: ask for ``GenerationDelta.token_ids``.
-        return_events: ask for ``GenerationDelta.events``, in which thought, text and calls of
-            ``tools`` are told apart, instead of ``text`` and ``logprobs``.
-        return_image_sizes: ask for ``GenerationDelta.image_sizes``.
-        tenant: on whose behalf. Requests that wait are started so that each tenant gets an equal
-            share of the engine.
-        trace_context: W3C ``traceparent`` of the caller's span; the server's spans of this request
-            become its children, where it traces.
+        sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. Missing
+            ones default to those of the checkpoint. ``logprobs`` is the number of alternatives per
+            token, from 0; ``n`` is the number of answers.
+        request_id: appears in the server's log.
+        return_token_ids: request ``GenerationDelta.token_ids``.
+        return_events: request ``GenerationDelta.events``, which separate thought, text and calls of
+            ``tools``, instead of ``text`` and ``logprobs``.
+        return_image_sizes: request ``GenerationDelta.image_sizes``.
+        tenant: for fair scheduling: each tenant gets an equal share of the engine.
+        trace_context: W3C ``traceparent`` of the caller's span, which becomes the parent of the
+            server's spans if tracing is enabled there.
 
     Raises:
         ValueError: none or several of ``messages``, ``text_input``, ``prompt`` and
-            ``prompt_token_ids``; or ``image_max_pixels`` of another length than ``images``.
+            ``prompt_token_ids``; or ``image_max_pixels`` and ``images`` differ in length.
     """
 
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -145,6 +144,7 @@ class GenerationRequest:
     return_token_ids: bool = False
     return_events: bool = False
     return_image_sizes: bool = False
+    return_limits: bool = False
     tenant: str = ""
     trace_context: str = ""
 
@@ -155,35 +155,36 @@ class GenerationRequest:
                 "messages, text_input, prompt, prompt_token_ids: give exactly one of them"
             )
         if self.image_max_pixels and len(self.image_max_pixels) != len(self.images):
-            raise ValueError("image_max_pixels: needs one entry for each of images")
+            raise ValueError("image_max_pixels: must have one entry for each of images")
 
     @property
     def num_choices(self) -> int:
-        """How many answers there will be."""
+        """Number of answers requested."""
         return int(self.sampling_parameters.get("n", 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationDelta(_ToldApart):
+class GenerationDelta(_Parsed):
     """The next piece of an answer.
 
     Attributes:
-        text: as the model writes it, tags included; never ends in the middle of a character; may be
-            empty.
-        events: the same as what it means, when the request asked for it; then ``text`` is empty.
-        index: which of the answers this is a piece of, from 0.
-        token_ids: the tokens of this piece, when the request asked for them.
-        logprobs: of the tokens of this piece, when the request asked for them.
+        text: as the model writes it, including tags; never ends within a character; may be empty.
+        events: the parsed text, if requested; then ``text`` is empty.
+        index: of the answer, from 0.
+        token_ids: the tokens of this piece, if requested.
+        logprobs: of the tokens of this piece, if requested.
         finish_reason: set in the last piece only.
         stop_reason: in the last piece, the string of ``stop`` or the token of ``stop_token_ids``
             that ended the answer, if one did.
         num_input_tokens: length of the prompt in tokens; None in pieces that do not repeat it.
-        num_image_tokens: those of ``num_input_tokens`` that stand for pictures and videos.
-        num_cached_tokens: those of ``num_input_tokens`` that another request had computed.
+        num_image_tokens: those of ``num_input_tokens`` that represent pictures and videos.
+        num_cached_tokens: those of ``num_input_tokens`` found in the cache.
         num_output_tokens: tokens in this piece.
-        num_reasoning_tokens: those of ``num_output_tokens`` that are of the thought.
-        image_sizes: width and height of each picture in pixels, upright, as it was sent; in the
-            first piece, when the request asked for them.
+        num_reasoning_tokens: those of ``num_output_tokens`` that belong to the thought.
+        image_sizes: original width and height of each picture in pixels, upright; in the first
+            piece, if requested.
+        limits: ``max_model_len`` and ``vocab_size`` in tokens, and the checkpoint's defaults of
+            ``temperature``, ``top_p`` and ``top_k``; in the first piece, if requested.
     """
 
     text: str = ""
@@ -199,10 +200,11 @@ class GenerationDelta(_ToldApart):
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
+    limits: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation(_ToldApart):
+class Generation(_Parsed):
     """A whole answer. Attributes as in :class:`GenerationDelta`, summed up."""
 
     text: str = ""
@@ -217,17 +219,18 @@ class Generation(_ToldApart):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
+    limits: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenization:
-    """A prompt in tokens.
+    """A tokenised prompt.
 
     Attributes:
         token_ids: a picture's placeholder is repeated once for each of its tokens.
-        text: of all tokens together, special ones included.
-        image_sizes: width and height of each picture in pixels, upright, as it was sent.
-        token_texts: of each token by itself; empty unless asked for.
+        text: of all tokens together, including special ones.
+        image_sizes: original width and height of each picture in pixels, upright.
+        token_texts: of each token by itself; empty unless requested.
     """
 
     token_ids: tuple[int, ...]

@@ -1,6 +1,6 @@
-"""The wire contract of the Triton model ``generation``: names and types of its tensors.
+"""The wire format of the Triton model ``generation``: names and types of its tensors.
 
-The other side is ``model_repository/generation/config.pbtxt``.
+The counterpart is ``model_repository/generation/config.pbtxt``.
 """
 
 import json
@@ -29,7 +29,7 @@ from glm_client.types import (
 MODEL_NAME = "generation"
 TOKENIZER_NAME = "preprocessing"
 STAGES = (TOKENIZER_NAME, MODEL_NAME)
-"""All models that an answer needs, in the order in which a request passes them."""
+"""All models needed for an answer, in processing order."""
 
 INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -52,6 +52,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "return_token_ids": "BOOL",
         "return_events": "BOOL",
         "return_image_sizes": "BOOL",
+        "return_limits": "BOOL",
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
@@ -73,15 +74,16 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "token_ids": "INT32",
         "events": "BYTES",
         "image_sizes": "INT32",
+        "limits": "BYTES",
     }
 )
 
 
 def build_call(request: GenerationRequest, *, stream: bool, cancel_key: bytes) -> dict[str, Any]:
-    """The call of tritonclient's ``stream_infer`` for ``request``.
+    """Arguments of tritonclient's ``stream_infer`` for ``request``.
 
     Args:
-        stream: true for one response per piece of text, false for one with the whole text.
+        stream: whether to get one response per piece of text, or one with the whole text.
         cancel_key: a secret for :func:`build_cancel_call`.
     """
     return {
@@ -94,17 +96,17 @@ def build_call(request: GenerationRequest, *, stream: bool, cancel_key: bytes) -
 
 
 def build_cancel_call(cancel_key: bytes) -> dict[str, Any]:
-    """The call that gives the request with this key up. It is not answered; that request is."""
+    """The call that cancels the request with this key. Only the cancelled request is answered."""
     return {"model_name": MODEL_NAME, "inputs": [_bytes("cancel", cancel_key)]}
 
 
 def is_final(result: InferResult) -> bool:
-    """Whether this is the last response to its request."""
+    """Whether this is the last response to a request."""
     return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> dict[str, Any]:
-    """The call of tritonclient's ``infer`` that tokenises the prompt of ``request``."""
+    """Arguments of tritonclient's ``infer`` for tokenising the prompt of ``request``."""
     names = ["input_ids", "text", "image_size", *(["token_text"] if token_texts else [])]
     return {
         "model_name": TOKENIZER_NAME,
@@ -116,7 +118,7 @@ def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> di
 
 
 def parse_tokenization(result: InferResult) -> Tokenization:
-    """The answer to :func:`build_tokenizer_call`."""
+    """Parse the response to :func:`build_tokenizer_call`."""
     texts = result.as_numpy("token_text")
     return Tokenization(
         token_ids=tuple(result.as_numpy("input_ids").tolist()),
@@ -132,6 +134,7 @@ def _outputs(request: GenerationRequest) -> list[str]:
         "text_output": request.return_events,
         "events": not request.return_events,
         "image_sizes": not request.return_image_sizes,
+        "limits": not request.return_limits,
         "logprobs": request.return_events or not _wants_logprobs(request),
         "index": request.num_choices == 1,
     }
@@ -151,9 +154,10 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         _flag("return_num_input_tokens", True),
         _flag("return_num_output_tokens", True),
         _flag("return_token_ids", request.return_token_ids),
-        # An older server does not know these.
+        # Older servers do not have these inputs.
         *([_flag("return_events", True)] if request.return_events else []),
         *([_flag("return_image_sizes", True)] if request.return_image_sizes else []),
+        *([_flag("return_limits", True)] if request.return_limits else []),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
         *(
@@ -209,7 +213,7 @@ def _json(value: Any) -> bytes:
 
 
 def parse_response(result: InferResult) -> GenerationDelta:
-    """One response of the model. Outputs that it lacks keep their defaults."""
+    """Parse one response of the model. Missing outputs keep their defaults."""
     finish_reason = _first(result, "finish_reason", b"").decode()
     token_ids = result.as_numpy("token_ids")
     return GenerationDelta(
@@ -226,6 +230,7 @@ def parse_response(result: InferResult) -> GenerationDelta:
         num_output_tokens=_count(result, "num_output_tokens") or 0,
         num_reasoning_tokens=_count(result, "num_reasoning_tokens") or 0,
         image_sizes=_sizes(result.as_numpy("image_sizes")),
+        limits=json.loads(_first(result, "limits", b"null")),
     )
 
 
@@ -245,7 +250,7 @@ def _event(given: Mapping[str, Any]) -> Event:
 
 
 def _logprobs(given: Sequence[Mapping[str, Any]]) -> tuple[TokenLogprobs, ...]:
-    """The chosen token comes first; it is there twice in effect if it is one of the likeliest."""
+    """The chosen token comes first; ``top`` lists all tokens by rank."""
     found = []
     for entries in given:
         tokens = [

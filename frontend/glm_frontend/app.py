@@ -31,6 +31,7 @@ from glm_frontend.http.middleware import (
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
+    MethodAndVersionMiddleware,
     RefusalMiddleware,
     RequestContextMiddleware,
     UnexpectedErrorMiddleware,
@@ -106,7 +107,7 @@ def _routes_with_permit() -> dict[str, APIRoute]:
 
 def _middleware(settings: Settings) -> list[Middleware]:
     """Outermost first: even a 500 has CORS headers, a request id and a log line."""
-    middleware = [Middleware(RequestContextMiddleware)]
+    middleware = [Middleware(MethodAndVersionMiddleware), Middleware(RequestContextMiddleware)]
     if settings.cors_origins:
         middleware.append(
             Middleware(

@@ -117,7 +117,7 @@ def test_an_answer_goes_on_with_what_is_given(sdk: anthropic.Anthropic) -> None:
     arguments["messages"][-1]["content"] = [use]
     with pytest.raises(anthropic.BadRequestError) as bad:
         sdk.messages.create(**arguments)
-    assert str(bad.value.api_message).startswith("messages[1].content: has to end in text")
+    assert str(bad.value.api_message).startswith("messages[1].content: must end in text")
 
 
 def test_a_budget_ends_the_thought(sdk: anthropic.Anthropic) -> None:

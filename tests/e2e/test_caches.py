@@ -29,7 +29,7 @@ def _new_picture() -> str:
 
 
 def _gained(stack: Stack, before: dict[str, float], requests: int) -> dict[str, float]:
-    """What the metrics have gained once so many requests have been answered."""
+    """Increase of the metrics once a number of requests have been answered."""
     name = 'glm_requests_total{finish_reason="stop"}'
     wait_until(lambda: metrics(stack)[name] == before[name] + requests)
     return {key: value - before[key] for key, value in metrics(stack).items()}

@@ -11,7 +11,7 @@ from stress.chaos.breakage import SCENARIOS, Server, start, try_out, wait_ready
 
 # As long as some faults take to be noticed; until they come, steps are slow.
 TOKENS = 300
-# What is judged here: that it is told at all, and what, and that the server comes back. All of it
+# Checked here: that the fault is reported, and how, and that the server recovers. All of it
 # takes longer where other things run, and a server that tells or mends nothing is not done in a
 # minute either; `make chaos`, with no slack, looks whether it is in time.
 SLACK = 40.0

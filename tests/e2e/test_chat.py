@@ -164,7 +164,7 @@ def test_one_question(stack: Stack) -> None:
     [
         ("/params beams=7\nhi\n", "sampling_parameters.beams: is not supported"),
         ("/image nowhere.png\n", "nowhere.png: No such file or directory"),
-        ("/think perhaps\n", "/think: has to be on or off"),
+        ("/think perhaps\n", "/think: must be on or off"),
     ],
 )
 def test_what_is_wrong_is_named(stack: Stack, lines: str, error: str) -> None:
@@ -177,7 +177,7 @@ def test_a_server_that_is_not_there() -> None:
     (port,) = free_ports(1)
     terminal = Terminal(f"127.0.0.1:{port}")
     try:
-        terminal.read_until(f"error: no Triton answers over gRPC at 127.0.0.1:{port}")
+        terminal.read_until(f"error: cannot reach Triton's gRPC endpoint at 127.0.0.1:{port}")
         assert terminal.process.wait(60) == 1
     finally:
         terminal.close()

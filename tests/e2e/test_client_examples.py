@@ -152,7 +152,7 @@ async def test_a_full_server_is_told_and_waited_for(stack: Stack, tmp_path: Path
         chat = await start(sys.executable, "-m", "client", "chat", "-p", "hi")
         said = await chat.communicate()
         assert (chat.returncode, said[0]) == (1, b"")
-        assert said[1].startswith(b"error: the server is full, try again later (queue full: ")
+        assert said[1].startswith(b"error: the server is overloaded, try again later (queue full: ")
         # Those of the crowd, and the chat: when they are counted, the next is the batch.
         known = 1.0 + sum(one.done() for one in crowd)
         await asyncio.to_thread(wait_until, lambda: refused() >= known)
@@ -170,8 +170,8 @@ async def test_a_full_server_is_told_and_waited_for(stack: Stack, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--concurrency", "0"], "--concurrency: has to be at least 1"),
-        (["--timeout", "nan"], "--timeout: has to be more than 0"),
+        (["--concurrency", "0"], "--concurrency: must be at least 1"),
+        (["--timeout", "nan"], "--timeout: must be more than 0"),
         (["--folder", "nowhere"], "--folder: nowhere is no folder"),
         (["--output", __file__], "holds something else than answers"),
     ],

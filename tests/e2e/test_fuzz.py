@@ -1,4 +1,4 @@
-"""A short form of ``make fuzz``: some cases for every door, the same each time.
+"""A short form of ``make fuzz``: some cases for every entry point, the same each time.
 
 Judged is how each case ends. Of time there is only what tells a hang: a minute for one request.
 """

@@ -61,7 +61,7 @@ def test_keys_are_the_frontend_s_only(start: StartStack, tmp_path: Path) -> None
     keys = tmp_path / "keys"
     keys.write_text("sk-from-the-file name=alice\n")
     server = start(GLM_API_KEYS_FILE=str(keys), GLM_API_KEYS="sk-from-the-environment")
-    server.wait_ready()  # the launcher's first request was let in
+    server.wait_ready()  # the launcher's first request was accepted
     url = f"{server.base_url}/v1/chat/completions"
     headers = {"authorization": "Bearer sk-from-the-file"}
     answer = requests.post(url, json=chat("Hello", max_tokens=4), headers=headers)
@@ -117,7 +117,7 @@ def test_triton_that_crashes_while_it_starts_is_started_once_more(
         os.kill(triton, signal.SIGABRT)
         if crash == 1:
             wait_until(lambda: server.log.count("starting Triton of ") == 2)
-            assert "triton has ended (signal SIGABRT)" in server.log
+            assert "triton exited (signal SIGABRT)" in server.log
             assert not any(region.exists() for region in regions)
     assert server.wait_stopped() == 1, server.log
     assert server.log.count("launcher | starting Triton again") == 1

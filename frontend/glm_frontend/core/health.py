@@ -15,13 +15,13 @@ from pydantic import BaseModel, Field
 
 from glm_client import (
     DeadlineExceededError,
-    GenerationRequest,
     GLMError,
     OverloadedError,
     UnavailableError,
 )
 from glm_client.wire import MODEL_NAME, STAGES
 from glm_frontend.core.backend import Backend
+from glm_frontend.core.model_info import TINY_REQUEST, ModelInfo
 
 FRESH_SECONDS = 2.0
 PROBE_TIMEOUT = 5.0
@@ -48,6 +48,7 @@ class HealthProbe:
 
     Args:
         status_file: the launcher's; while it is there, parts are being started.
+        info: notified of what an answer says of the model.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class HealthProbe:
         backend: Backend,
         status_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        info: ModelInfo | None = None,
     ) -> None:
         self._backend = backend
+        self._info = info or ModelInfo(backend)
         self._status_file = status_file
         self._clock = clock
         self._last_success = float("-inf")
@@ -142,7 +145,7 @@ class HealthProbe:
                 dict.fromkeys(missing, "loading"), f"Not loaded yet: {', '.join(missing)}."
             )
         try:
-            await self._backend.generate_choices(_TINY_REQUEST, timeout=PROBE_TIMEOUT)
+            answers = await self._backend.generate_choices(TINY_REQUEST, timeout=PROBE_TIMEOUT)
         except OverloadedError:
             return Health(
                 status="full",
@@ -155,15 +158,8 @@ class HealthProbe:
             )
         except GLMError as error:
             return _failed(error, "A test request")
+        self._info.note(answers[0])
         return _healthy()
-
-
-_TINY_REQUEST = GenerationRequest(
-    text_input="hi",
-    sampling_parameters={"max_tokens": 1, "temperature": 0},
-    request_id="health",
-    tenant="health",  # with a turn of its own, however many others wait
-)
 
 
 def _failed(error: GLMError, who: str) -> Health:

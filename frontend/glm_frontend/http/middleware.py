@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+import zlib
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,7 +25,9 @@ PROCESSING_HEADER = "openai-processing-ms"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 # Asked every few seconds, by this project's launcher and web page among others.
-_POLLED_PATHS = ("/v1/health", "/v1/health/live", "/metrics")
+_POLLED_PATHS = ("/v1/health", "/v1/health/live", "/health", "/ping", "/metrics")
+
+_COMPRESSIONS = ("gzip", "x-gzip", "deflate")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -115,6 +118,43 @@ class RequestContextMiddleware:
         )
 
 
+class MethodAndVersionMiddleware:
+    """Answers HEAD as GET, whose body the server leaves out; and HTTP/1.0, which has no chunks,
+    with the whole body at once."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        if scope["type"] == "http" and scope["http_version"] == "1.0":
+            await self._app(scope, receive, _Whole(send))
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Whole:
+    """Sends a response once it is complete, with its length."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message = {}
+        self._body: list[bytes] = []
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body.append(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        body = b"".join(self._body)
+        MutableHeaders(scope=self._start)["content-length"] = str(len(body))
+        await self._send(self._start)
+        await self._send({"type": "http.response.body", "body": body})
+
+
 class UnexpectedErrorMiddleware:
     """Turns an exception that nobody expected into a 500 that tells nothing of our insides."""
 
@@ -185,7 +225,8 @@ class RefusalMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives.
+    """Refuses bodies over ``max_bytes``: at once if declared so, else when the byte arrives. Of one
+    that is compressed (gzip, deflate) the decompressed bytes count, and are what the routes get.
 
     All that is under way is held to ``inflight``. What the request holds of that is in
     ``request.state.bytes``, for more than the body.
@@ -204,12 +245,24 @@ class BodyLimitMiddleware:
         if declared.isdecimal() and int(declared) > self._max_bytes:
             await error_response(self._too_large(), scope)(scope, receive, send)
             return
+        encoding = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "", *_COMPRESSIONS):
+            error = APIError(
+                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+                f"The content-encoding has to be gzip, deflate or none, not {encoding[:64]!a}.",
+            )
+            await error_response(error, scope)(scope, receive, send)
+            return
+        # 32: the header tells which of the two formats it is.
+        inflater = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding in _COMPRESSIONS else None
         received = 0
         held = scope["state"]["bytes"] = self._inflight.of_request()
 
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
+            if inflater is not None and message["type"] == "http.request":
+                message = _inflated(inflater, message, self._max_bytes + 1 - received)
             size = len(message.get("body", b""))
             received += size
             if received > self._max_bytes:
@@ -229,3 +282,16 @@ class BodyLimitMiddleware:
             ErrorCode.BODY_TOO_LARGE,
             f"The request body has more than the {self._max_bytes} bytes allowed.",
         )
+
+
+def _inflated(inflater: "zlib._Decompress", message: Message, most: int) -> Message:
+    """A piece of a compressed body, decompressed: at most so many bytes."""
+    try:
+        body = inflater.decompress(message.get("body", b""), max(1, most))
+    except zlib.error:
+        body, broken = b"", True
+    else:
+        broken = not message.get("more_body") and not inflater.eof and not inflater.unconsumed_tail
+    if broken:
+        raise APIError(ErrorCode.BAD_REQUEST, "The body is not what its content-encoding says.")
+    return {**message, "body": body}

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from glm_frontend.error_codes import ErrorCode
@@ -42,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._header_bytes = 0
+        self._has_headers = False  # from a parser before, which is no longer used
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -56,14 +58,56 @@ class BoundedProtocol(HttpToolsProtocol):
             )
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Parse bytes of a request."""
         self._header_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(
                 ErrorCode.HEADERS_TOO_LARGE,
                 f"The request's headers have more than the {MAX_HEADER_BYTES} bytes allowed.",
             )
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1, as a server may; Java's client asks for h2c with each first request.
+
+        The parser takes what follows the headers for the other protocol. A new one begins with the
+        length of the body, so that it takes the body for one.
+        """
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in framing]
+        self.parser = httptools.HttpRequestParser(self)
+        self._has_headers = True
+        self._parse(b"POST / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n")
+        self._has_headers = False
+        if rest:
+            self._parse(rest)
+
+    def on_url(self, url: bytes) -> None:
+        """The path of a request."""
+        if not self._has_headers:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of a request."""
+        if not self._has_headers:
+            super().on_header(name, value)
+
+    def on_message_complete(self) -> None:
+        """A request is complete; one that asks for an upgrade is not, as its body follows."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -71,12 +115,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._has_headers:
+            return
         super().on_message_begin()
         self._header_bytes = 0
         self._await_headers()
 
     def on_headers_complete(self) -> None:
         """Its headers are there."""
+        if self._has_headers:
+            return
         self._forget_timer()
         super().on_headers_complete()
 

@@ -18,6 +18,7 @@ from glm_frontend.core.backend import Backend
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.generation import Generator
 from glm_frontend.core.health import HealthProbe
+from glm_frontend.core.model_info import ModelInfo
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
 from glm_frontend.media.fetch import ImageFetcher
@@ -37,6 +38,7 @@ class Services:
     settings: Settings
     backend: Backend
     generator: Generator
+    model_info: ModelInfo
     health: HealthProbe
     keys: KeyRing
     limiter: InflightLimiter
@@ -65,13 +67,15 @@ def build_services(
     settings: Settings, backend: Backend, fetcher: ImageFetcher, metrics: Metrics
 ) -> Services:
     """The services over ``backend``; the caller closes that and ``fetcher``."""
-    health = HealthProbe(backend, settings.status_file)
+    info = ModelInfo(backend)
+    health = HealthProbe(backend, settings.status_file, info=info)
     limiter = InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1)
     metrics.watch_in_flight(lambda: limiter.inflight, settings.max_inflight)
     return Services(
         settings=settings,
         backend=backend,
         generator=Generator(backend, fetcher, health, settings.request_timeout),
+        model_info=info,
         health=health,
         keys=KeyRing(settings.keys),
         limiter=limiter,

@@ -1,5 +1,6 @@
 """From the bytes of a body to a checked model; every error names its field."""
 
+import codecs
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ async def read_json(request: Request, model: type[Model]) -> Model:
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             f"The content-type has to be application/json, not {media_type or 'absent'}.",
         )
-    body = await request.body()
+    body = (await request.body()).removeprefix(codecs.BOM_UTF8)
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise invalid(
             None, f"The body has more than {MAX_VALUES} values.", code=ErrorCode.TOO_MANY_VALUES

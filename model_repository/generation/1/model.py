@@ -1,6 +1,6 @@
-"""Triton adapter of stage 2: Triton's life cycle, and nothing else.
+"""Triton adapter of stage 2: only the life cycle of the model.
 
-A request becomes a job (``glm_triton.tensors``), which goes its way (``glm_triton.pipeline``).
+A request becomes a job (``glm_triton.tensors``), which the pipeline (``glm_triton.pipeline``) runs.
 """
 
 import gc
@@ -17,7 +17,7 @@ from glm_engine.heartbeat import Heartbeat
 from glm_engine.variables import unknown_variables
 from glm_triton.jobs import Job
 from glm_triton.metrics import Metrics
-from glm_triton.pipeline import NUM_BEATS, Pipeline
+from glm_triton.pipeline import NUM_WORKERS, Pipeline
 from glm_triton.telemetry import Telemetry, configure_logging
 from glm_triton.tensors import TritonClient, cancel_key, infer_stage_one, read_job
 
@@ -28,16 +28,16 @@ logger = logging.getLogger("generation")
 
 
 class TritonPythonModel:
-    """Decoupled: zero or more responses for each request, then one that is final."""
+    """Decoupled: any number of responses for each request, then a final one."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model and start the threads; what fails here fails the load, in plain words."""
+        """Load the model and start the threads; an error here fails the load with its message."""
         config = EngineConfig.from_env()
         configure_logging(config)
         for problem in unknown_variables():
             logger.warning("%s", problem)
         self._telemetry = Telemetry()
-        self._heartbeat = Heartbeat(args["model_name"], workers=NUM_BEATS)
+        self._heartbeat = Heartbeat(args["model_name"], workers=NUM_WORKERS)
         self._pipeline = Pipeline(
             config,
             lambda on_outputs: Engine(config, on_outputs, self._heartbeat),
@@ -48,18 +48,18 @@ class TritonPythonModel:
         self._metrics = Metrics()
         self._stopped = threading.Event()
         self._publisher = threading.Thread(target=self._publish, name="metrics", daemon=True)
-        # What is there now stays; the garbage collector need not look at it ever again.
+        # Existing objects live as long as the process; exclude them from garbage collection.
         gc.collect()
         gc.freeze()
         self._pipeline.start()
         self._publisher.start()
 
     def is_ready(self) -> bool:
-        """Whether requests are answered (asked by Triton 26.03 and later)."""
+        """Whether requests are answered (called by Triton 26.03 and later)."""
         return self._pipeline.is_alive and self._publisher.is_alive()
 
     def execute(self, requests: list[Any]) -> None:
-        """Take requests over. Nothing here waits."""
+        """Accept requests; does not block."""
         for triton_request in requests:
             client = TritonClient(triton_request)
             if (key := cancel_key(triton_request)) is not None:
@@ -79,13 +79,13 @@ class TritonPythonModel:
                 client.fail(error)
             except Exception:
                 logger.exception(
-                    "request %(request_id)s could not be read",
+                    "reading the request failed request_id=%(request_id)s",
                     {"request_id": triton_request.request_id()},
                 )
                 client.fail(EngineFailure("the request could not be read"))
 
     def finalize(self) -> None:
-        """Let live requests finish for a while, fail the rest, and end every thread."""
+        """Let running requests finish for a grace period, fail the rest, join all threads."""
         self._pipeline.stop()
         self._stopped.set()
         self._publisher.join()
@@ -107,5 +107,5 @@ class TritonPythonModel:
                 self._metrics.publish(
                     pipeline.engine.stats, pipeline.num_jobs, pipeline.preprocessing.seconds
                 )
-            except Exception:  # numbers that come later are no reason to have none
-                logger.exception("metrics could not be published")
+            except Exception:  # keep the thread alive for the next attempt
+                logger.exception("publishing metrics failed")

@@ -1,4 +1,4 @@
-"""Triton adapter of stage 1: tensors in and out, errors to Triton's codes."""
+"""Triton adapter of stage 1: converts tensors, and maps errors to Triton's codes."""
 
 import json
 import traceback
@@ -28,7 +28,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Say that this end is no accident."""
+        """Remove the heartbeat file, so that the exit is not reported as a fault."""
         self._heartbeat.end()
 
     def _respond(self, request: Any) -> Any:
@@ -45,11 +45,11 @@ class TritonPythonModel:
         except InvalidInput as error:
             return _error(error, request)
         except Exception as error:
-            # Not its message, of which the prompt may be a part.
+            # The message is not logged: it may contain parts of the prompt.
             place = traceback.extract_tb(error.__traceback__)[-1]
             pb_utils.Logger.log_error(
-                f"preprocessing failed request_id={request.request_id()}: "
-                f"{type(error).__name__} at {place.filename}:{place.lineno}"
+                f"preprocessing failed request_id={request.request_id()} "
+                f"error={type(error).__name__} at={place.filename}:{place.lineno}"
             )
             return _error(PreprocessingError(), request)
 
@@ -63,7 +63,7 @@ def _error(error: PreprocessingError, request: Any) -> Any:
 def _parameter(request: Any, name: str) -> bool:
     try:
         return bool(json.loads(request.parameters() or "{}").get(name))
-    except ValueError:  # a client may send what Triton cannot write as JSON, such as NaN
+    except ValueError:  # a client may send values that are not valid JSON, such as NaN
         return False
 
 
@@ -72,7 +72,7 @@ def _from_tensors(request: Any) -> PromptRequest:
     hashes = [row.tobytes() for row in _rows(request, "image_hash")]
     grids = [tuple(row.tolist()) for row in _rows(request, "image_grid")]
     if len(grids) != len(hashes):
-        raise InvalidInput("image_grid", "needs one entry for each of image_hash")
+        raise InvalidInput("image_grid", "must have one entry for each entry of image_hash")
     return PromptRequest(
         messages=_text(request, "messages"),
         text_input=_text(request, "text_input"),

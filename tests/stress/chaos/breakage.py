@@ -211,7 +211,7 @@ SCENARIOS = [
         "/dev/shm full",
         lambda server: _fill(server.seen_from_inside(Path("/dev/shm"))),
         frozenset({ANSWERED, "told (503 out_of_memory)"}),
-        # As long as so many megabytes are on their way.
+        # While this number of megabytes is being sent.
         detection=5.0,
         is_seen=False,
         meets=lambda traffic: traffic.whole(large_pictures()),

@@ -21,7 +21,7 @@ from tools.stack import Stack
 
 # Few, so that further requests wait.
 MAX_NUM_SEQS = 4
-# What is asked in each state: so many tokens.
+# Number of tokens requested in each state.
 TOKENS = {"decodes": 3000, "waits": 3000, "is prefilled": 100, "is in stage 1": 10}
 
 # Seconds after which it is left, from when it was sent; or from when the server is known to be at

@@ -45,7 +45,7 @@ class End:
 
 
 def chat(text: str, *, tokens: int, **fields: Any) -> dict[str, Any]:
-    """A chat completion of so many tokens, whatever the model would like."""
+    """A chat completion with an exact number of tokens."""
     return {
         "model": MODEL,
         "messages": [{"role": "user", "content": text}],
@@ -108,8 +108,10 @@ class Traffic:
         await self._grpc.aclose()
 
     async def begin(self, each: int, tokens: int) -> None:
-        """Start so many streams over HTTP, calls without a stream, and streams over gRPC; return
-        when they run."""
+        """Start ``each`` streams over HTTP, calls without streaming, and streams over gRPC.
+
+        Returns when they are running.
+        """
         for number in range(each):
             text = f"{number} " * 20
             body = chat(text, tokens=tokens)

@@ -1,1 +1,1 @@
-"""``make fuzz``: random input to every door of a server; each ends in an answer or an error."""
+"""``make fuzz``: random input to every entry point of a server, which must answer or reject it."""

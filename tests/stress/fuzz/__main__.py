@@ -1,4 +1,4 @@
-"""The command line: random input to every door of a server of its own, and a table."""
+"""The command line: random input to every entry point of its own server, and a table."""
 
 import argparse
 import random
@@ -48,7 +48,7 @@ def main() -> int:
     if arguments.only is None:
         report(
             RESULTS,
-            "Random input to every door",
+            "Random input to every entry point",
             f"{arguments.seconds:g} s each, seed {arguments.seed}; afterwards nothing runs or "
             "waits, no block of the KV cache is held, and the same processes answer",
             None,

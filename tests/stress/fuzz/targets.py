@@ -1,4 +1,4 @@
-"""The doors of a server, each with what has to hold for whatever comes in."""
+"""The entry points of a server, each with the invariants that must hold for any input."""
 
 import base64
 import json

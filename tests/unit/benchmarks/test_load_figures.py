@@ -30,7 +30,7 @@ def test_goodput_is_of_all_that_could_have_been_answered() -> None:
     assert figures.ttft[50] == pytest.approx(100) and figures.tpot[50] == pytest.approx(10)
 
 
-def test_nothing_is_no_number() -> None:
+def test_empty_data_has_no_figures() -> None:
     figures = Figures.of([record(1, end="left waiting")], 1.0, LIMITS)
     assert figures.goodput is None and figures.ttft[99] is None and figures.total[50] is None
     assert timeline([], [], LIMITS) == []

@@ -61,7 +61,7 @@ def test_a_second_turn_has_the_history() -> None:
     assert "A wave." in json.dumps(second.messages[1])
 
 
-def test_a_share_leaves_before_and_in_the_answer() -> None:
+def test_share_of_users_disconnects_before_and_within_the_answer() -> None:
     asks = _draw(mix(disconnects=0.5, conversation=0.0), 1000)
     leaving = [one.leaving for one in asks if one.leaving]
     assert 400 < len(leaving) < 600

@@ -83,15 +83,15 @@ def test_a_question_without_an_answer_is_not_in_the_history(
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("/imgae a.png", "/imgae: no such command; /help lists them"),
-        ("/think maybe", "/think: has to be on or off"),
+        ("/imgae a.png", "/imgae: unknown command; /help lists all commands"),
+        ("/think maybe", "/think: must be on or off"),
         ("/params n=2", "/params: n is always 1 in a conversation"),
-        ("/params 7", "/params: has to be NAME=VALUE, not 7"),
-        ("/retry now", "/retry: takes nothing more"),
+        ("/params 7", "/params: must be NAME=VALUE, not 7"),
+        ("/retry now", "/retry: takes no argument"),
         ("/retry", "/retry: there is no question yet"),
         ("/image 'a", "No closing quotation: 'a"),
         ("/image nowhere.png", "nowhere.png: No such file or directory"),
-        ("/save", "/save: needs one file name, in quotes if it has blanks"),
+        ("/save", "/save: requires one file name, in quotes if it contains spaces"),
         ("/save /nowhere/a.json", "/save: /nowhere/a.json: No such file or directory"),
         ("/load nowhere.json", "/load: nowhere.json: No such file or directory"),
     ],
@@ -119,7 +119,7 @@ def test_one_question_with_a_file_that_is_no_picture(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"text")
     assert run(arguments=("-p", f"{tmp_path / 'a.png'} What is it?")) == 2
-    assert "a.png: is no picture" in capsys.readouterr().err
+    assert "a.png: not a picture" in capsys.readouterr().err
 
 
 def test_a_path_is_no_command(run: Run, triton: FakeTriton, tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chat._completion("/image pictures/", "pictures/", 0) == "pictures/a.png"
 
 
-def test_a_thought_without_an_answer_is_told(
+def test_thought_without_an_answer_is_reported(
     run: Run, triton: FakeTriton, capsys: pytest.CaptureFixture[str]
 ) -> None:
     triton.script = [result(text_output="<think>hm", finish_reason="length")]
     assert run("a", "b") == 0
-    assert "cut off by max_tokens]\n[it came to no answer" in capsys.readouterr().err
+    assert "cut off by max_tokens]\n[no answer was generated" in capsys.readouterr().err
     assert len(_sent(triton, "messages")) == 1

@@ -67,7 +67,7 @@ def test_a_refusal_is_one_line_and_wrong_usage(
 @pytest.mark.parametrize(
     ("status", "message", "told"),
     [
-        ("UNAVAILABLE", FULL, "the server is full, try again later ("),
+        ("UNAVAILABLE", FULL, "the server is overloaded, try again later ("),
         ("UNAVAILABLE", "no connection", "the server at 127.0.0.1:8001 is still loading (preproc"),
         ("INTERNAL", "a fault", "a fault\n"),
     ],
@@ -84,7 +84,7 @@ def test_a_server_that_is_not_there(triton: FakeTriton, capsys: pytest.CaptureFi
     triton.reachable = False
     triton.script = [rpc_error(grpc.StatusCode.UNAVAILABLE, "connection refused")]
     assert main(["Why?"]) == 1
-    assert "no Triton answers over gRPC at 127.0.0.1:8001" in capsys.readouterr().err
+    assert "cannot reach Triton's gRPC endpoint at 127.0.0.1:8001" in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_wrong_usage(
@@ -97,11 +97,11 @@ def test_a_missing_picture_is_wrong_usage(
 
 BAD = [
     (["--max-tokens", "x"], "--max-tokens: invalid int value: 'x'"),
-    (["--temperature", "nan"], "--temperature: 'nan' has to be a finite number"),
-    (["--timeout", "0"], "--timeout: '0' has to be more than 0"),
-    (["--url", "http://127.0.0.1:8001"], "--url: 'http://127.0.0.1:8001' has to be host:port"),
-    (["--url", "127.0.0.1"], "--url: '127.0.0.1' has to be host:port"),
-    (["--url", "127.0.0.1:99999"], "--url: '127.0.0.1:99999' has to be host:port"),
+    (["--temperature", "nan"], "--temperature: 'nan' must be a finite number"),
+    (["--timeout", "0"], "--timeout: '0' must be more than 0"),
+    (["--url", "http://127.0.0.1:8001"], "--url: 'http://127.0.0.1:8001' must be host:port"),
+    (["--url", "127.0.0.1"], "--url: '127.0.0.1' must be host:port"),
+    (["--url", "127.0.0.1:99999"], "--url: '127.0.0.1:99999' must be host:port"),
     (["--system", "\udcff"], "--system: is not valid UTF-8"),
 ]
 

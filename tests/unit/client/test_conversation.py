@@ -63,7 +63,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("precious")
-    with pytest.raises(ConversationError, match="is not overwritten: is not JSON"):
+    with pytest.raises(ConversationError, match="not overwritten: not valid JSON"):
         _talk().save(path)
     assert path.read_text() == "precious"
 
@@ -74,14 +74,14 @@ USER = {"role": "user", "content": "Why?"}
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ("{", "is not JSON"),
-        ([], "messages: has to be a list"),
-        ({"messages": [7]}, "messages[0].role: has to be user, not None"),
-        ({"messages": [USER, USER]}, "messages[1].role: has to be assistant, not 'user'"),
-        ({"messages": [USER | {"content": 7}]}, "messages[0].content: has to be a text or a list"),
+        ("{", "not valid JSON"),
+        ([], "messages: must be a list"),
+        ({"messages": [7]}, "messages[0].role: must be user, not None"),
+        ({"messages": [USER, USER]}, "messages[1].role: must be assistant, not 'user'"),
+        ({"messages": [USER | {"content": 7}]}, "messages[0].content: must be text or a list"),
         (
             {"messages": [USER | {"content": [{"type": "image_url", "image_url": {"url": "/x"}}]}]},
-            "messages[0].content[0]: has to be a text, or an image_url with a data URI",
+            "messages[0].content[0]: must be text, or an image_url with a data URI",
         ),
     ],
 )

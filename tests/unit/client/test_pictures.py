@@ -54,15 +54,15 @@ def test_a_url(server: str) -> None:
     ("source", "reason"),
     [
         ("nowhere.png", "No such file or directory"),
-        ("text.png", "is no picture (JPEG, PNG, WebP, GIF, BMP)"),
-        (".", "is no file"),
-        ("/dev/zero", "is no file"),
+        ("text.png", "not a picture (JPEG, PNG, WebP, GIF, BMP)"),
+        (".", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
         ("http://127.0.0.1:1/a.png", "[Errno 111] Connection refused"),
         ("http://[x", "Invalid IPv6 URL"),
         ("a\0.png", "embedded null byte"),
     ],
 )
-def test_what_cannot_be_had_is_named(folder: Path, source: str, reason: str) -> None:
+def test_unreadable_picture_is_named(folder: Path, source: str, reason: str) -> None:
     with pytest.raises(PictureError) as caught:
         read_picture(source)
     assert str(caught.value) == f"{source}: {reason}"
@@ -70,7 +70,7 @@ def test_what_cannot_be_had_is_named(folder: Path, source: str, reason: str) -> 
 
 def test_its_size_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MAX_BYTES", 10)
-    with pytest.raises(PictureError, match=r"a\.png: is larger than"):
+    with pytest.raises(PictureError, match=r"a\.png: larger than"):
         read_picture("a.png")
 
 
@@ -91,5 +91,5 @@ def test_paths_in_a_line(folder: Path, line: str, rest: str, found: list[str]) -
     assert find_pictures(line) == (rest, found, [])
 
 
-def test_the_name_of_no_file_stays_text_and_is_told(folder: Path) -> None:
+def test_missing_file_stays_text_and_is_reported(folder: Path) -> None:
     assert find_pictures("b.png is what?") == ("b.png is what?", [], ["b.png"])

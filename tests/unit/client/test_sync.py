@@ -46,7 +46,7 @@ def test_errors_reach_the_caller(triton: FakeTriton) -> None:
             client.generate(REQUEST)
 
 
-def test_a_fault_of_ours_does_not_look_like_an_end(triton: FakeTriton) -> None:
+def test_internal_exception_is_raised_not_treated_as_end(triton: FakeTriton) -> None:
     triton.script = [ANSWER[0], ZeroDivisionError()]
     with Client() as client, pytest.raises(ZeroDivisionError):
         list(client.stream(REQUEST))
@@ -71,7 +71,7 @@ def test_leaving_with_cancels(triton: FakeTriton) -> None:
         wait_until(lambda: triton.streams[0].given_up.is_set())
 
 
-def test_closing_the_client_ends_what_waits(triton: FakeTriton) -> None:
+def test_closing_the_client_ends_waiting_calls(triton: FakeTriton) -> None:
     triton.script = [None]
     client = Client()
     errors: list[Exception] = []

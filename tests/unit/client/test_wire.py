@@ -78,15 +78,16 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
         ({"return_token_ids": True}, {"token_ids"}),
         ({"return_events": True}, {"events"}),
         ({"return_image_sizes": True}, {"image_sizes"}),
+        ({"return_limits": True}, {"limits"}),
         ({"sampling_parameters": {"logprobs": 0}}, {"logprobs"}),
         ({"sampling_parameters": {"n": 2}}, {"index"}),
     ],
 )
-def test_what_costs_is_asked_for_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
+def test_optional_outputs_are_requested_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
     call = build_call(GenerationRequest(text_input="hi", **given), stream=True, cancel_key=b"key")
     outputs = {output.name() for output in call["outputs"]}
     given_always = set(OUTPUT_DATATYPES) - {
-        *("token_ids", "logprobs", "index", "events", "image_sizes")
+        *("token_ids", "logprobs", "index", "events", "image_sizes", "limits")
     }
     without_text = {"text_output"} if "events" in wanted else set()
     assert outputs == given_always - without_text | wanted
@@ -162,7 +163,7 @@ def test_a_response_without_outputs_is_empty() -> None:
 
 
 @pytest.mark.parametrize("reason", ["###", 7])
-def test_what_of_the_request_ended_the_answer(reason: str | int) -> None:
+def test_stop_reason_is_parsed(reason: str | int) -> None:
     response = result(finish_reason="stop", stop_reason=json.dumps(reason))
     assert parse_response(response).stop_reason == reason
 

@@ -52,7 +52,7 @@ class Answer:
 
 
 class Tokens:
-    """A text as tokens: each tag is one, and so are each so many bytes between them."""
+    """A text as tokens: each tag is one, and so is each chunk of bytes between them."""
 
     def __init__(self, text: str, size: int) -> None:
         self._bytes: list[bytes] = []
@@ -233,7 +233,7 @@ def test_stop_strings_are_looked_for_in_the_text_only(
     ],
 )
 @pytest.mark.parametrize("has_tools", [True, False])
-def test_where_a_stop_string_ends_an_answer(
+def test_answer_ends_before_the_first_stop_string(
     text: str, stop: list[str], shown: str, found: str | None, has_tools: bool
 ) -> None:
     for size in (1, 3, 1000):
@@ -339,14 +339,14 @@ def test_calls(text: str, calls: list[tuple[str, Any]], size: int) -> None:
         "<tool_call>gs</arg_key><arg_value>hello</arg_value></tool_call>",
     ],
 )
-def test_what_calls_nothing_that_is_offered_stays_as_it_is(text: str) -> None:
+def test_call_of_unknown_function_stays_text(text: str) -> None:
     found = read(f"Look: {text} So.", F)
     assert (found.text, found.calls) == (f"Look: {text} So.", [])
     found = read(f"<think>Look: {text} So.</think>Yes", F)
     assert (found.thought, found.text, found.calls) == (f"Look: {text} So.", "Yes", [])
 
 
-def test_what_cannot_be_a_name_is_not_held_back() -> None:
+def test_impossible_name_is_not_held_back() -> None:
     reader = AnswerReader(TAGS, lambda token_id: bytes([token_id]), functions={"look_up": {}})
     reader.push(TAG_IDS["<think>"])
     reader.push(TAG_IDS["<tool_call>"])
@@ -369,7 +369,9 @@ def test_what_cannot_be_a_name_is_not_held_back() -> None:
     ],
     ids=["twice", "another", "a name", "a value", "many"],
 )
-def test_a_call_in_what_was_none(text: str, shown: str, calls: list[tuple[str, Any]]) -> None:
+def test_call_within_an_incomplete_call_is_parsed(
+    text: str, shown: str, calls: list[tuple[str, Any]]
+) -> None:
     for size in (1, 1000):
         found = read(text, F, size=size)
         assert (found.text, found.parsed) == (shown, calls)
@@ -383,7 +385,7 @@ def test_half_a_surrogate_pair_stays_text() -> None:
     found.calls[0][1].encode()
 
 
-def test_a_call_may_begin_where_none_was() -> None:
+def test_call_after_rejected_call_is_parsed() -> None:
     found = read("<think>a<tool_call><tool_call>f</tool_call>b", F)
     assert (found.thought, found.text, found.parsed) == ("a<tool_call>", "b", [("f", {})])
 

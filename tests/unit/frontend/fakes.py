@@ -69,6 +69,15 @@ def told_apart(
     return result
 
 
+def sampled(backend: "FakeBackend") -> dict[str, Any]:
+    """The sampling parameters of its first request, without the limit that stands for none."""
+    given = dict(backend.requests[0].sampling_parameters)
+    given.pop("truncate_max_tokens", None)
+    if given.get("max_tokens") == 2**31 - 1:
+        del given["max_tokens"]
+    return given
+
+
 def goes_on(request: GenerationRequest) -> bool:
     return bool((request.chat_template_kwargs or {}).get("continue_final_message"))
 

@@ -232,6 +232,7 @@ async def test_the_official_sdk(backend: FakeBackend) -> None:
         stream = await sdk.chat.completions.create(model=MODEL, messages=messages, stream=True)
         with pytest.raises(openai.APIError, match="The server failed"):
             [chunk async for chunk in stream]
+        backend.script = ANSWER
         assert [model.id async for model in sdk.models.list()] == [MODEL]
 
 

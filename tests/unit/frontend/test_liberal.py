@@ -255,7 +255,9 @@ def test_pictures_in_other_words(
     [
         ({**CALL, "index": 0, "type": None}, CALL["function"]),
         (CALL | {"function": {"name": "weird name!", "arguments": '{"x": "ab'}},
-         {"name": "weird name!", "arguments": '{"x": "ab'}),
+         {"name": "weird name!", "arguments": '{"x": "ab"}'}),
+        (CALL | {"function": {"name": "f", "arguments": "no JSON"}},
+         {"name": "f", "arguments": "no JSON"}),
         (CALL | {"function": {"name": "f", "arguments": None}}, {"name": "f", "arguments": "{}"}),
         (CALL | {"function": {"name": "f", "arguments": ""}}, {"name": "f", "arguments": "{}"}),
         (CALL | {"function": {"name": "f", "arguments": {"é": 1}}},
@@ -282,7 +284,7 @@ def test_old_calls_are_data(
 
 def test_results_of_chat_are_bound_by_their_ids(client: TestClient, backend: FakeBackend) -> None:
     calls = [{**CALL, "id": id} for id in ("p", "l")]
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "tool", "tool_call_id": "l", "content": "of l"},
@@ -374,7 +376,12 @@ def test_blocks_of_other_kinds(client: TestClient, backend: FakeBackend) -> None
 def test_examples_of_inputs_are_told_with_the_tool(
     client: TestClient, backend: FakeBackend
 ) -> None:
-    tool = {"name": "f", "description": "Adds.", "input_schema": {}, "input_examples": [{"a": 1}]}
+    tool: dict[str, Any] = {
+        "name": "f",
+        "description": "Adds.",
+        "input_schema": {},
+        "input_examples": [{"a": 1}],
+    }
     say(client, message_of(tools=[tool]), MESSAGES)
     tools = backend.requests[0].tools or ()
     assert tools[0]["function"]["description"] == 'Adds.\nExamples:\n{"a": 1}'
@@ -415,7 +422,9 @@ def test_items_of_other_kinds(client: TestClient, backend: FakeBackend) -> None:
 
 
 def test_some_of_the_tools_are_allowed(client: TestClient, backend: FakeBackend) -> None:
-    tools = [{"type": "function", "name": name, "parameters": {}} for name in ("f", "g")]
+    tools: list[dict[str, Any]] = [
+        {"type": "function", "name": name, "parameters": {}} for name in ("f", "g")
+    ]
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}
     say(client, respond_to(tools=tools, tool_choice=choice), RESPONSES)
     offered = backend.requests[0].tools or ()

@@ -21,6 +21,7 @@ from unit.frontend.fakes import (
     PIXEL,
     FakeBackend,
     delta,
+    sampled,
     script,
 )
 
@@ -183,7 +184,7 @@ def test_the_system_prompt_comes_first(client: TestClient, backend: FakeBackend)
 def test_sampling(client: TestClient, backend: FakeBackend) -> None:
     body = ask(temperature=0.5, top_p=0.9, top_k=3, stop_sequences=["\n", "x"])
     post(client, body | {"metadata": {"user_id": "me"}, "output_config": {"effort": "max"}})
-    assert backend.requests[0].sampling_parameters == {
+    assert sampled(backend) == {
         "max_tokens": 64,
         "temperature": 0.5,
         "top_p": 0.9,
@@ -244,14 +245,14 @@ def test_the_choice_of_tools(
 ) -> None:
     post(client, ask(tools=[WEATHER | {"strict": True}], tool_choice=choice))
     (request,) = backend.requests
-    assert request.sampling_parameters == {"max_tokens": 64} | sent
+    assert sampled(backend) == {"max_tokens": 64} | sent
     assert request.tools is not None and request.tools[0]["function"]["strict"]
 
 
 def test_a_schema_for_the_answer(client: TestClient, backend: FakeBackend) -> None:
     wanted = {"type": "json_schema", "schema": SCHEMA}
     post(client, ask(output_config={"format": wanted, "effort": "low"}))
-    sampling = backend.requests[0].sampling_parameters
+    sampling = sampled(backend)
     assert sampling == {"max_tokens": 64, "structured_outputs": {"json": SCHEMA}}
 
 

@@ -20,7 +20,8 @@ SHAPE = {"HEADS": 32, "KV_HEADS": 2, "SHARED": 16, "HEAD_DIM": 128, "DIMS": 128,
          "TILE": 64}  # fmt: skip
 NORM = {"x": BF16, "weight": BF16, "out": BF16, "hidden": BF16, "x_weight": BF16, "eps": "fp32",
         "size": "i32"}  # fmt: skip
-ATTEND = {"qkv": BF16, "cache": BF16, "tables": BATCH, "starts": BATCH, "first_rows": BATCH,
+ATTEND = {"qkv": BF16, "cache": BF16, "block_tables": BATCH, "num_computed": BATCH,
+          "query_start_loc": BATCH,
           "tile_parts": BATCH, "tile_rows": BATCH, "out": BF16, "partial": "*fp32",
           "stats": "*fp32", "table_width": "i32", "scale": "fp32"}  # fmt: skip
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
@@ -31,7 +32,8 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "gate": (gpu_kernels._gate_kernel, {"gate_up": BF16, "out": BF16, "size": "i32"},
              {"BLOCK": 1024}, 4),
     "rotate": (gpu_kernels._rotate_kernel,
-               {"x": BF16, "turn": "*fp32", "cache": BF16, "slots": "*i64", "heads": "i32",
+               {"x": BF16, "cos_sin": "*fp32", "cache": BF16, "slot_mapping": "*i64",
+                "heads": "i32",
                 "kv_heads": "i32"},
                {"HEAD_DIM": 128, "HALF": 64, "PAIRS": 32, "STORE": True}, 1),
     "attend, decode": (gpu_kernels._attend_kernel, ATTEND,

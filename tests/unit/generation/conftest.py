@@ -99,7 +99,7 @@ class Harness:
         return request
 
     def wait(self, request: Request, outputs: int | None = None) -> list[Output]:
-        """Wait for so many outputs of a request, or for its last."""
+        """Wait for a number of outputs of a request, or for its last."""
 
         def done() -> bool:
             seen = self.outputs[request]

@@ -6,38 +6,41 @@ import pytest
 
 from glm_engine.errors import EngineUnavailable
 from glm_engine.fair_queue import FairQueue
-from glm_triton.admission import Pace, QueueLimits, check_room, check_wait
+from glm_triton.admission import Pace, QueueLimits, check_capacity, check_wait
 from glm_triton.jobs import Waiting
 from waiting import TIMEOUT
 
 LIMITS = QueueLimits(max_bytes=100, max_image_tokens=50)
 
 
-def test_there_is_room() -> None:
+def test_requests_within_the_limits_are_admitted() -> None:
     waiting = [Waiting("", 90.0, num_bytes=60, image_tokens=30)]
-    check_room(Waiting("", 100.0, num_bytes=40, image_tokens=20), waiting, LIMITS)
+    check_capacity(Waiting("", 100.0, num_bytes=40, image_tokens=20), waiting, LIMITS)
 
 
 @pytest.mark.parametrize(
     ("newcomer", "reason"),
     [
-        (Waiting("", 100.0, num_bytes=41), "more than 100 bytes of images would wait"),
-        (Waiting("", 100.0, image_tokens=21), "more than 50 image tokens would wait"),
+        (
+            Waiting("", 100.0, num_bytes=41),
+            "more than 100 bytes of images and videos would be queued",
+        ),
+        (Waiting("", 100.0, image_tokens=21), "more than 50 image tokens would be queued"),
     ],
 )
-def test_too_much_waits(newcomer: Waiting, reason: str) -> None:
+def test_exceeding_a_queue_limit_is_rejected(newcomer: Waiting, reason: str) -> None:
     waiting = [Waiting("", 90.0, num_bytes=60, image_tokens=30)]
     with pytest.raises(EngineUnavailable) as caught:
-        check_room(newcomer, waiting, LIMITS)
+        check_capacity(newcomer, waiting, LIMITS)
     assert str(caught.value) == f"queue full: {reason}; retry in 1 s"
 
 
-def test_alone_any_request_may_wait() -> None:
-    check_room(Waiting("", 0.0, num_bytes=10_000, image_tokens=10_000), [], LIMITS)
+def test_empty_queue_admits_any_size() -> None:
+    check_capacity(Waiting("", 0.0, num_bytes=10_000, image_tokens=10_000), [], LIMITS)
     check_wait(Waiting("", 0.0), [], 30, 0.001, 1000.0)
 
 
-def test_a_tenant_whose_requests_wait_too_long_is_refused_and_no_other() -> None:
+def test_only_the_tenant_with_old_requests_is_rejected() -> None:
     waiting = [Waiting("slow", 60.0), Waiting("other", 99.0)]
     with pytest.raises(EngineUnavailable, match=r"waiting for 40 s; retry in 20 s$"):
         check_wait(Waiting("slow", 100.0), waiting, 30, None, 100.0)
@@ -45,35 +48,35 @@ def test_a_tenant_whose_requests_wait_too_long_is_refused_and_no_other() -> None
     check_wait(Waiting("new", 100.0), waiting, 30, None, 100.0)
 
 
-def test_what_is_known_of_the_rate_counts_more_than_what_others_waited() -> None:
+def test_known_rate_takes_precedence_over_age() -> None:
     """A queue that was too long and is not any more: who comes now waits 2 s, the oldest 40."""
     check_wait(Waiting("", 100.0), [Waiting("", 60.0)] * 20, 30, 10.0, 100.0)
 
 
-def test_who_would_wait_too_long_is_refused_at_once() -> None:
+def test_too_long_estimated_wait_is_rejected_at_once() -> None:
     waiting = [Waiting("", 80.0)] * 60
     check_wait(Waiting("", 100.0), waiting, 30, 2.0, 100.0)
-    with pytest.raises(EngineUnavailable, match=r"would wait for 40 s; retry in 20 s$"):
+    with pytest.raises(EngineUnavailable, match=r"estimated wait is 40 s; retry in 20 s$"):
         check_wait(Waiting("", 100.0), waiting, 30, 1.5, 100.0)
 
 
-def test_what_the_engine_has_room_for_does_not_wait() -> None:
+def test_free_slots_reduce_the_estimated_wait() -> None:
     """A burst: 64 go into the idle engine at once, and 44 wait for less than 2 s at 22 a second."""
     burst = [Waiting("", 100.0)] * 108
-    check_wait(Waiting("", 100.0), burst, 2, 22.0, 100.0, places=64)
-    with pytest.raises(EngineUnavailable, match="would wait"):
-        check_wait(Waiting("", 100.0), [*burst, burst[0]], 2, 22.0, 100.0, places=64)
+    check_wait(Waiting("", 100.0), burst, 2, 22.0, 100.0, free_slots=64)
+    with pytest.raises(EngineUnavailable, match="estimated wait"):
+        check_wait(Waiting("", 100.0), [*burst, burst[0]], 2, 22.0, 100.0, free_slots=64)
 
 
-def test_a_flood_of_others_counts_by_turns() -> None:
+def test_other_tenants_count_round_robin() -> None:
     """Beside 1,000 of another tenant the third of mine has two of mine and three others before."""
     waiting = [Waiting("flood", 80.0)] * 1000 + [Waiting("mine", 80.0)] * 2
     check_wait(Waiting("mine", 100.0), waiting, 30, 5 / 30, 100.0)
-    with pytest.raises(EngineUnavailable, match="would wait"):
+    with pytest.raises(EngineUnavailable, match="estimated wait"):
         check_wait(Waiting("mine", 100.0), waiting, 30, 4.9 / 30, 100.0)
 
 
-def test_the_pace_of_a_queue() -> None:
+def test_pace_measures_the_rate() -> None:
     pace = Pace()
     pace.begin(100.0)
     assert pace.rate(101.0, 64) is None
@@ -87,7 +90,7 @@ def test_the_pace_of_a_queue() -> None:
     assert pace.rate(126.0, 64) is None
 
 
-def test_a_queue_that_has_just_begun_is_as_fast_as_what_ran_before() -> None:
+def test_new_queue_estimates_the_rate_from_earlier_run_times() -> None:
     pace = Pace()
     for _ in range(250):
         pace.note_run(0.001)  # test requests
@@ -115,7 +118,7 @@ def test_tenants_are_served_in_turn() -> None:
 
 
 @pytest.mark.timing
-def test_who_waits_for_an_item_gets_it() -> None:
+def test_blocked_get_receives_the_next_item() -> None:
     queue: FairQueue[int] = FairQueue()
     got: list[int | None] = []
     threads = [threading.Thread(target=lambda: got.append(queue.get())) for _ in range(3)]

@@ -134,10 +134,10 @@ def test_the_hash_depends_on_tokens_parent_and_images() -> None:
     assert base == block_hash(b"", tokens.copy(), [])
 
 
-def test_a_broken_account_is_noticed() -> None:
+def test_check_integrity_detects_wrong_reference_counts() -> None:
     blocks, table = BlockManager(4, SIZE), BlockTable()
     blocks.grow(table, 8)
-    with pytest.raises(AssertionError, match="other users"):
+    with pytest.raises(AssertionError, match="reference counts"):
         blocks.check_integrity([])
     table.block_ids.append(table.block_ids[0])
     with pytest.raises(AssertionError, match="twice"):

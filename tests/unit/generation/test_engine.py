@@ -161,10 +161,10 @@ def test_a_request_cancelled_before_it_is_added_never_runs(
     ("prompt", "params", "message"),
     [
         (("word " * 5000,), {}, "text_input: the prompt has"),
-        (("hello",), {"max_tokens": 5000}, "sampling_parameters.max_tokens: 5000 and the prompt"),
+        (("hello",), {"max_tokens": 5000}, "sampling_parameters.max_tokens: 5000 plus the prompt"),
     ],
 )
-def test_what_can_never_fit_is_refused_at_the_door(
+def test_request_beyond_the_context_is_rejected_on_add(
     prompt: Any, params: Any, message: str, harness: Harness, make_prompt: MakePrompt
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -181,6 +181,63 @@ def test_an_answer_without_max_tokens_stays_inside_the_context(
     request = harness.add(prompt, ignore_eos=True)
     assert harness.wait(request)[-1].finish_reason == "length"
     assert request.num_tokens == 40
+
+
+def test_by_default_512_tokens_follow_the_thought(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    last = harness.wait(harness.add(make_prompt("hello"), ignore_eos=True))[-1]
+    thinking = last.request
+    assert last.finish_reason == "length" and last.num_thought_tokens > 2
+    assert len(thinking.token_ids) == last.num_thought_tokens + 512
+    plain = harness.add(make_prompt("hello", [], False), ignore_eos=True)
+    last = harness.wait(plain)[-1]
+    assert len(plain.token_ids) == last.num_thought_tokens + 512
+
+
+@pytest.mark.parametrize("context", [0, 60])
+def test_a_thought_has_a_bound_of_its_own(
+    make_harness: MakeHarness, make_prompt: MakePrompt, context: int
+) -> None:
+    harness = make_harness(max_thinking_tokens=9, max_model_len=context)
+    thinking = harness.engine.thinking
+    assert thinking is not None
+    # The model would think without end.
+    bias = {thinking.end: -100.0}
+    request = harness.add(make_prompt("hello"), logit_bias=bias, ignore_eos=True)
+    last = harness.wait(request)[-1]
+    assert request.token_ids.index(thinking.end) == last.num_thought_tokens - 1 <= 10
+    assert len(request.token_ids) > last.num_thought_tokens
+    # Whoever sets max_tokens gets no other bound.
+    request = harness.add(make_prompt("hello"), logit_bias=bias, max_tokens=30)
+    assert thinking.end not in request.token_ids and len(harness.wait(request)) >= 1
+
+
+def test_too_large_a_limit_may_mean_what_the_context_leaves(
+    harness: Harness, make_prompt: MakePrompt
+) -> None:
+    prompt = make_prompt("hello", [], False)
+    request = harness.add(prompt, max_tokens=2**31 - 1, truncate_max_tokens=True, ignore_eos=True)
+    harness.wait(request)
+    assert request.num_tokens == harness.engine.max_model_len
+
+
+@pytest.mark.parametrize(
+    "params", [{"logit_bias": {785: 1.0}}, {"stop_token_ids": frozenset({9999})}]
+)
+def test_tokens_outside_the_vocabulary_are_refused(
+    params: dict[str, Any], harness: Harness, make_prompt: MakePrompt
+) -> None:
+    with pytest.raises(InvalidRequest, match="is not a token id") as caught:
+        harness.add(make_prompt("hello"), **params)
+    assert str(caught.value).startswith(f"sampling_parameters.{next(iter(params))}")
+
+
+def test_its_limits_are_those_of_the_checkpoint(harness: Harness) -> None:
+    limits = harness.engine.limits
+    assert limits["max_model_len"] == harness.engine.max_model_len == 4096
+    assert limits["vocab_size"] == len(harness.engine.table)
+    assert {"temperature", "top_p", "top_k"} <= limits.keys()
 
 
 @pytest.mark.parametrize("method", ["encode_images", "run"])
@@ -246,7 +303,7 @@ def test_stopping_lets_live_requests_finish_and_takes_no_more(
         harness.add(make_prompt("hello"))
 
 
-def test_a_request_that_came_just_before_the_stop_is_answered(
+def test_request_added_just_before_stop_is_answered(
     make_harness: MakeHarness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes, and so does the stop, when the engine has just found that there is nothing."""
@@ -283,7 +340,7 @@ def test_stopping_fails_what_is_not_done_in_time(
 
 
 @pytest.mark.timing
-def test_a_broken_engine_thread_fails_everybody_and_says_so(
+def test_failed_engine_thread_fails_all_requests(
     make_harness: MakeHarness, make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = make_harness(start=False)
@@ -305,13 +362,13 @@ def _beats(folder: Path) -> float:
 
 
 @pytest.mark.timing
-def test_the_heart_beats_while_it_waits_and_stands_still_in_a_step(
+def test_heartbeat_advances_while_idle_and_not_within_a_step(
     make_harness: MakeHarness,
     make_prompt: MakePrompt,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("glm_engine.engine._IDLE_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("glm_engine.engine._IDLE_HEARTBEAT_SECONDS", 0.01)
     heartbeat = Heartbeat("generation", {"GLM_HEARTBEATS": str(tmp_path)})
     harness = make_harness(heartbeat=heartbeat)
     before = time.monotonic()
@@ -379,5 +436,5 @@ def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Path) -> None
 
 
 def test_max_model_len_beyond_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"GLM_MAX_MODEL_LEN=999999 is more"):
+    with pytest.raises(ValueError, match=r"GLM_MAX_MODEL_LEN=999999 exceeds"):
         Harness(max_model_len=999_999)

@@ -15,7 +15,7 @@ import torch
 import glm_engine
 from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockTable
-from glm_engine.operations import GPUOperations, Rotary, TorchOperations, turn_by
+from glm_engine.operations import GPUOperations, Rotary, TorchOperations, to_cos_sin
 from glm_engine.request import Prompt, Request, SamplingParams
 from glm_engine.scheduler import Scheduled
 from unit.generation.conftest import Harness
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("capability", "shared_memory"), [(80, 163), (90, 227)])
-def test_they_compile_for_the_full_size_model(
+def test_kernels_compile_for_the_full_size_model(
     capability: int, shared_memory: int, tmp_path: Path
 ) -> None:
     """What only the compiler finds, as types that differ between branches; it needs no GPU."""
@@ -67,10 +67,10 @@ def test_norms_gate_and_rotate(dtype: torch.dtype) -> None:
         strict=True,
     ):
         torch.testing.assert_close(got.float(), expected.float(), rtol=0.05, atol=0.05)
-    turn = turn_by(noise(4, 6, dtype=torch.float32), 1.5)
+    cos_sin = to_cos_sin(noise(4, 6, dtype=torch.float32), 1.5)
     got, expected = (noise(4, 5, 16, dtype=dtype) for _ in range(2))
-    ours.rotate(got, 3, turn)
-    theirs.rotate(expected, 3, turn)
+    ours.rotate(got, 3, cos_sin)
+    theirs.rotate(expected, 3, cos_sin)
     assert_close(got, expected)
 
 

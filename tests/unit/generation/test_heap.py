@@ -40,7 +40,7 @@ resident()
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc"
 )
-def test_gaps_between_what_is_in_use_go_back() -> None:
+def test_trim_heap_returns_fragmented_memory() -> None:
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env={"PYTHONPATH": str(ROOT / "model_repository/generation/1")},

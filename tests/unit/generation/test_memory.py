@@ -37,9 +37,9 @@ def test_a_cache_smaller_than_the_context_shortens_it(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         harness: Harness = make_harness(kv_cache_memory=64 * BYTES_PER_TOKEN)
-    assert "GLM_KV_CACHE_MEMORY holds 64 tokens" in caplog.text
+    assert "(GLM_KV_CACHE_MEMORY) kv_tokens=64" in caplog.text
     assert harness.engine.max_model_len == 64
-    with pytest.raises(InvalidRequest, match="context of 64"):
+    with pytest.raises(InvalidRequest, match="context length of 64"):
         harness.add(make_prompt("word " * 60))
     assert harness.wait(harness.add(make_prompt("hello"), max_tokens=50))[-1].error is None
 

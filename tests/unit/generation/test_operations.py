@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from glm_engine.operations import CPUOperations, Operations, TorchOperations, turn_by
+from glm_engine.operations import CPUOperations, Operations, TorchOperations, to_cos_sin
 
 EPS = 1e-5
 DTYPES = [torch.float32, torch.bfloat16]
@@ -59,17 +59,17 @@ def test_gate(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rotate(dtype: torch.dtype) -> None:
     cpu, by_torch = both(dtype)
-    turn = turn_by(noise(9, 6, dtype=torch.float32), 1.5)
+    cos_sin = to_cos_sin(noise(9, 6, dtype=torch.float32), 1.5)
     ours, expected = (noise(9, 5, 16, dtype=dtype) for _ in range(2))
-    cpu.rotate(ours, 3, turn)
-    by_torch.rotate(expected, 3, turn)
+    cpu.rotate(ours, 3, cos_sin)
+    by_torch.rotate(expected, 3, cos_sin)
     assert_close(ours, expected)
     assert torch.equal(ours[:, 3:], noise(9, 5, 16, dtype=dtype)[:, 3:])
     assert torch.equal(ours[:, :, 12:], noise(9, 5, 16, dtype=dtype)[:, :, 12:])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_a_number_stays_seen(bad: float) -> None:
+def test_non_finite_values_are_propagated(bad: float) -> None:
     """Or a broken checkpoint would answer as if nothing were wrong."""
     cpu, _ = both(torch.float32)
     x = torch.ones(1, 32)

@@ -36,7 +36,7 @@ from glm_preprocessing.errors import InvalidInput, PreprocessingError, wire_text
 from glm_preprocessing.preprocessor import Preprocessor, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_triton.jobs import Job, Response
-from glm_triton.pipeline import NUM_BEATS, Pipeline
+from glm_triton.pipeline import NUM_WORKERS, Pipeline
 from glm_triton.preprocessing import PROMPT_OUTPUTS, StageOneError, Tensors
 from unit.generation.conftest import picture
 from unit.paths import DEMO_CHECKPOINT
@@ -136,7 +136,7 @@ class Stage:
     def __init__(self, stage_one: StageOne, **config: Any) -> None:
         config.setdefault("kv_cache_memory", 64 * 2**20)
         self.config = EngineConfig(model=str(DEMO_CHECKPOINT), **config)
-        self.heartbeat = Heartbeat("generation", env={}, workers=NUM_BEATS)
+        self.heartbeat = Heartbeat("generation", env={}, workers=NUM_WORKERS)
         self.stage_one = stage_one
         self.ended: list[tuple[Job, str, GenerationError | None]] = []
         self.jobs: list[Job] = []
@@ -337,7 +337,7 @@ def test_a_full_queue_refuses_and_sends_nothing(
     stage.accept()
     stage.accept()
     refused = stage.job()
-    with pytest.raises(QueueFull, match="2 requests run or wait already") as caught:
+    with pytest.raises(QueueFull, match="2 requests are already running or waiting") as caught:
         stage.pipeline.accept(refused)
     assert caught.value.retry_after >= 1
     assert isinstance(refused.client, RecordingClient) and not refused.client.ends
@@ -376,7 +376,7 @@ def test_too_many_image_tokens_refuse_once_they_are_known(
 
 def test_a_cancel_key_in_use_is_refused(stage: Stage) -> None:
     stage.accept(cancel_key=b"key", params=LONG)
-    with pytest.raises(InvalidRequest, match="cancel_key: is that of another request"):
+    with pytest.raises(InvalidRequest, match="cancel_key: is already in use"):
         stage.accept(cancel_key=b"key")
     stage.pipeline.cancel(b"key")
 
@@ -384,7 +384,7 @@ def test_a_cancel_key_in_use_is_refused(stage: Stage) -> None:
 # ---- stage 1 ----
 
 
-def test_what_stage_one_refuses_is_refused(stage: Stage) -> None:
+def test_rejection_by_stage_one_reaches_the_client(stage: Stage) -> None:
     _, client = stage.accept(images=[b"no image"])
     client.wait()
     assert isinstance(client.error, InvalidRequest) and client.error.param == "image[0]"
@@ -405,7 +405,7 @@ def test_what_stage_one_refuses_is_refused(stage: Stage) -> None:
         (RuntimeError("a fault of ours"), EngineFailure),
     ],
 )
-def test_what_stage_one_answers_instead_of_a_prompt(
+def test_errors_of_stage_one_are_converted(
     stage: Stage, stage_one: StageOne, answer: Exception, kind: type[GenerationError]
 ) -> None:
     stage_one.script = [answer]
@@ -421,16 +421,14 @@ DEAD = "Stub process 'preprocessing_0_0' is not healthy."
 LOADING = "Request for unknown model: 'preprocessing' is not found"
 
 
-def test_a_process_that_dies_is_tried_again(stage: Stage, stage_one: StageOne) -> None:
+def test_dead_stage_one_process_is_retried(stage: Stage, stage_one: StageOne) -> None:
     stage_one.script = [StageOneError(DEAD), StageOneError(LOADING), StageOneError(LOADING)]
     _, client = stage.accept()
     client.wait()
     assert client.error is None
 
 
-def test_a_request_that_kills_two_processes_kills_no_third(
-    stage: Stage, stage_one: StageOne
-) -> None:
+def test_request_that_kills_two_processes_is_not_retried(stage: Stage, stage_one: StageOne) -> None:
     stage_one.script, calls = [StageOneError(DEAD)] * 3, stage_one.calls
     _, client = stage.accept()
     client.wait()
@@ -438,7 +436,7 @@ def test_a_request_that_kills_two_processes_kills_no_third(
     assert stage_one.calls == calls + 2
 
 
-def test_a_stage_that_stays_away_is_not_waited_for(
+def test_requests_fail_at_once_after_the_wait_for_stage_one(
     stage: Stage, stage_one: StageOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glm_triton.preprocessing, "_PATIENCE_SECONDS", 0.3)
@@ -478,7 +476,7 @@ def test_a_prompt_that_is_too_long_is_refused_once(stage: Stage, n: int) -> None
     ("fault", "kind"),
     [(RuntimeError("a kernel failed"), EngineFailure), (torch.OutOfMemoryError(), OutOfMemory)],
 )
-def test_a_step_that_fails(
+def test_failed_step_ends_with_an_error(
     stage: Stage,
     monkeypatch: pytest.MonkeyPatch,
     fault: Exception,
@@ -563,7 +561,7 @@ def test_cancelled_in_the_engine(stage: Stage, by_key: bool, n: int) -> None:
     assert stage.ended[0][1] == "cancelled"
 
 
-def test_cancelling_what_has_ended_or_never_was(stage: Stage) -> None:
+def test_cancelling_unknown_or_ended_job_is_ignored(stage: Stage) -> None:
     _, client = stage.accept(cancel_key=b"key")
     client.wait()
     wait_until(lambda: bool(stage.ended))
@@ -577,7 +575,7 @@ def test_cancelling_what_has_ended_or_never_was(stage: Stage) -> None:
 
 @pytest.mark.parametrize("fails_at", [0, 3])
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_answer_that_cannot_be_sent(
+def test_failed_send_fails_that_job_only(
     stage: Stage, caplog: pytest.LogCaptureFixture, fails_at: int, n: int
 ) -> None:
     client = RecordingClient(fails_at)
@@ -587,7 +585,7 @@ def test_an_answer_that_cannot_be_sent(
         stage.accept(client=client, params=params)
         client.wait()
     assert isinstance(client.error, EngineFailure) and len(client.responses) == fails_at
-    assert "could not be answered" in caplog.text
+    assert "sending the answer failed" in caplog.text
     other.wait()
     assert other.error is None
 
@@ -595,7 +593,7 @@ def test_an_answer_that_cannot_be_sent(
 # ---- the end ----
 
 
-def test_at_the_end_live_jobs_finish(make_stage: Callable[..., Stage]) -> None:
+def test_stop_lets_live_jobs_finish(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage()
     clients = [stage.accept()[1] for _ in range(5)]
     wait_until(lambda: all(client.responses for client in clients))
@@ -604,7 +602,7 @@ def test_at_the_end_live_jobs_finish(make_stage: Callable[..., Stage]) -> None:
     assert not stage.pipeline.is_alive
 
 
-def test_at_the_end_what_does_not_finish_fails(
+def test_stop_fails_jobs_that_do_not_finish(
     make_stage: Callable[..., Stage], stage_one: StageOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glm_triton.pipeline, "_DRAIN_SECONDS", 0.2)
@@ -640,7 +638,7 @@ def test_without_its_thread_the_process_is_not_alive(
     stage.pipeline.stop()
 
 
-def test_jobs_of_all_fates_at_once(stage: Stage, stage_one: StageOne) -> None:
+def test_each_concurrent_job_is_answered_exactly_once(stage: Stage, stage_one: StageOne) -> None:
     """Whatever happens to whichever job at whatever moment: the fixture looks at each."""
     chance = random.Random(5)
     stage_one.script = [

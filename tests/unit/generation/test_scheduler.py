@@ -204,8 +204,8 @@ def test_a_choice_goes_on_alone_where_its_leader_is_gone() -> None:
     assert _run(scheduler) == [(follower, 16, 30)]
 
 
-def test_a_step_has_room_for_every_running_request() -> None:
-    with pytest.raises(ValueError, match="room for a token"):
+def test_max_num_batched_tokens_below_max_num_seqs_is_rejected() -> None:
+    with pytest.raises(ValueError, match="must be at least max_num_seqs"):
         _scheduler(max_num_seqs=32)
 
 
@@ -234,7 +234,7 @@ def test_tenants_get_equal_shares_of_the_computed_tokens() -> None:
     assert [request for request in served if request.tenant == "trickle"] == trickle
 
 
-def test_who_comes_late_has_no_claim_to_what_it_did_not_use() -> None:
+def test_new_tenant_has_no_claim_to_unused_shares() -> None:
     scheduler = _scheduler(max_num_seqs=1)
     for number in range(4):
         scheduler.add(_request(8, 100 * number, tenant="early"))

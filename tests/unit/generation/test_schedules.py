@@ -165,7 +165,7 @@ def test_every_request_gets_the_tokens_of_generate(
 
 @hypothesis_settings(100)
 @given(arrivals=ARRIVALS, limits=LIMITS)
-def test_so_it_does_with_the_operations_of_a_gpu(
+def test_gpu_operations_give_the_tokens_of_generate(
     torch_bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, Any]
 ) -> None:
     run_schedule(torch_bench, arrivals, limits)
@@ -216,7 +216,7 @@ def run_schedule(bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, An
     bench.cancelled += sum(isinstance(end.error, RequestCancelled) for end in ends)
 
 
-def test_the_schedules_had_what_makes_it_hard(bench: Bench) -> None:
+def test_schedules_cover_preemption_caching_and_cancellation(bench: Bench) -> None:
     assert bench.preemptions > SCHEDULES / 10
     assert bench.cached_tokens > 10 * SCHEDULES
     assert bench.cancelled > SCHEDULES / 10

@@ -226,7 +226,7 @@ def test_a_grammar_that_gets_too_complex_on_the_way_ends_its_request(
             guide.accept(again)
 
 
-def test_an_answer_that_cannot_go_on_is_no_answer(grammars: Grammars) -> None:
+def test_dead_end_of_a_grammar_fails_the_request(grammars: Grammars) -> None:
     endless = {"node": {"$ref": "#/$defs/node"}}
     schema = {
         "type": "object",
@@ -241,7 +241,7 @@ def test_an_answer_that_cannot_go_on_is_no_answer(grammars: Grammars) -> None:
         guide.accept(key[0])
         text += TABLE.text(key[0])
     assert text.startswith('{"a":')
-    with pytest.raises(InvalidRequest, match="nothing that could follow"):
+    with pytest.raises(InvalidRequest, match="no continuation"):
         guide.check()
 
 
@@ -377,7 +377,7 @@ def test_with_a_schema_the_model_may_still_call(grammars: Grammars) -> None:
     "choice, tools, reason",
     [
         (ToolChoice(True, "nobody"), [CLOCK], "no tool 'nobody'"),
-        (ToolChoice(True), [], "needs tools"),
+        (ToolChoice(True), [], "requires tools"),
     ],
 )
 def test_a_call_of_no_tool_cannot_be_enforced(
@@ -448,17 +448,17 @@ def test_no_schema_of_a_tool_takes_long(grammars: Grammars, schema: dict[str, An
 @pytest.mark.parametrize(
     "given, reason",
     [
-        ([], "has to be an object"),
+        ([], "must be an object"),
         ({}, "exactly one of"),
         ({"json": {}, "regex": "a"}, "exactly one of"),
         ({"xml": "a"}, "xml: is not supported"),
-        ({"json": 3}, "json: has to be a JSON schema"),
+        ({"json": 3}, "json: must be a JSON schema"),
         ({"json": "{"}, "json: is not valid JSON"),
-        ({"json_object": False}, "json_object: has to be true"),
-        ({"regex": ""}, "regex: has to be a text"),
-        ({"choice": []}, "choice: has to be a list"),
-        ({"choice": ["a", 1]}, "choice: has to be a list"),
-        ({"grammar": 1}, "grammar: has to be a text"),
+        ({"json_object": False}, "json_object: must be true"),
+        ({"regex": ""}, "regex: must be a string"),
+        ({"choice": []}, "choice: must be a list"),
+        ({"choice": ["a", 1]}, "choice: must be a list"),
+        ({"grammar": 1}, "grammar: must be a string"),
     ],
 )
 def test_bad_structures_are_named(given: Any, reason: str) -> None:

@@ -33,7 +33,7 @@ class Flaky:
         if not self.faults:
             await asyncio.Event().wait()
         self.faults -= 1
-        return Fault(self.name, "its process has ended")
+        return Fault(self.name, "process exited")
 
     async def clear(self) -> None:
         self.clears += 1

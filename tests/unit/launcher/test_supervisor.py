@@ -31,7 +31,7 @@ async def _spawn(supervisor: Supervisor, name: str, code: str) -> Child:
     return await supervisor.spawn(name, command, dict(os.environ), stop_timeout=5)
 
 
-async def test_it_is_ready_when_its_url_answers() -> None:
+async def test_wait_ready_returns_when_the_url_responds() -> None:
     supervisor = Supervisor(LOG)
     (port,) = free_ports(1)
     child = await _spawn(supervisor, "server", SERVE.format(port=port))
@@ -50,19 +50,19 @@ async def test_it_is_ready_when_its_url_answers() -> None:
         ("import os; print('no model', flush=True); os.abort()", Crashed),
     ],
 )
-async def test_one_that_ends_before_it_is_ready_says_why(code: str, kind: type[Exception]) -> None:
+async def test_exit_before_ready_reports_the_last_lines(code: str, kind: type[Exception]) -> None:
     supervisor = Supervisor(LOG)
     child = await _spawn(supervisor, "server", code)
-    with pytest.raises(kind, match=r"server has ended .*\n  no model"):
+    with pytest.raises(kind, match=r"server exited .*\n  no model"):
         await supervisor.wait_ready(child, "http://127.0.0.1:9/", lambda: "it")
 
 
-async def test_a_program_that_is_not_there_is_a_launch_error(tmp_path: Path) -> None:
+async def test_missing_program_is_a_launch_error(tmp_path: Path) -> None:
     child = await Supervisor(LOG).spawn("x", [str(tmp_path / "none")], dict(os.environ), 1)
     assert "exit code" in (await end_of(child)).reason
 
 
-async def test_they_end_in_order() -> None:
+async def test_shut_down_stops_groups_in_order() -> None:
     supervisor = Supervisor(LOG)
     ended: list[str] = []
     for name in ("triton", "frontend", "web"):
@@ -74,7 +74,7 @@ async def test_they_end_in_order() -> None:
     assert not any(is_alive(child.pid) for child in supervisor.children.values())
 
 
-async def test_what_does_not_end_is_killed_by_force() -> None:
+async def test_force_kills_remaining_processes() -> None:
     supervisor = Supervisor(LOG)
     (port,) = free_ports(1)
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "

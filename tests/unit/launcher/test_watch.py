@@ -63,12 +63,12 @@ def test_a_process_that_has_ended(tmp_path: Path, process: "subprocess.Popen[byt
     assert watch.look() is None
     process.kill()
     assert signal_that_ended(process) == signal.SIGKILL
-    assert watch.look() == Fault("preprocessing", "its process has ended")
+    assert watch.look() == Fault("preprocessing", "process exited")
     assert not path.exists()
     assert watch.look() is None  # told once
 
 
-def test_one_that_is_stuck_is_killed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+def test_stuck_process_is_killed(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
     clock = Clock()
     watch = StageWatch(tmp_path, {"generation": 3.0}, clock)
     path = tmp_path / f"generation-{process.pid}"
@@ -78,11 +78,11 @@ def test_one_that_is_stuck_is_killed(tmp_path: Path, process: "subprocess.Popen[
         fault = watch.look()
         assert (fault is None) == (seconds < 7)
         clock.now += 1.0
-    assert fault == Fault("generation", "its process has not moved for 4 s")
+    assert fault == Fault("generation", "no progress for 4 s")
     assert signal_that_ended(process) == signal.SIGKILL
 
 
-def test_where_all_stood_still_nobody_is_to_blame(
+def test_pause_of_the_whole_machine_is_not_a_fault(
     tmp_path: Path, process: "subprocess.Popen[bytes]"
 ) -> None:
     clock = Clock()
@@ -94,7 +94,7 @@ def test_where_all_stood_still_nobody_is_to_blame(
     assert process.poll() is None
 
 
-def test_who_is_about_to_go_is_killed_if_it_hangs_and_its_end_is_no_fault(
+def test_retired_process_is_killed_if_hanging_and_its_exit_is_not_a_fault(
     tmp_path: Path, process: "subprocess.Popen[bytes]"
 ) -> None:
     clock = Clock()
@@ -108,7 +108,7 @@ def test_who_is_about_to_go_is_killed_if_it_hangs_and_its_end_is_no_fault(
     assert not path.exists()
     assert watch.look() is None
     write(tmp_path, "preprocessing", process.pid, clock.now)  # the next of that number
-    assert watch.look() == Fault("preprocessing", "its process has ended")
+    assert watch.look() == Fault("preprocessing", "process exited")
 
 
 def test_a_model_without_a_limit_may_take_its_time(
@@ -118,9 +118,9 @@ def test_a_model_without_a_limit_may_take_its_time(
     assert StageWatch(tmp_path, LIMITS).look() is None
 
 
-def test_one_that_cannot_go_on(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
+def test_failed_heartbeat_is_a_fault(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
     write(tmp_path, "generation", process.pid, -1.0)
-    assert StageWatch(tmp_path, {}).look() == Fault("generation", "its process cannot go on")
+    assert StageWatch(tmp_path, {}).look() == Fault("generation", "process reported a failure")
 
 
 def test_all_processes_are_forgotten(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
@@ -146,8 +146,10 @@ def test_a_failure_outlasts_the_beats_of_others(
     heartbeat.beat()
     heartbeat.rest(1)
     path = tmp_path / f"generation-{os.getpid()}"
-    path.rename(tmp_path / f"generation-{process.pid}")  # for whom it is told is killed
-    assert watch.look() == Fault("generation", "its process cannot go on")
+    path.rename(
+        tmp_path / f"generation-{process.pid}"
+    )  # its heartbeat file names the process to kill
+    assert watch.look() == Fault("generation", "process reported a failure")
 
 
 async def test_a_listener_that_does_not_answer_is_noticed() -> None:
@@ -155,7 +157,7 @@ async def test_a_listener_that_does_not_answer_is_noticed() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         began = time.monotonic()
         fault = await asyncio.wait_for(unresponsive("frontend", url, 0.5), TIMEOUT)
-    assert fault == Fault("frontend", "it has not answered for 0.5 s")
+    assert fault == Fault("frontend", "no response for 0.5 s")
     assert 0.5 <= time.monotonic() - began < TIMEOUT
 
 

@@ -38,7 +38,7 @@ def _with_scans(image: Image.Image, number: int) -> bytes:
 
 def test_the_scans_of_a_jpeg_are_counted() -> None:
     _accepted(_with_scans(SMALL, MAX_SCANS))
-    _refused(_with_scans(SMALL, MAX_SCANS + 1), f"more than {MAX_SCANS} scans")
+    _refused(_with_scans(SMALL, MAX_SCANS + 1), rf"too many scans .*maximum {MAX_SCANS}")
 
 
 def test_a_large_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
@@ -47,7 +47,7 @@ def test_a_large_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     _refused(large, "scans")
 
 
-def test_scans_of_a_thumbnail_and_behind_the_end_are_others() -> None:
+def test_scans_of_thumbnail_and_after_the_end_are_not_counted() -> None:
     jpeg, other = image_file(SMALL, "JPEG"), _with_scans(SMALL, MAX_SCANS + 9)
     segment = b"\xff\xe1" + (len(other) + 2).to_bytes(2, "big") + other
     _accepted(jpeg[:2] + segment + jpeg[2:])
@@ -69,11 +69,11 @@ def test_scans_of_a_thumbnail_and_behind_the_end_are_others() -> None:
 )
 def test_the_segments_of_a_jpeg_are_counted(part: bytes) -> None:
     jpeg = image_file(SMALL, "JPEG")
-    _refused(jpeg[:2] + part * (MAX_PARTS + 1) + jpeg[2:], f"more than {MAX_PARTS} parts")
-    _refused(jpeg[:2] + part * (MAX_PARTS + 1), f"more than {MAX_PARTS} parts")
+    _refused(jpeg[:2] + part * (MAX_PARTS + 1) + jpeg[2:], f"more than {MAX_PARTS} chunks")
+    _refused(jpeg[:2] + part * (MAX_PARTS + 1), f"more than {MAX_PARTS} chunks")
 
 
-def test_a_jpeg_with_much_metadata_is_taken() -> None:
+def test_jpeg_with_much_metadata_is_accepted() -> None:
     jpeg = image_file(SMALL, "JPEG")
     segments = b"\xff\xe2\xff\xff" + bytes(65533)
     _accepted(jpeg[:2] + segments * 100 + b"\xff" * 1000 + jpeg[2:])
@@ -86,17 +86,17 @@ def _png_with(chunks: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", [b"prVt", b"IDAT"])
 def test_the_chunks_of_a_png_are_counted(kind: bytes) -> None:
-    _refused(_png_with(png_chunk(kind, b"") * MAX_PARTS), f"more than {MAX_PARTS} parts")
+    _refused(_png_with(png_chunk(kind, b"") * MAX_PARTS), f"more than {MAX_PARTS} chunks")
     _accepted(_png_with(png_chunk(b"prVt", b"") * 1000))
 
 
-def test_chunks_behind_a_pngs_pixels_are_counted() -> None:
+def test_png_chunks_after_the_pixels_are_counted() -> None:
     png, many = image_file(SMALL, "PNG"), png_chunk(b"prVt", b"") * MAX_PARTS
-    _refused(png[:-12] + many + png[-12:], f"more than {MAX_PARTS} parts")
+    _refused(png[:-12] + many + png[-12:], f"more than {MAX_PARTS} chunks")
     _accepted(png + many)
 
 
-def test_a_png_has_one_colour_profile() -> None:
+def test_png_with_two_colour_profiles_is_rejected() -> None:
     profile = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(1_000_000)))
     _accepted(_png_with(profile))
     _refused(_png_with(profile * 2), "more than one colour profile")
@@ -121,11 +121,11 @@ def test_text_that_unpacks_to_much_is_refused() -> None:
 def test_the_blocks_before_a_gifs_pixels_are_counted(extension: bytes) -> None:
     gif = image_file(SMALL, "GIF")
     start = gif.index(b",", 13 + 3 * 2 ** ((gif[10] & 7) + 1))
-    _refused(gif[:start] + extension + gif[start:], f"more than {MAX_PARTS} parts")
+    _refused(gif[:start] + extension + gif[start:], f"more than {MAX_PARTS} chunks")
     _accepted(gif[:start] + b"!\xfe" + b"\1a" * 1000 + b"\0" + gif[start:])
 
 
-def test_the_frame_of_a_gif_may_not_be_larger_than_its_screen_seems() -> None:
+def test_gif_frame_larger_than_its_screen_is_rejected() -> None:
     gif = bytearray(image_file(Image.new("P", (64, 64)), "GIF"))
     gif[6:10] = struct.pack("<HH", 30_000, 30_000)
     _refused(bytes(gif), "30000 x 30000 pixels")
@@ -152,7 +152,9 @@ def _run_length_bmp(run: bytes, runs: int) -> bytes:
 
 def test_a_run_length_bmp_is_decoded_if_small() -> None:
     _accepted(_run_length_bmp(b"\x40\1\0\0", 64))
-    _refused(_run_length_bmp(b"\1\2", MAX_RUN_LENGTH_BYTES // 2), "a compressed BMP may have")
+    _refused(
+        _run_length_bmp(b"\1\2", MAX_RUN_LENGTH_BYTES // 2), "a compressed BMP must not exceed"
+    )
 
 
 @pytest.mark.parametrize("size", [(9999, 1), (1, 9999)])

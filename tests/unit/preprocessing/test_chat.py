@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from glm_preprocessing.chat import ChatTemplate, parse_conversation
+from glm_preprocessing.chat import ChatTemplate, parse_conversation, past_arguments
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.tokenizer import PromptTokenizer
@@ -202,10 +202,6 @@ REFUSED: list[tuple[Any, str]] = [
         "messages[0].reasoning_content: ",
     ),
     ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0].function.name: "),
-    (
-        [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
-        "messages[0].tool_calls[0].function.arguments: ",
-    ),
 ]
 
 
@@ -233,3 +229,20 @@ def test_bad_tools_and_template_arguments_name_their_path(
     with pytest.raises(InvalidInput) as caught:
         parse_conversation([{"role": "user", "content": "x"}], tools, kwargs, tokenizer)
     assert str(caught.value).startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ({"a": 1}, {"a": 1}),
+        (None, {}),
+        ("", {}),
+        ('{"a": "x', {"arguments": '{"a": "x'}),
+        ("[1]", {"arguments": "[1]"}),
+        ([1], {"arguments": [1]}),
+        ("[" * 100_000, {"arguments": "[" * 100_000}),
+    ],
+)
+def test_old_calls_never_block_a_conversation(given: Any, arguments: dict[str, Any]) -> None:
+    assert past_arguments(given) == arguments

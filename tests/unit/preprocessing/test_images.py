@@ -61,13 +61,13 @@ def test_bytes_base64_and_data_uri_are_the_same_image(sent: bytes) -> None:
     [
         (b"", "empty"),
         (b"data:image/png;base64,", "empty"),
-        (b"data:image/png," + RED, "data URI has to begin with"),
-        (b"data:image/png;base64", "data URI has to begin with"),
-        (b"data:image/png;base64,%%%%", "base64 text is broken"),
-        (base64.b64encode(RED)[:-3], "base64 text is broken"),
+        (b"data:image/png," + RED, "data URI must have the form"),
+        (b"data:image/png;base64", "data URI must have the form"),
+        (b"data:image/png;base64,%%%%", "invalid base64"),
+        (base64.b64encode(RED)[:-3], "invalid base64"),
     ],
 )
-def test_what_is_no_image_text_is_refused_with_its_reason(sent: bytes, reason: str) -> None:
+def test_invalid_data_uri_or_base64_is_rejected(sent: bytes, reason: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^image\[1\]: .*{reason}"):
         file_bytes(sent, "image[1]")
 
@@ -258,7 +258,7 @@ def test_an_animation_gives_its_first_frame(format: str, options: dict[str, Any]
 @pytest.mark.parametrize("format", ["TIFF", "ICO", "PPM", "TGA", "PCX", "JPEG2000", "PDF", "EPS"])
 def test_other_formats_are_refused_by_their_content(format: str) -> None:
     file = image_file(Image.new("RGB", (16, 16)), format)
-    with pytest.raises(InvalidInput, match=r"^image\[0\]: not an image that can be read"):
+    with pytest.raises(InvalidInput, match=r"^image\[0\]: not a readable image"):
         decode(file_bytes(file, "image[0]"), "image[0]", MAX_PIXELS)
 
 
@@ -269,7 +269,7 @@ def test_the_declared_type_does_not_matter() -> None:
 
 def test_too_many_pixels_are_refused_before_decoding() -> None:
     header_only = image_file(Image.new("1", (3000, 1000)))[:60]
-    with pytest.raises(InvalidInput, match=r"^image\[0\]: 3000 x 1000 pixels are more than"):
+    with pytest.raises(InvalidInput, match=r"^image\[0\]: 3000 x 1000 pixels exceed"):
         decode(header_only, "image[0]", MAX_PIXELS)
 
 
@@ -280,13 +280,13 @@ def test_a_decompression_bomb_is_refused() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"this is a text file", b"%PDF-1.7\n", RED[:8], b"\x00" * 100])
-def test_what_is_no_image_is_named(sent: bytes) -> None:
-    with pytest.raises(InvalidInput, match=r"^image\[0\]: not an image that can be read"):
+def test_undecodable_bytes_are_rejected(sent: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"^image\[0\]: not a readable image"):
         decode(sent, "image[0]", MAX_PIXELS)
 
 
 @pytest.mark.parametrize("tail", [b"\n" * 1_000_000 + b"!", b"=" * 1_000_000 + b"!"])
-def test_text_made_to_be_slow_is_not(tail: bytes) -> None:
+def test_base64_detection_is_linear(tail: bytes) -> None:
     began = time.process_time()  # not of a machine that has others to serve
     assert file_bytes(b"A" + tail, "image[0]")
     assert time.process_time() - began < 1

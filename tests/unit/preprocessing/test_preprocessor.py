@@ -40,7 +40,7 @@ def preprocessor() -> Preprocessor:
     return Preprocessor.from_settings(settings)
 
 
-def test_images_stand_where_the_messages_put_them(preprocessor: Preprocessor) -> None:
+def test_images_are_placed_as_in_the_messages(preprocessor: Preprocessor) -> None:
     own = base64.b64encode(_png("blue", (300, 100))).decode()
     parts = [
         {"type": "text", "text": "first"},
@@ -72,7 +72,7 @@ def test_text_input_is_one_user_turn_with_its_images_first(preprocessor: Preproc
     assert by_text.input_ids.tolist() == by_messages.input_ids.tolist()
 
 
-def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
+def test_prompt_without_images_has_no_patches(preprocessor: Preprocessor) -> None:
     prompt = preprocessor(PromptRequest(text_input="hello"))
     assert prompt.patches.shape == (0, 588) and prompt.image_grid_thw.shape == (0, 3)
     assert prompt.rope_delta == 0
@@ -83,7 +83,10 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
     [
         (PromptRequest(), "messages: is missing"),
         (PromptRequest(text_input="x", tools="[" * 900 + "]" * 900), "tools"),
-        (PromptRequest(messages='[{"role":"user","content":"\\ud800"}]'), "messages: holds half"),
+        (
+            PromptRequest(messages='[{"role":"user","content":"\\ud800"}]'),
+            "messages: contains an unpaired",
+        ),
         (
             PromptRequest(
                 messages=json.dumps(
@@ -98,57 +101,69 @@ def test_a_prompt_without_images(preprocessor: Preprocessor) -> None:
                 ),
                 image=[_png("red")],
             ),
-            "messages: the prompt has room for 0 of 1 image(s)",
+            "messages: the prompt has 0 image placeholder(s), but 1 image(s)",
         ),
         (PromptRequest(messages="[]", text_input="x"), "text_input: "),
-        (PromptRequest(text_input="x", image_hashes=[HASH]), "image_hash: needs one entry"),
+        (PromptRequest(text_input="x", image_hashes=[HASH]), "image_hash: must have one entry"),
         *(
             (
                 PromptRequest(
                     text_input="x", image=[b""], image_hashes=[HASH], known_grids={HASH: grid}
                 ),
-                "image_grid: has to be the grid of an image",
+                "image_grid: must be the grid of an image",
             )
             for grid in [(1, 3, 4), (1, -2, -2), (2, 2, 2), (1, 0, 2), (1, 2**30, 2**30)]
         ),
         (PromptRequest(text_input="x" * 1_000_000), "text_input: the prompt of 1000035 characters"),
-        (PromptRequest(text_input="x", prompt="y"), "prompt: cannot be given beside text_input"),
-        (PromptRequest(prompt="x", tools="[]"), "tools: is for messages"),
+        (PromptRequest(text_input="x", prompt="y"), "prompt: cannot be combined with text_input"),
+        (PromptRequest(prompt="x", tools="[]"), "tools: cannot be combined with prompt"),
         (PromptRequest(prompt=""), "prompt: is empty"),
-        (PromptRequest(prompt="\ud800"), "prompt: holds half"),
-        (PromptRequest(prompt="<|image|>"), "prompt: the prompt has room for 1 of 0 image(s)"),
+        (PromptRequest(prompt="\ud800"), "prompt: contains an unpaired"),
+        (
+            PromptRequest(prompt="<|image|>"),
+            "prompt: the prompt has 1 image placeholder(s), but 0 image(s)",
+        ),
         (PromptRequest(prompt="x" * 1_000_000), "prompt: the prompt of 1000000 characters"),
         (PromptRequest(prompt_token_ids=[]), "prompt_token_ids: is empty"),
-        (PromptRequest(prompt_token_ids=[5, -1]), "prompt_token_ids[1]: there is no token -1"),
-        (PromptRequest(prompt_token_ids=[5, 785]), "prompt_token_ids[1]: there is no token 785"),
+        (
+            PromptRequest(prompt_token_ids=[5, -1]),
+            "prompt_token_ids[1]: token id -1 does not exist",
+        ),
+        (
+            PromptRequest(prompt_token_ids=[5, 785]),
+            "prompt_token_ids[1]: token id 785 does not exist",
+        ),
         (PromptRequest(prompt_token_ids=[5] * 5000), "prompt_token_ids: the prompt has 5000"),
         (
             PromptRequest(text_input="x", image=[_png("red")], image_max_pixels=[1, 2]),
-            "image_max_pixels: needs one entry",
+            "image_max_pixels: must have one entry",
         ),
         (
             PromptRequest(text_input="x", image=[_png("red")], image_max_pixels=[-1]),
-            "image_max_pixels[0]: has to be 0 or more",
+            "image_max_pixels[0]: must be 0 or more",
         ),
         (PromptRequest(messages="{"), "messages: is not valid JSON"),
         (PromptRequest(messages="[" * 100_000), "messages: is not valid JSON"),
-        (PromptRequest(text_input="x", tools="[" + " " * 600_000 + "]"), "tools: have more than"),
+        (PromptRequest(text_input="x", tools="[" + " " * 600_000 + "]"), "tools: must not exceed"),
         (
             PromptRequest(messages=json.dumps([{"role": "user", "content": "x"}] * 5000)),
-            "messages: has 5000, at most 4096",
+            "messages: too many messages: 5000 (maximum 4096)",
         ),
         (PromptRequest(text_input="x", tools="{"), "tools: is not valid JSON"),
         (PromptRequest(text_input="x", chat_template_kwargs="["), "chat_template_kwargs: "),
-        (PromptRequest(messages='[{"role":"user","content":"x"}]', image=[b"x"]), "image: 1 given"),
+        (PromptRequest(messages='[{"role":"user","content":"x"}]', image=[b"x"]), "image: got 1"),
         (
             PromptRequest(messages='[{"role":"user","content":[{"type":"image"}]}]'),
-            "image: 0 given",
+            "image: got 0",
         ),
         (
             PromptRequest(text_input="x", image=[_png("red"), b"text file"]),
-            "image[1]: not an image",
+            "image[1]: not a readable image",
         ),
-        (PromptRequest(text_input="x", image=[_png("red")] * 17), "image: 17 given, at most 16"),
+        (
+            PromptRequest(text_input="x", image=[_png("red")] * 17),
+            "image: too many images: 17 (maximum 16)",
+        ),
         (PromptRequest(text_input="x", image=[_png("red", (1, 300))]), "image[0]: 1 x 300"),
     ],
 )
@@ -160,13 +175,13 @@ def test_errors_name_the_field(
     assert str(caught.value).startswith(beginning)
 
 
-def test_pictures_that_take_too_long_together_are_refused(
+def test_image_decode_timeout_covers_the_whole_request(
     preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = itertools.count(step=20)  # one picture takes so many
+    seconds = itertools.count(step=20)  # per picture
     monkeypatch.setattr("glm_preprocessing.preprocessor.time.monotonic", lambda: next(seconds))
     two = PromptRequest(text_input="x", image=[_png("red"), _png("blue")])
-    with pytest.raises(InvalidInput, match=r"image\[1\]: the images before it took more than 30 s"):
+    with pytest.raises(InvalidInput, match=r"image\[1\]: decoding the images before it took"):
         preprocessor(two)
 
 
@@ -235,7 +250,7 @@ def _messages(*turns: tuple[str, object]) -> str:
         [{"type": "text", "text": "A re"}, {"type": "text", "text": "d"}],
     ],
 )
-def test_an_answer_goes_on_with_the_last_message(
+def test_continue_final_message_ends_the_prompt_within_it(
     preprocessor: Preprocessor, content: object
 ) -> None:
     prompt = preprocessor(
@@ -259,7 +274,9 @@ def test_an_answer_goes_on_with_the_last_message(
         {"content": None, "reasoning_content": "No im"},
     ],
 )
-def test_a_thought_goes_on(preprocessor: Preprocessor, turn: dict[str, object]) -> None:
+def test_continue_final_message_within_a_thought(
+    preprocessor: Preprocessor, turn: dict[str, object]
+) -> None:
     messages = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", **turn}]
     prompt = preprocessor(
         PromptRequest(
@@ -275,13 +292,13 @@ def test_a_thought_goes_on(preprocessor: Preprocessor, turn: dict[str, object]) 
 @pytest.mark.parametrize(
     ("messages", "kwargs", "beginning"),
     [
-        (_messages(("user", "x")), True, "messages[0].role: has to be assistant"),
-        (_messages(("user", "x"), ("assistant", "")), True, "messages[1].content: has to be text"),
-        (_messages(("user", "x"), ("assistant", [])), True, "messages[1].content: has to end in"),
-        (_messages(("user", "x")), 3, "chat_template_kwargs.continue_final_message: has to be"),
+        (_messages(("user", "x")), True, "messages[0].role: must be assistant"),
+        (_messages(("user", "x"), ("assistant", "")), True, "messages[1].content: must be text"),
+        (_messages(("user", "x"), ("assistant", [])), True, "messages[1].content: must end in"),
+        (_messages(("user", "x")), 3, "chat_template_kwargs.continue_final_message: must be"),
     ],
 )
-def test_what_cannot_be_continued_is_refused(
+def test_message_that_cannot_be_continued_is_rejected(
     preprocessor: Preprocessor, messages: str, kwargs: object, beginning: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -336,7 +353,7 @@ def test_the_checkpoint_says_how_many_tokens_a_video_may_have() -> None:
         unlimited(large)
 
 
-def test_videos_and_images_stand_where_the_messages_put_them(preprocessor: Preprocessor) -> None:
+def test_videos_and_images_are_placed_as_in_the_messages(preprocessor: Preprocessor) -> None:
     parts = [{"type": "image"}, {"type": "video"}, {"type": "image"}]
     messages = json.dumps([{"role": "user", "content": parts}])
     prompt = preprocessor(
@@ -377,22 +394,28 @@ def test_a_raw_prompt_takes_the_next_video_for_each_placeholder(preprocessor: Pr
         (PromptRequest(text_input="?", video=[b""]), "video[0]: the video is empty"),
         (
             PromptRequest(text_input="?", video=[b"data:video/mp4,x"]),
-            "video[0]: a data URI has to begin with data:video/",
+            "video[0]: a data URI must have the form data:video/",
         ),
-        (PromptRequest(text_input="?", video=[_png("red")]), "video[0]: not a video"),
+        (PromptRequest(text_input="?", video=[_png("red")]), "video[0]: not a readable video"),
         (PromptRequest(text_input="?", video=[clip(1, 25)]), "video[0]: the video is too short"),
-        (PromptRequest(text_input="?", video=[clip(4)] * 2), "video: 2 given, at most 1"),
+        (
+            PromptRequest(text_input="?", video=[clip(4)] * 2),
+            "video: too many videos: 2 (maximum 1)",
+        ),
         (
             PromptRequest(messages='[{"role":"user","content":[{"type":"video"}]}]'),
-            "video: 0 given, but the messages have 1",
+            "video: got 0, but the messages have 1",
         ),
-        (PromptRequest(prompt="no place", video=[clip(4)]), "prompt: the prompt has room for 0"),
+        (
+            PromptRequest(prompt="no place", video=[clip(4)]),
+            "prompt: the prompt has 0 video placeholder(s), but 1",
+        ),
         (
             PromptRequest(
                 messages='[{"role":"user","content":[{"type":"video_url","video_url":'
                 '{"url":"http://127.0.0.1/x.mp4"}}]}]'
             ),
-            "messages[0].content[0].video_url.url: has to be a data URI",
+            "messages[0].content[0].video_url.url: must be a data URI",
         ),
     ],
 )

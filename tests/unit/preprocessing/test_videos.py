@@ -98,7 +98,7 @@ def test_each_accepted_format(container: str) -> None:
         assert frame.mode == "RGB" and off.mean() < 15  # a GIF has 256 colours
 
 
-def test_a_frame_that_is_wanted_twice_is_given_twice() -> None:
+def test_repeated_index_yields_the_frame_twice() -> None:
     video = Video(clip(3), "video[0]", LIMITS)
     first, second, third = video.frames([0, 2, 2])
     assert second.tobytes() == third.tobytes() != first.tobytes()
@@ -145,7 +145,7 @@ def _hidden(*numbers: int) -> bytes:
     )
 
 
-def test_packets_that_are_not_for_showing_move_no_other_frame() -> None:
+def test_hidden_packets_do_not_shift_frames() -> None:
     video = Video(_hidden(3, 19), "video[0]", LIMITS)
     assert video.num_frames == 20
     for number, frame in zip([0, 10, 19], video.frames([0, 10, 19]), strict=True):
@@ -154,7 +154,7 @@ def test_packets_that_are_not_for_showing_move_no_other_frame() -> None:
         assert off.mean() < 3, number
 
 
-def test_where_many_frames_are_missing_the_video_is_damaged() -> None:
+def test_many_missing_frames_are_rejected_as_damage() -> None:
     video = Video(_hidden(*range(17, 20)), "video[0]", LIMITS)
     with pytest.raises(InvalidInput, match="17 of its 20 frames can be decoded"):
         list(video.frames([0, 10, 19]))
@@ -177,7 +177,7 @@ def test_frames_are_upright() -> None:
     assert np.abs(np.asarray(frame, int) - np.asarray(upright, int)).mean() < 12
 
 
-def test_names_that_are_not_utf_8_do_no_harm() -> None:
+def test_metadata_that_is_not_utf_8_is_ignored() -> None:
     file = clip(8).replace(b"VideoHandler", b"Vid\xe9oHandler")
     assert b"Vid\xe9o" in file
     assert Video(file, "video[0]", LIMITS).num_frames == 8
@@ -239,16 +239,16 @@ PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n"
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        (b"not a video", "not a video that can be read"),
-        (_png(), "not a video that can be read"),
-        (PLAYLIST, "not a video that can be read"),
+        (b"not a video", "not a readable video"),
+        (_png(), "not a readable video"),
+        (PLAYLIST, "not a readable video"),
         (CLIP[: len(CLIP) // 2], "damaged"),
         (CLIP[:40], "damaged"),
         (_begun(), "ends after [0-9]+ of its 12 frames"),
         (_without_media(CLIP), "damaged"),
         (b"\x1a\x45\xdf\xa3" + bytes(100), "damaged"),
         (b"GIF89a", "damaged"),
-        (_audio(), "no video, only other streams"),
+        (_audio(), "no video stream"),
         (_prores(), "the codec prores is not supported"),
         (CLIP.replace(b"avc1", b"abcd"), "the codec of the video is not supported"),
     ],
@@ -257,7 +257,7 @@ PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n"
         "gif", "audio", "prores", "unknown-codec",
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_with_its_reason(file: bytes, reason: str) -> None:
+def test_unreadable_video_is_rejected_with_its_reason(file: bytes, reason: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^video\[2\]: .*{reason}"):
         list(Video(file, "video[2]", LIMITS).frames([0, 5, 11]))
 
@@ -277,7 +277,7 @@ def _limits(**changed: Any) -> VideoLimits:
     ],
     ids=["pixels", "frames", "seconds"],
 )
-def test_what_is_beyond_the_limits_is_refused(
+def test_video_beyond_the_limits_is_rejected(
     limits: VideoLimits, reason: str, container: str
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"^video\[0\]: .*({reason})"):

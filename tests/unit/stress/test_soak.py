@@ -52,7 +52,7 @@ def test_streams_of_several_answers_are_put_together() -> None:
     ],
     ids=["no finish reason", "no end", "after the end", "two ends", "error", "cut JSON"],
 )
-def test_what_is_not_a_whole_answer(exchange: Exchange) -> None:
+def test_incomplete_answer_is_detected(exchange: Exchange) -> None:
     with pytest.raises(Wrong):
         read_http(exchange)
 
@@ -109,7 +109,7 @@ def test_counts_that_disagree(reason: str, count: int) -> None:
     assert len(books().differences(RIGHT | {reason: count})) == 1
 
 
-async def test_a_response_that_is_cut_is_no_response() -> None:
+async def test_truncated_response_is_an_error() -> None:
     whole = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     lengths = itertools.count(0)
 

@@ -91,7 +91,12 @@ class CompletionEncoder(Encoder):
             tokens=[token.chosen.text for token in tokens],
             token_logprobs=[token.chosen.logprob for token in tokens],
             top_logprobs=[
-                {one.text: one.logprob for one in token.top if one.rank <= top} for token in tokens
+                {
+                    one.text: one.logprob
+                    for one in token.top
+                    if one.rank <= top or one is token.chosen
+                }
+                for token in tokens
             ],
             text_offset=offsets,
         )

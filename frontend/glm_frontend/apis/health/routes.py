@@ -1,6 +1,7 @@
 """``GET /v1/health``. Open to everybody: load balancers have no key."""
 
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 from glm_frontend.core.health import Health
 from glm_frontend.http.services import ServicesDep
 
-router = APIRouter(prefix="/v1", tags=["Health"])
+router = APIRouter(tags=["Health"])
 
 
 class Live(BaseModel):
@@ -18,8 +19,11 @@ class Live(BaseModel):
     status: Literal["live"]
 
 
+# What load balancers of other servers ask.
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
 @router.get(
-    "/health",
+    "/v1/health",
     summary="Whether a request could be answered now",
     responses={503: {"model": Health, "description": "No request could be answered now."}},
 )
@@ -38,7 +42,13 @@ async def get_health(services: ServicesDep, response: Response) -> Health:
     return health
 
 
-@router.get("/health/live", summary="Whether the frontend itself runs")
+@router.get("/version", include_in_schema=False)
+async def get_version() -> dict[str, str]:
+    """The version of this server."""
+    return {"version": version("glm-triton-server")}
+
+
+@router.get("/v1/health/live", summary="Whether the frontend itself runs")
 async def get_live() -> Live:
     """Always 200. For who starts it again when it does not answer; whether it is any use, see
     `/v1/health`.

@@ -18,7 +18,7 @@ from glm_frontend.apis.messages.schema import (
     ToolUseBlockParam,
     UserTurn,
 )
-from glm_frontend.apis.shared.schema import LEAST_TOP_P, as_arguments
+from glm_frontend.apis.shared.schema import ALL_THAT_IS_LEFT, LEAST_TOP_P, as_arguments
 from glm_frontend.core.conversation import (
     Content,
     ConversationBuilder,
@@ -93,7 +93,7 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
         raise invalid("thinking.budget_tokens", "has to be less than max_tokens")
     output = body.answer_format
     sampling: dict[str, Any] = {
-        "max_tokens": body.max_tokens,
+        **ALL_THAT_IS_LEFT,
         "temperature": body.temperature,
         "top_p": LEAST_TOP_P if body.top_p == 0 else body.top_p,
         "top_k": body.top_k,
@@ -102,6 +102,8 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
         "structured_outputs": None if output is None else {"json": output.schema_},
         "tool_choice": _tool_choice(body),
     }
+    if body.max_tokens is not None:
+        sampling["max_tokens"] = body.max_tokens
     if body.tools and body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use:
         sampling["parallel_tool_calls"] = False
     return {name: value for name, value in sampling.items() if value is not None}

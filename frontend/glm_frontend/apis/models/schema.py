@@ -12,6 +12,12 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int = Field(description="When the server started, Unix time in seconds.")
     owned_by: str
+    root: str = Field(description="The same as `id`.")
+    parent: None
+    max_model_len: int | None = Field(
+        default=None,
+        description="Tokens of a prompt and its answer together; absent while the model loads.",
+    )
 
 
 class ModelList(BaseModel):

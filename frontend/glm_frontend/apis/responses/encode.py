@@ -3,7 +3,7 @@
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, ClassVar, Literal
 
@@ -50,10 +50,15 @@ from glm_frontend.errors import APIError
 
 
 class ResponseEncoder(Encoder):
-    """Makes one response."""
+    """Makes one response.
 
-    def __init__(self, body: ResponsesRequest) -> None:
+    Args:
+        defaults: the checkpoint's own, by the names of sampling parameters.
+    """
+
+    def __init__(self, body: ResponsesRequest, defaults: Mapping[str, float]) -> None:
         self._body = body
+        self._defaults = defaults
         self._id = _new_id("resp")
         self._created_at = int(time.time())
         self._numbers = count()
@@ -173,7 +178,7 @@ class ResponseEncoder(Encoder):
                 effort=None if reasoning is None else reasoning.effort,
                 summary=None if reasoning is None else reasoning.summary,
             ),
-            temperature=_or(body.temperature, 1.0),
+            temperature=_or(body.temperature, self._defaults.get("temperature", 1.0)),
             text=TextEcho(format=(text and text.format) or PlainText(type="text")),
             tool_choice=body.tool_choice or "auto",
             tools=[
@@ -187,7 +192,7 @@ class ResponseEncoder(Encoder):
                 for tool in body.tools or []
             ],
             top_logprobs=body.top_logprobs or 0,
-            top_p=_or(body.top_p, 1.0),
+            top_p=_or(body.top_p, self._defaults.get("top_p", 1.0)),
             presence_penalty=_or(body.presence_penalty, 0.0),
             frequency_penalty=_or(body.frequency_penalty, 0.0),
             truncation="disabled",

@@ -44,7 +44,7 @@ async def create_response(
     """
     body = await read_json(request, ResponsesRequest)
     services.check_model(body.model)
-    encoder = ResponseEncoder(body)
+    encoder = ResponseEncoder(body, services.model_info.known)
     return await respond(
         request,
         services,

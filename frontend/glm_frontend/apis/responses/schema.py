@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
+    ALL_THAT_IS_LEFT,
     LOW_DETAIL_PIXELS,
     MAX_MESSAGES,
     MAX_METADATA,
@@ -393,7 +394,8 @@ class ResponsesRequest(SamplingParameters):
     max_output_tokens: int | None = Field(
         None,
         ge=1,
-        description="OpenAI's name of `max_tokens` here; it counts where both are given.",
+        description="OpenAI's name of `max_tokens` here; it counts where both are given. Default: "
+        "what the context leaves.",
     )
     tools: FunctionTools | None = Field(None, description="Functions that the model may call.")
     tool_choice: FunctionChoice | None = Field(
@@ -506,6 +508,8 @@ class ResponsesRequest(SamplingParameters):
             sampling["logprobs"] = self.top_logprobs or 0
         if self.max_output_tokens is not None:
             sampling["max_tokens"] = self.max_output_tokens
+        if "max_tokens" not in sampling:
+            sampling |= ALL_THAT_IS_LEFT
         match self.tool_choice:
             case "required" | AllowedFunctions(mode="required"):
                 sampling["tool_choice"] = "required"

@@ -23,7 +23,7 @@ def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
                 top_logprobs=[
                     AlternativeToken(token=one.text, bytes=list(one.data), logprob=one.logprob)
                     for one in token.top
-                    if one.rank <= top  # the chosen one may be a less likely one
+                    if one.rank <= top or (top and one is token.chosen)
                 ],
             )
             for token in tokens

@@ -1,5 +1,6 @@
 """What the bodies of both inference endpoints have in common."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,11 +16,16 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.request import WIRE_SAMPLING
 from glm_frontend.http.bodies import IGNORED, RequestModel, at_most
+
+ALL_THAT_IS_LEFT: Mapping[str, Any] = MappingProxyType(
+    {"max_tokens": 2**31 - 1, "truncate_max_tokens": True}
+)
+"""Sampling parameters for an answer as long as the context allows."""
 
 MAX_STOP_STRINGS = 16
 LEAST_TOP_P = 1e-6
@@ -387,6 +393,12 @@ def as_arguments(arguments: Any) -> Any:
     """A validator of the arguments of an earlier call: JSON text, whatever form they came in."""
     if arguments is None or arguments == "":
         return "{}"
+    if isinstance(arguments, str):
+        try:
+            json.loads(arguments)
+        except (ValueError, RecursionError):
+            with contextlib.suppress(ValueError):  # of a call that was cut, what is complete
+                arguments = from_json(arguments, allow_partial="trailing-strings")
     if isinstance(arguments, dict):
         return json.dumps(arguments, ensure_ascii=False)
     return arguments

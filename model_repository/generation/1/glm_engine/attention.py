@@ -1,4 +1,4 @@
-"""Attention over the paged KV cache by PyTorch's own operations, for one flat batch of tokens."""
+"""Attention over the paged KV cache with PyTorch operations, for one flat batch of tokens."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ import torch.nn.functional as F
 
 from glm_engine.batch import Batch
 
-# Requests that decode are attended to together, padded to the longest of their group; no request is
-# padded to more than this many times its own length.
+# Decoding requests are processed in groups, padded to the longest of the group, but at most to this
+# multiple of their own length.
 _MAX_PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of the batch that are attended to in one call.
+    """Rows of the batch that are processed in one attention call.
 
     Attributes:
-        rows: of the batch; for requests with a single one (requests,) int64.
-        blocks: (requests * blocks each,) int64 where their keys and values are.
-        num_requests: all with a single row, or one with several.
-        length: tokens to attend to, padding included.
-        mask: broadcastable to (requests, 1, rows each, length), or None where all see all.
+        rows: of the batch; for requests with a single row (requests,) int64.
+        blocks: (requests * blocks each,) int64 blocks of their keys and values.
+        num_requests: several with a single row each, or one with several rows.
+        length: tokens to attend to, including padding.
+        mask: broadcastable to (requests, 1, rows each, length); None for no mask.
     """
 
     rows: slice | torch.Tensor
@@ -34,26 +34,26 @@ class _Rows:
 
 
 class PagedAttention:
-    """What attention needs to know about one step; made once, used in every layer."""
+    """The attention metadata of one step; created once, and used in every layer."""
 
     def __init__(
         self, batch: Batch, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._block_size, self._dtype, self._device = block_size, dtype, device
-        self._slots = torch.from_numpy(batch.slots).to(device)
+        self._slot_mapping = torch.from_numpy(batch.slot_mapping).to(device)
         self._fresh: list[slice] = []
         self._groups: list[_Rows] = []
         self._group_single(batch)
         for index in range(batch.num_single, len(batch.parts)):
-            rows = slice(int(batch.first_rows[index]), int(batch.first_rows[index + 1]))
-            start = int(batch.starts[index])
+            rows = slice(int(batch.query_start_loc[index]), int(batch.query_start_loc[index + 1]))
+            start = int(batch.num_computed[index])
             if start == 0:
                 self._fresh.append(rows)
             else:
-                self._groups.append(self._chunk(rows, start, batch.tables[index]))
+                self._groups.append(self._chunk(rows, start, batch.block_tables[index]))
 
     def _group_single(self, batch: Batch) -> None:
-        ends = batch.starts[: batch.num_single] + 1
+        ends = batch.num_computed[: batch.num_single] + 1
         order = np.argsort(-ends, kind="stable")
         ends = ends[order]
         first = 0
@@ -62,7 +62,7 @@ class PagedAttention:
             last = first + int(np.searchsorted(-ends[first:] * _MAX_PADDING, -longest, "right"))
             some = order[first:last]
             num_blocks = -(-longest // self._block_size)
-            blocks = batch.tables[some, :num_blocks].astype(np.int64)
+            blocks = batch.block_tables[some, :num_blocks].astype(np.int64)
             mask = None
             hidden = np.arange(longest) >= ends[first:last, None]
             if hidden.any():
@@ -103,7 +103,7 @@ class PagedAttention:
         kv_heads = cache.shape[3]
         heads = qkv.shape[1] - 2 * kv_heads
         new = qkv[:, heads:].reshape(len(qkv), -1)
-        cache.view(-1, new.shape[1]).index_copy_(0, self._slots, new)
+        cache.view(-1, new.shape[1]).index_copy_(0, self._slot_mapping, new)
         out = qkv.new_empty(len(qkv), heads, qkv.shape[2])
         for group in self._groups:
             out[group.rows] = self._attend(qkv[group.rows, :heads], cache, group)
@@ -118,7 +118,7 @@ class PagedAttention:
         known = known.view(group.num_requests, -1, 2, kv_heads, head_dim)[:, : group.length]
         keys, values = known[:, :, 0].transpose(1, 2), known[:, :, 1].transpose(1, 2)
         if len(query) == group.num_requests:
-            # The query heads that share a KV head stand in for a sequence of queries.
+            # Treat the query heads that share a KV head as a sequence of queries.
             query = query.reshape(group.num_requests, kv_heads, heads // kv_heads, head_dim)
             out = F.scaled_dot_product_attention(query, keys, values, group.mask)
             return out.reshape(group.num_requests, heads, head_dim)
@@ -133,11 +133,11 @@ def _grouped(
     *,
     is_causal: bool = False,
 ) -> torch.Tensor:
-    """Attention of one request; (heads, tokens, head dim) each, fewer heads of keys and values."""
+    """Attention of one request; (heads, tokens, head dim) each, with fewer KV heads."""
     shared = len(query) // len(key)
     key, value = (
         tensor[:, None].expand(-1, shared, -1, -1) for tensor in (key, value)
-    )  # a view: nothing is repeated in memory
+    )  # a view, without copies
     out = F.scaled_dot_product_attention(
         query.unflatten(0, (-1, shared)), key, value, mask, is_causal=is_causal
     )

@@ -1,4 +1,4 @@
-"""One step's tokens as flat arrays: what the passes of the model are given. Free of torch."""
+"""The tokens of one step as flat arrays, the input of the model. Independent of torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,63 +11,63 @@ from glm_engine.scheduler import Scheduled
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens of many requests, one after the other, without padding.
+    """Concatenated tokens of many requests, without padding.
 
     Attributes:
         parts: in the order of their tokens; those with a single token first.
-        num_single: how many have a single token.
+        num_single: number of parts with a single token.
         ids: (tokens,) int64.
         positions: (3, tokens) int64, M-RoPE.
-        slots: (tokens,) int64 where in the KV cache each goes, counted in tokens.
-        tables: (parts, blocks of the longest) int32 block ids, filled up with 0.
-        starts: (parts,) int32, tokens of each that are in the KV cache already.
-        first_rows: (parts + 1,) int32, where the tokens of each begin, and where all end.
-        sampled: of ``parts``, those for which a next token is chosen.
-        sampled_rows: (sampled,) int64 rows of their last tokens; None where these are all rows.
+        slot_mapping: (tokens,) int64 index of each token in the KV cache.
+        block_tables: (parts, blocks of the longest) int32 block ids, padded with 0.
+        num_computed: (parts,) int32 number of tokens that are in the KV cache already.
+        query_start_loc: (parts + 1,) int32 cumulative numbers of tokens.
+        sampled: those of ``parts`` for which a next token is sampled.
+        sampled_rows: (sampled,) int64 rows of their last tokens; None if these are all rows.
     """
 
     parts: Sequence[Scheduled]
     num_single: int
     ids: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
-    slots: npt.NDArray[np.int64]
-    tables: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int32]
-    first_rows: npt.NDArray[np.int32]
+    slot_mapping: npt.NDArray[np.int64]
+    block_tables: npt.NDArray[np.int32]
+    num_computed: npt.NDArray[np.int32]
+    query_start_loc: npt.NDArray[np.int32]
     sampled: list[Scheduled]
     sampled_rows: npt.NDArray[np.int64] | None
 
     @classmethod
     def of(cls, step: Sequence[Scheduled], block_size: int) -> "Batch":
-        """Lay a step out."""
+        """Create the batch of a step."""
         lengths = [part.end - part.start for part in step]
         parts = sorted(step, key=lambda part: part.end - part.start > 1)
-        first_rows = np.zeros(len(parts) + 1, np.int32)
-        np.cumsum([part.end - part.start for part in parts], out=first_rows[1:])
-        rows = int(first_rows[-1])
+        query_start_loc = np.zeros(len(parts) + 1, np.int32)
+        np.cumsum([part.end - part.start for part in parts], out=query_start_loc[1:])
+        rows = int(query_start_loc[-1])
         ids, positions = np.empty(rows, np.int64), np.empty((3, rows), np.int64)
-        slots = np.empty(rows, np.int64)
+        slot_mapping = np.empty(rows, np.int64)
         widest = -(-max(part.end for part in parts) // block_size)
-        tables = np.zeros((len(parts), widest), np.int32)
+        block_tables = np.zeros((len(parts), widest), np.int32)
         row = 0
         for index, part in enumerate(parts):
             request, start, end = part.request, part.start, part.end
             blocks = request.table.block_ids
             count = -(-end // block_size)
-            tables[index, :count] = blocks[:count]
+            block_tables[index, :count] = blocks[:count]
             in_prompt = request.prompt.num_tokens
-            if end - start == 1 and start >= in_prompt:  # nearly always
+            if end - start == 1 and start >= in_prompt:  # the common case
                 ids[row] = request.token_ids[start - in_prompt]
                 positions[:, row] = start + request.prompt.rope_delta
-                slots[row] = blocks[start // block_size] * block_size + start % block_size
+                slot_mapping[row] = blocks[start // block_size] * block_size + start % block_size
                 row += 1
             else:
                 after = row + end - start
                 ids[row:after] = request.ids_between(start, end)
                 positions[:, row:after] = request.positions_between(start, end)
                 tokens = np.arange(start, end)
-                of_token = tables[index, tokens // block_size].astype(np.int64)
-                slots[row:after] = of_token * block_size + tokens % block_size
+                of_token = block_tables[index, tokens // block_size].astype(np.int64)
+                slot_mapping[row:after] = of_token * block_size + tokens % block_size
                 row = after
         last = [index for index, part in enumerate(parts) if part.is_last]
         every = len(last) == rows
@@ -76,10 +76,10 @@ class Batch:
             num_single=lengths.count(1),
             ids=ids,
             positions=positions,
-            slots=slots,
-            tables=tables,
-            starts=np.array([part.start for part in parts], np.int32),
-            first_rows=first_rows,
+            slot_mapping=slot_mapping,
+            block_tables=block_tables,
+            num_computed=np.array([part.start for part in parts], np.int32),
+            query_start_loc=query_start_loc,
             sampled=[parts[index] for index in last],
-            sampled_rows=None if every else first_rows[1:][last].astype(np.int64) - 1,
+            sampled_rows=None if every else query_start_loc[1:][last].astype(np.int64) - 1,
         )

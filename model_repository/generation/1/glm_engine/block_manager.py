@@ -1,10 +1,9 @@
-"""Who owns which block of the paged KV cache, and which blocks can be used again. Free of torch.
+"""Tracks owners and reusable contents of the paged KV cache's blocks. Independent of torch.
 
 A block holds the keys and values of ``block_size`` consecutive tokens of one request, in all
-layers. A full block is known by a hash of its tokens and everything before them, so a later request
-with the same beginning takes it over instead of computing it (prefix caching). Blocks that nobody
-uses any more keep their content until they are needed for something else, least recently used
-first.
+layers. A full block is identified by a hash of its tokens and of everything before them, so a later
+request with the same prefix reuses it instead of computing it (prefix caching). Unused blocks keep
+their content until they are reallocated, least recently used first.
 """
 
 from collections import OrderedDict
@@ -26,9 +25,9 @@ def block_hash(
     Args:
         parent: hash of the block before it; empty for the first.
         token_ids: (block_size,) int32.
-        image_hashes: content hashes of the images that have tokens in this block, in order. Their
-            placeholders are the same for every image, so without them two pictures would look the
-            same; where in its picture the block begins follows from ``parent``.
+        image_hashes: content hashes of the images that have tokens in this block, in order. Needed
+            because all images have the same placeholder tokens; the offset of the block within its
+            image follows from ``parent``.
     """
     digest = blake2b(parent, digest_size=HASH_BYTES)
     digest.update(token_ids.tobytes())
@@ -42,8 +41,8 @@ class BlockTable:
     """The blocks of one request, in the order of its tokens.
 
     Attributes:
-        block_ids: may reach further than what is computed.
-        num_sealed: how many of them, from the first, are known by hash.
+        block_ids: may extend beyond the computed tokens.
+        num_sealed: number of leading blocks that are registered by hash.
     """
 
     block_ids: list[int] = field(default_factory=list)
@@ -51,10 +50,10 @@ class BlockTable:
 
 
 class BlockManager:
-    """Hands out blocks. Holds numbers only, no tensors; only the engine thread calls it.
+    """Allocates blocks by id; holds no tensors. For the engine thread only.
 
     Attributes:
-        prefix_caching: whether blocks are known by hash at all.
+        prefix_caching: whether blocks are registered by hash.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
@@ -64,26 +63,26 @@ class BlockManager:
         self._users = [0] * num_blocks
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
-        # Nobody's blocks, in the order in which they are given away: those that hold nothing worth
-        # keeping first, then by the time since their last use.
+        # Free blocks in allocation order: those without reusable content, then the least recently
+        # used ones.
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be handed out, those with content that could be used again included."""
+        """Number of free blocks, including those with reusable content."""
         return len(self._free)
 
     @property
     def num_cached(self) -> int:
-        """Blocks that are known by hash, in use or not."""
+        """Number of blocks registered by hash, in use or not."""
         return len(self._block_of)
 
     def num_blocks_for(self, num_tokens: int) -> int:
-        """How many blocks hold so many tokens."""
+        """Number of blocks needed for ``num_tokens``."""
         return -(-num_tokens // self.block_size)
 
     def count_cached(self, hashes: Sequence[bytes]) -> tuple[int, int]:
-        """How many of these blocks, from the first, are there, and how many of them are free."""
+        """Number of leading hashes that are cached, and how many of their blocks are free."""
         found = free = 0
         for block in map(self._block_of.get, hashes):
             if block is None:
@@ -93,7 +92,7 @@ class BlockManager:
         return found, free
 
     def reuse(self, table: BlockTable, hashes: Sequence[bytes]) -> None:
-        """Begin an empty table with blocks that ``count_cached`` has found."""
+        """Initialise an empty table with blocks found by ``count_cached``."""
         for block in map(self._block_of.__getitem__, hashes):
             if self._users[block] == 0:
                 del self._free[block]
@@ -102,7 +101,7 @@ class BlockManager:
         table.num_sealed = len(table.block_ids)
 
     def grow(self, table: BlockTable, num_tokens: int) -> bool:
-        """Make room for ``num_tokens`` in all; changes nothing and says False where it lacks."""
+        """Allocate blocks for ``num_tokens`` in total; False if too few are free."""
         missing = self.num_blocks_for(num_tokens) - len(table.block_ids)
         if missing > len(self._free):
             return False
@@ -114,9 +113,9 @@ class BlockManager:
         return True
 
     def seal(self, table: BlockTable, hashes: Sequence[bytes]) -> None:
-        """Make the first ``len(hashes)`` blocks, all computed, known to later requests.
+        """Register the first ``len(hashes)`` blocks, which must be computed, for reuse.
 
-        A block whose content is known already, in another block, stays this request's own.
+        A block whose content is already registered under another block stays private.
         """
         if not self.prefix_caching:
             return
@@ -128,8 +127,8 @@ class BlockManager:
         table.num_sealed = max(table.num_sealed, len(hashes))
 
     def release(self, table: BlockTable) -> None:
-        """Give all blocks of a table back; the table is empty afterwards."""
-        # From the end, so that of a prefix the last block is the first to be given away.
+        """Free all blocks of a table; the table is empty afterwards."""
+        # In reverse, so that the last block of a prefix is reallocated first.
         for block in reversed(table.block_ids):
             self._users[block] -= 1
             if self._users[block] == 0:
@@ -156,10 +155,10 @@ class BlockManager:
             assert len(set(table.block_ids)) == len(table.block_ids), "a table holds a block twice"
             for block in table.block_ids:
                 users[block] += 1
-        assert users == self._users, "a block has other users than its tables say"
+        assert users == self._users, "reference counts do not match the tables"
         assert set(self._free) == {block for block, count in enumerate(users) if count == 0}
         for known, block in self._block_of.items():
-            assert self._hash_of[block] == known, "a hash leads to a block that has another"
+            assert self._hash_of[block] == known, "a hash maps to a block with another hash"
         assert sum(known is not None for known in self._hash_of) == len(self._block_of)
         for block, count in enumerate(users):
             assert count <= 1 or self._hash_of[block] is not None, "an unsealed block is shared"

@@ -28,7 +28,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, model: str) -> Self:
-        """Load from a local folder, or from the hub where ``model`` is no folder.
+        """Load from a local folder, or from the hub if ``model`` is not a folder.
 
         Raises:
             FileNotFoundError: a file is missing; the message names it.
@@ -39,7 +39,9 @@ class Checkpoint:
             config=_read_json(folder / "config.json"),
             tokenizer=_read_json(folder / "tokenizer.json"),
             image_processor=_read_image_processor(folder),
-            defaults=_generation_defaults(_read_json(folder / "generation_config.json")),
+            defaults=_generation_defaults(
+                _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
+            ),
         )
 
 
@@ -77,15 +79,23 @@ def _read_image_processor(folder: Path) -> dict[str, Any]:
     return image_processor
 
 
-def _generation_defaults(config: dict[str, Any]) -> GenerationDefaults:
-    eos = config.get("eos_token_id")
-    if eos is None:
-        raise ValueError("generation_config.json has no eos_token_id")
+def _generation_defaults(
+    config: dict[str, Any], model_config: dict[str, Any]
+) -> GenerationDefaults:
+    # One of the files may lack some: the template's end of a turn, or the end of a text.
+    eos = _token_ids(config) | _token_ids(model_config) | _token_ids(model_config["text_config"])
+    if not eos:
+        raise ValueError("neither generation_config.json nor config.json has an eos_token_id")
     sampled = config.get("do_sample", False)
     return GenerationDefaults(
-        eos_token_ids=frozenset(eos if isinstance(eos, list) else [eos]),
+        eos_token_ids=eos,
         temperature=config.get("temperature", 1.0) if sampled else 0.0,
         top_p=config.get("top_p", 1.0),
         top_k=config.get("top_k", 0),
         repetition_penalty=config.get("repetition_penalty", 1.0),
     )
+
+
+def _token_ids(config: dict[str, Any]) -> frozenset[int]:
+    eos = config.get("eos_token_id")
+    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])

@@ -13,41 +13,43 @@ LOG_FORMATS = ("text", "json")
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What the operator chose.
+    """Settings of the engine.
 
     Attributes:
         model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
-        device: ``auto`` takes a GPU where there is one (``GLM_DEVICE``).
+        device: ``auto`` uses a GPU if there is one (``GLM_DEVICE``).
         dtype: of weights and activations; ``auto`` is bfloat16 on a GPU and float32 on a CPU
             (``GLM_DTYPE``).
         max_model_len: tokens of prompt and answer together; 0 for the checkpoint's own limit
             (``GLM_MAX_MODEL_LEN``).
-        max_num_seqs: requests that run at the same time (``GLM_MAX_NUM_SEQS``).
-        max_queue: requests that may wait besides those that run (``GLM_MAX_QUEUE``).
-        max_queue_seconds: a request that would wait longer is refused; where nothing tells how
-            long, all of its tenant are while its oldest one has (``GLM_MAX_QUEUE_SECONDS``).
-        max_queue_bytes: of the images and videos of requests that wait (``GLM_MAX_QUEUE_BYTES``).
-        max_queue_image_tokens: of requests that wait (``GLM_MAX_QUEUE_IMAGE_TOKENS``).
-        max_num_batched_tokens: of all requests in one step; 0 for 512 on a CPU, 4096 on a GPU
+        max_num_seqs: maximum number of running requests (``GLM_MAX_NUM_SEQS``).
+        max_queue: maximum number of waiting requests (``GLM_MAX_QUEUE``).
+        max_queue_seconds: a request with a longer estimated wait is rejected; without an estimate,
+            one whose tenant has a request that has waited longer (``GLM_MAX_QUEUE_SECONDS``).
+        max_queue_bytes: of the images and videos of waiting requests (``GLM_MAX_QUEUE_BYTES``).
+        max_queue_image_tokens: of waiting requests (``GLM_MAX_QUEUE_IMAGE_TOKENS``).
+        max_num_batched_tokens: of all requests per step; 0 for 512 on a CPU, 4096 on a GPU
             (``GLM_MAX_NUM_BATCHED_TOKENS``).
-        max_num_batched_patches: image patches encoded in one step; larger images go alone
+        max_num_batched_patches: image patches encoded per step; larger images are encoded alone
             (``GLM_MAX_NUM_BATCHED_PATCHES``).
         block_size: tokens in a block of the KV cache (``GLM_BLOCK_SIZE``).
-        kv_cache_memory: bytes; 0 for 512 MiB on a CPU, and on a GPU for what is left after a
-            profile run (``GLM_KV_CACHE_MEMORY``).
-        gpu_memory_utilization: share of a GPU's memory that is used in all
+        kv_cache_memory: bytes; 0 for 512 MiB on a CPU, and for the free memory after a profiling
+            run on a GPU (``GLM_KV_CACHE_MEMORY``).
+        gpu_memory_utilization: share of the GPU's memory to use in total
             (``GLM_GPU_MEMORY_UTILIZATION``).
-        image_cache_memory: bytes of image embeddings kept for next time
+        image_cache_memory: bytes of cached image embeddings
             (``GLM_IMAGE_CACHE_MEMORY``).
-        prefix_caching: whether a prompt's beginning that is in the cache is used again
+        prefix_caching: whether cached prompt prefixes are reused
             (``GLM_PREFIX_CACHING``).
-        gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs; without them it
-            uses PyTorch's operations, slowly (``GLM_GPU_KERNELS``).
-        cpu_threads: threads of one operation on a CPU; 0 for all cores that the process may use, or
-            one where the model is so small that a step is a single compiled call
+        gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs, instead of
+            PyTorch's slower operations (``GLM_GPU_KERNELS``).
+        cpu_threads: threads per operation on a CPU; 0 for all cores that the process may use, or
+            for one if the model is so small that a step is a single compiled call
             (``GLM_CPU_THREADS``).
-        log_level: of the least severe records that are logged (``GLM_LOG_LEVEL``).
-        log_format: whether a line of the log is text or a JSON object (``GLM_LOG_FORMAT``).
+        max_thinking_tokens: bound on the thought of a request that sets no ``max_tokens``
+            (``GLM_MAX_THINKING_TOKENS``).
+        log_level: minimum severity of logged records (``GLM_LOG_LEVEL``).
+        log_format: whether log lines are text or JSON objects (``GLM_LOG_FORMAT``).
     """
 
     model: str
@@ -68,6 +70,7 @@ class EngineConfig:
     prefix_caching: bool = True
     gpu_kernels: bool = True
     cpu_threads: int = 0
+    max_thinking_tokens: int = 8192
     log_level: str = "info"
     log_format: str = "text"
 
@@ -106,6 +109,7 @@ class EngineConfig:
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
+            max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )

@@ -1,4 +1,4 @@
-"""What the processor offers, and how much of it the engine may use."""
+"""Features of the processor, and the number of cores that the engine may use."""
 
 import math
 import platform
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
-# Before the engine sets another number.
+# Read before the engine changes it.
 _TORCH_THREADS = torch.get_num_threads()
 
 
@@ -27,7 +27,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def check_instruction_set() -> None:
-    """Refuse processors that the CPU path was not made for.
+    """Reject unsupported processors.
 
     Raises:
         ValueError: an x86-64 processor without AVX2.
@@ -41,16 +41,16 @@ def check_instruction_set() -> None:
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Cores that this process may keep busy: torch's count, within the container's share of time.
+    """Number of cores that this process may use: torch's count, limited by the container's quota.
 
-    torch counts physical cores that the process may run on, or takes ``OMP_NUM_THREADS``; it does
-    not know that a container started with ``--cpus 2`` gets the time of two of them.
+    torch counts the physical cores on which the process may run, or uses ``OMP_NUM_THREADS``; it
+    ignores the CPU quota of a container started with ``--cpus 2``.
     """
     return max(1, math.ceil(min(_TORCH_THREADS, _quota(cgroup))))
 
 
 def _quota(cgroup: Path) -> float:
-    """Cores' worth of time that the control group grants, by version 2 or 1 of the interface."""
+    """CPU quota of the control group in cores, from version 2 or 1 of the interface."""
     try:
         granted, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""What lies between the matrix products of a step on a CPU, compiled by numba.
+"""Operations between the matrix products of a step on a CPU, compiled by numba.
 
-PyTorch spends most of a small model's step on the way into and out of its operations. Here one call
-does what would be five to ten of them, in one pass over the data, and lets other threads have the
-interpreter meanwhile. ``decode`` is a whole step of a few requests in a single call.
+With a small model PyTorch spends most of a step on call overhead. Here one call replaces five to
+ten operations, in one pass over the data and without the GIL. ``decode`` is a whole step of a few
+requests in a single call.
 
-Arrays are float32, or uint16 for the bits of bfloat16; arithmetic is float32 in both cases. What is
-compiled is kept beside this file, or in numba's cache folder, for the next start.
+Arrays are float32, or uint16 for the bits of bfloat16; arithmetic is float32 in both cases.
+Compiled code is cached next to this file, or in numba's cache folder, for the next start.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from numba.extending import overload
 Array = npt.NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# Sums may be reordered, as every matrix product does it; infinities and NaN stay what they are.
+# Sums may be reordered, as in any matrix product; infinities and NaN are preserved.
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -33,25 +33,25 @@ _LEAST_EXPONENT, _MOST_EXPONENT = _F(-87), _F(88)
 def _compiled(function: _Function) -> _Function:
     try:
         kernel: _Function = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no folder that numba could write to
+    except RuntimeError:  # no writable cache folder
         kernel = numba.njit(**_OPTIONS)(function)
     return kernel
 
 
 def _load(value: Any) -> Any:
-    """A number of an array as float32."""
+    """An array element as float32."""
     raise NotImplementedError
 
 
 @overload(_load, inline="always")
-def _load_of(value):  # type: ignore[no-untyped-def]  # numba compares signatures word for word
+def _load_of(value):  # type: ignore[no-untyped-def]  # numba requires identical signatures
     if isinstance(value, numba.types.Integer):
         return lambda value: np.uint32(np.uint32(value) << 16).view(np.float32)
     return lambda value: value
 
 
 def _rounded(value: Any, array: Any) -> Any:
-    """A float32 as a number of that array."""
+    """A float32 rounded to the type of that array."""
     raise NotImplementedError
 
 
@@ -69,7 +69,7 @@ def _rounded_for(value, array):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _exp(x: Any) -> Any:
-    """e ** x from 1e-38 to 1e38, off by 3e-7 at most; unlike libm's it is done 16 at a time.
+    """e ** x from 1e-38 to 1e38, with an error of at most 3e-7; unlike libm's it is vectorised.
 
     The polynomial is that of Cephes' expf.
     """
@@ -87,7 +87,7 @@ def _exp(x: Any) -> Any:
 
 @_compiled
 def normalize(patches: Array, table: Array, out: Array) -> None:
-    """Look pixels up.
+    """Normalise pixels by table lookup.
 
     Args:
         patches: (patches, channels * patch pixels) uint8, channels first.
@@ -155,12 +155,12 @@ def gate(gate_up: Array, out: Array) -> None:
 
 
 @_compiled
-def turns(positions: Array, axes: Array, table: Array, out: Array) -> None:
-    """Cosines and sines of a batch, by table.
+def gather_cos_sin(positions: Array, axes: Array, table: Array, out: Array) -> None:
+    """Look up the cosines and sines of a batch.
 
     Args:
         positions: (3, tokens) int64.
-        axes: (pairs,) int64, which of the three positions turns a pair of features.
+        axes: (pairs,) int64, which of the three positions rotates a pair of features.
         table: (positions, 2, pairs) float32.
         out: (tokens, 2, pairs) float32.
     """
@@ -172,18 +172,18 @@ def turns(positions: Array, axes: Array, table: Array, out: Array) -> None:
 
 
 @_compiled
-def rotate(x: Array, heads: int, turn: Array) -> None:
-    """RoPE in place; neighbouring features are turned together.
+def rotate(x: Array, heads: int, cos_sin: Array) -> None:
+    """Apply RoPE in place to pairs of adjacent features.
 
     Args:
-        x: (tokens, heads and more, head dim).
-        heads: how many of them are turned.
-        turn: (tokens, 2, pairs) float32 cosines and sines; features beyond the pairs stay.
+        x: (tokens, heads or more, head dim).
+        heads: number of heads to rotate.
+        cos_sin: (tokens, 2, pairs) float32 cosines and sines; other features are unchanged.
     """
     for row in range(len(x)):
         for head in range(heads):
-            for pair in range(turn.shape[2]):
-                cosine, sine = turn[row, 0, pair], turn[row, 1, pair]
+            for pair in range(cos_sin.shape[2]):
+                cosine, sine = cos_sin[row, 0, pair], cos_sin[row, 1, pair]
                 even, odd = _load(x[row, head, 2 * pair]), _load(x[row, head, 2 * pair + 1])
                 x[row, head, 2 * pair] = _rounded(even * cosine - odd * sine, x)
                 x[row, head, 2 * pair + 1] = _rounded(odd * cosine + even * sine, x)
@@ -192,51 +192,51 @@ def rotate(x: Array, heads: int, turn: Array) -> None:
 @_compiled
 def attend(
     qkv: Array,
-    turn: Array,
+    cos_sin: Array,
     cache: Array,
-    slots: Array,
-    tables: Array,
-    starts: Array,
-    first_rows: Array,
+    slot_mapping: Array,
+    block_tables: Array,
+    num_computed: Array,
+    query_start_loc: Array,
     scores: Array,
     query: Array,
     out: Array,
 ) -> None:
-    """Turn queries and keys, store keys and values in the cache, attend to all that is there.
+    """Rotate queries and keys, store keys and values in the cache, and attend to all of them.
 
     Args:
-        qkv: (tokens, heads + 2 * KV heads, head dim); changed.
-        turn: (tokens, 2, pairs) float32.
-        cache: (blocks, block size, 2, KV heads, head dim) of one layer; changed.
-        slots: (tokens,) int64 where each token is stored, counted in tokens.
-        tables: (requests, blocks of the longest) int32.
-        starts: (requests,) int32, tokens of each request that were there before.
-        first_rows: (requests + 1,) int32, where each request's tokens begin.
-        scores: (heads a KV head, context) float32, room to work in; so is query, with
-            (heads a KV head, head dim).
+        qkv: (tokens, heads + 2 * KV heads, head dim); modified.
+        cos_sin: (tokens, 2, pairs) float32.
+        cache: (blocks, block size, 2, KV heads, head dim) of one layer; modified.
+        slot_mapping: (tokens,) int64 index of each token in the cache.
+        block_tables: (requests, blocks of the longest) int32.
+        num_computed: (requests,) int32 number of tokens of each request that were cached before.
+        query_start_loc: (requests + 1,) int32 cumulative numbers of tokens.
+        scores: (heads per KV head, context) float32 scratch space; likewise query,
+            (heads per KV head, head dim).
         out: (tokens, heads * head dim).
     """
     block_size, kv_heads, head_dim = cache.shape[1], cache.shape[3], cache.shape[4]
     heads = qkv.shape[1] - 2 * kv_heads
     shared = heads // kv_heads
     scale = _F(1) / np.sqrt(_F(head_dim))
-    rotate(qkv, heads + kv_heads, turn)
+    rotate(qkv, heads + kv_heads, cos_sin)
     for row in range(len(qkv)):
-        block, place = slots[row] // block_size, slots[row] % block_size
+        block, place = slot_mapping[row] // block_size, slot_mapping[row] % block_size
         for part in range(2):
             for head in range(kv_heads):
                 new = heads + part * kv_heads + head
                 for i in range(head_dim):
                     cache[block, place, part, head, i] = _rounded(_load(qkv[row, new, i]), cache)
-    for request in range(len(starts)):
-        for row in range(first_rows[request], first_rows[request + 1]):
-            context = starts[request] + row - first_rows[request] + 1
+    for request in range(len(num_computed)):
+        for row in range(query_start_loc[request], query_start_loc[request + 1]):
+            context = num_computed[request] + row - query_start_loc[request] + 1
             for kv_head in range(kv_heads):
                 first = kv_head * shared
                 for head in range(shared):
                     for i in range(head_dim):
                         query[head, i] = _load(qkv[row, first + head, i]) * scale
-                _attend_to(cache, tables, request, context, kv_head, query, scores)
+                _attend_to(cache, block_tables, request, context, kv_head, query, scores)
                 for head in range(shared):
                     for i in range(head_dim):
                         at = (first + head) * head_dim + i
@@ -246,20 +246,20 @@ def attend(
 @_compiled
 def _attend_to(
     cache: Array,
-    tables: Array,
+    block_tables: Array,
     request: int,
     context: int,
     kv_head: int,
     query: Array,
     scores: Array,
 ) -> None:
-    """Replace one token's queries of a KV head by the values that they attend to.
+    """Replace one token's queries of a KV head by their attention output.
 
-    Arrays are indexed to the last, not sliced: slices are counted references here, too.
+    Arrays are indexed down to elements, not sliced: slicing costs reference counting in numba.
     """
     block_size, head_dim = cache.shape[1], cache.shape[4]
     for first in range(0, context, block_size):
-        block = tables[request, first // block_size]
+        block = block_tables[request, first // block_size]
         for token in range(min(block_size, context - first)):
             for head in range(len(query)):
                 product = _F(0)
@@ -270,7 +270,7 @@ def _attend_to(
         _softmax(scores[head, :context])
     query[:] = _F(0)
     for first in range(0, context, block_size):
-        block = tables[request, first // block_size]
+        block = block_tables[request, first // block_size]
         count = min(block_size, context - first)
         fours = count // 4 * 4
         for head in range(len(query)):
@@ -307,12 +307,12 @@ def _softmax(scores: Array) -> None:
 
 @_compiled
 def multiply(x: Array, weight: Array, first: int, last: int, out: Array) -> None:
-    """``x @ weight.T`` for a few rows: each row of the weights is read once for four of them.
+    """``x @ weight.T`` for a few rows: each row of the weights is read once for four rows of ``x``.
 
     Args:
         x: (rows, inputs) float32.
         weight: (outputs, inputs).
-        first, last: which of the outputs are computed.
+        first, last: range of outputs to compute.
         out: (rows, outputs) float32.
     """
     fours, size = len(x) // 4 * 4, x.shape[1]
@@ -339,12 +339,12 @@ def multiply(x: Array, weight: Array, first: int, last: int, out: Array) -> None
 @_compiled
 def decode(
     hidden: Array,
-    turn: Array,
+    cos_sin: Array,
     cache: Array,
-    slots: Array,
-    tables: Array,
-    starts: Array,
-    first_rows: Array,
+    slot_mapping: Array,
+    block_tables: Array,
+    num_computed: Array,
+    query_start_loc: Array,
     eps: np.float32,
     input_norm: Array,
     qkv_weight: Array,
@@ -361,20 +361,22 @@ def decode(
     """All layers of the language model for a few tokens.
 
     Args:
-        hidden: (tokens, hidden size) float32; changed.
-        cache: (layers, blocks, block size, 2, KV heads, head dim); changed.
-        input_norm: (layers + 1, hidden size), the last for the norm after all layers.
-        qkv_weight: (layers, outputs, inputs), as all that follow but ``head_weight``.
+        hidden: (tokens, hidden size) float32; modified.
+        cache: (layers, blocks, block size, 2, KV heads, head dim); modified.
+        input_norm: (layers + 1, hidden size); the last one is the final norm.
+        qkv_weight: (layers, outputs, inputs), like all following weights except ``head_weight``.
         logits: (tokens, vocabulary) float32, the result.
 
-    ``turn`` and what follows ``cache`` is as in ``attend``.
+    ``cos_sin`` and the arguments after ``cache`` are those of ``attend``.
     """
     rows, layers, head_dim = len(hidden), len(qkv_weight), cache.shape[5]
     heads = output_weight.shape[2] // head_dim
     shared = heads // cache.shape[4]
     longest = 0
-    for request in range(len(starts)):
-        longest = max(longest, starts[request] + first_rows[request + 1] - first_rows[request])
+    for request in range(len(num_computed)):
+        longest = max(
+            longest, num_computed[request] + query_start_loc[request + 1] - query_start_loc[request]
+        )
     scores = np.empty((shared, longest), np.float32)
     query = np.empty((shared, head_dim), np.float32)
     normed, x = np.empty_like(hidden), np.empty_like(hidden)
@@ -389,8 +391,8 @@ def decode(
             for i in range(qkv.shape[1]):
                 qkv[row, i] += _load(qkv_bias[layer, i])
         attend(
-            qkv.reshape((rows, -1, head_dim)), turn, cache[layer], slots, tables, starts,
-            first_rows, scores, query, attended,
+            qkv.reshape((rows, -1, head_dim)), cos_sin, cache[layer], slot_mapping, block_tables,
+            num_computed, query_start_loc, scores, query, attended,
         )  # fmt: skip
         multiply(attended, output_weight[layer], 0, output_weight.shape[1], x)
         add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)

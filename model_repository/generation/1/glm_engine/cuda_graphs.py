@@ -1,7 +1,6 @@
-"""Decode steps as CUDA graphs: a whole step is launched at once, not kernel by kernel.
+"""Decode steps as CUDA graphs: a whole step is launched at once instead of kernel by kernel.
 
-Without them the CPU would take several times as long to launch the kernels of a decode step as the
-GPU takes to run them.
+Otherwise launching the kernels of a decode step would take several times as long as running them.
 """
 
 from collections.abc import Callable
@@ -18,10 +17,10 @@ _Run = Callable[[], torch.Tensor]
 
 
 class DecodeGraphs:
-    """A graph for each of some numbers of requests; a step takes the next larger one.
+    """Graphs for several batch sizes; a step uses the next larger one.
 
-    A graph reads its inputs where they were when it was captured, so there they are put. Rows that
-    stand for no request read and write the cache's scratch block.
+    A graph reads its inputs from fixed addresses, to which they are copied. Padding rows read and
+    write the scratch block of the cache.
     """
 
     def __init__(
@@ -37,33 +36,35 @@ class DecodeGraphs:
         """Capture all of them.
 
         Args:
-            max_num_seqs: requests in a step at most.
-            max_len: tokens of a request at most.
+            max_num_seqs: maximum number of requests in a step.
+            max_len: maximum number of tokens of a request.
         """
         self._cache, self._device = cache, device
         self._sizes = batch_sizes(max_num_seqs)
         most = self._sizes[-1]
-        # Graphs know addresses only: what they read and write is kept here.
+        # Graphs refer to addresses only: keep references to all inputs and outputs.
         self._rows = rows = torch.arange(most + 1, dtype=torch.int32, device=device)
         self._no_rows = no_rows = torch.zeros_like(rows)
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(3, most, dtype=torch.int64, device=device)
-        self._slots = torch.full((most,), cache.scratch_slot, dtype=torch.int64, device=device)
-        self._starts = torch.zeros(most, dtype=torch.int32, device=device)
+        self._slot_mapping = torch.full(
+            (most,), cache.scratch_slot, dtype=torch.int64, device=device
+        )
+        self._num_computed = torch.zeros(most, dtype=torch.int32, device=device)
         blocks = -(-max_len // cache.block_size)
-        self._tables = torch.full(
+        self._block_tables = torch.full(
             (most, blocks), cache.scratch_block, dtype=torch.int32, device=device
         )
         self._logits: torch.Tensor | None = None
         capture = _cuda_capture()
         self._graphs: dict[int, _Run] = {}
-        for size in reversed(self._sizes):  # the largest first: the others fit into its memory
+        for size in reversed(self._sizes):  # the largest first: the others reuse its memory
             batch = GPUBatch(
                 positions=self._positions[:, :size],
-                slots=self._slots[:size],
-                tables=self._tables[:size],
-                starts=self._starts[:size],
-                first_rows=rows[: size + 1],
+                slot_mapping=self._slot_mapping[:size],
+                block_tables=self._block_tables[:size],
+                num_computed=self._num_computed[:size],
+                query_start_loc=rows[: size + 1],
                 single=(rows[:size], no_rows[:size]),
                 several=None,
                 splits=splits_for(size * language.num_kv_heads),
@@ -73,41 +74,43 @@ class DecodeGraphs:
             def run(batch: GPUBatch = batch, ids: torch.Tensor = ids) -> torch.Tensor:
                 attend = operations.attend_over(batch, language.rotary)
                 logits = language.layers(language.embed(ids), attend, cache.layers, None)
-                if self._logits is None:  # before the first capture, of the largest
+                if self._logits is None:  # before the first capture, which is the largest
                     self._logits = torch.empty_like(logits)
-                # One place for all graphs, which else would each keep their own.
+                # One output buffer shared by all graphs.
                 return self._logits[: len(logits)].copy_(logits)
 
-            run()  # compiles, and lets libraries choose, which a capture may not contain
+            run()  # compiles and autotunes, which is not allowed during capture
             self._graphs[size] = capture(run)
 
     def takes(self, batch: Batch) -> bool:
-        """Whether it is a decode step of few enough requests."""
+        """Whether it is a decode step that fits the largest graph."""
         rows = len(batch.ids)
         return rows == batch.num_single and batch.sampled_rows is None and rows <= self._sizes[-1]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """(requests, vocabulary) float32 logits, good until the next call."""
+        """(requests, vocabulary) float32 logits, valid until the next call."""
         count = len(batch.ids)
         size = next(size for size in self._sizes if size >= count)
         spare = size - count
-        ids, positions, slots, starts, tables = upload(
+        ids, positions, slot_mapping, num_computed, block_tables = upload(
             [
                 np.pad(batch.ids, (0, spare)),
                 np.pad(batch.positions, ((0, 0), (0, spare))),
-                np.pad(batch.slots, (0, spare), constant_values=self._cache.scratch_slot),
-                np.pad(batch.starts, (0, spare)),
+                np.pad(batch.slot_mapping, (0, spare), constant_values=self._cache.scratch_slot),
+                np.pad(batch.num_computed, (0, spare)),
                 np.pad(
-                    batch.tables, ((0, spare), (0, 0)), constant_values=self._cache.scratch_block
+                    batch.block_tables,
+                    ((0, spare), (0, 0)),
+                    constant_values=self._cache.scratch_block,
                 ),
             ],
             self._device,
         )
         self._ids[:size] = ids
         self._positions[:, :size] = positions
-        self._slots[:size] = slots
-        self._starts[:size] = starts
-        self._tables[:size, : tables.shape[1]] = tables
+        self._slot_mapping[:size] = slot_mapping
+        self._num_computed[:size] = num_computed
+        self._block_tables[:size, : block_tables.shape[1]] = block_tables
         return self._graphs[size]()[:count]
 
 

@@ -1,4 +1,4 @@
-"""From token ids to text as it grows, without split characters."""
+"""Converts token ids to text incrementally, without splitting characters."""
 
 import codecs
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def _byte_alphabet() -> dict[str, int]:
     return stand_ins
 
 
-# Text here, whatever a checkpoint calls special.
+# Treated as text, even if a checkpoint marks them as special.
 _TAGS = frozenset(map(str, Tag))
 
 
@@ -25,7 +25,7 @@ class TokenTable:
 
     def __init__(self, tokenizer_json: Mapping[str, Any]) -> None:
         if (tokenizer_json.get("decoder") or {}).get("type") != "ByteLevel":
-            raise ValueError("the checkpoint's tokenizer is not a byte-level one")
+            raise ValueError("the checkpoint's tokenizer is not a byte-level BPE tokenizer")
         alphabet = _byte_alphabet()
         self._bytes: dict[int, bytes] = {}
         self._special: set[int] = set()
@@ -41,17 +41,17 @@ class TokenTable:
                 self._special.add(token["id"])
 
     def __len__(self) -> int:
-        """Token ids from 0 to here have a meaning; a checkpoint may have more rows, as padding."""
+        """Number of token ids; a checkpoint may have more rows, as padding."""
         return max(self._bytes) + 1
 
     def token_bytes(self, token_id: int, *, skip_special_tokens: bool) -> bytes:
-        """The bytes of one token; none for a skipped special token or an id without a token."""
+        """The bytes of one token; empty for a skipped special token or an id without a token."""
         if skip_special_tokens and token_id in self._special:
             return b""
         return self._bytes.get(token_id, b"")
 
     def find(self, text: str) -> int | None:
-        """The added token that is this text, if there is one."""
+        """The id of the added token with this text, if there is one."""
         return self._added.get(text)
 
     def text(self, token_id: int) -> str:
@@ -60,7 +60,7 @@ class TokenTable:
 
 
 class Detokenizer:
-    """The growing text of one answer as the model writes it, its markup included."""
+    """Decodes one answer incrementally, including its markup."""
 
     def __init__(self, table: TokenTable, *, skip_special_tokens: bool = True) -> None:
         self._table = table
@@ -69,12 +69,11 @@ class Detokenizer:
         self._held = ""
 
     def push(self, token_id: int, held: str = "") -> str:
-        """Take one more token and return the text that can be shown now.
+        """Add a token and return the text that can be sent now.
 
         Args:
-            held: what the text may end in that is not to be shown yet, as it may turn out to be the
-                beginning of a stop string. The bytes of an unfinished character are held back in
-                any case.
+            held: a suffix of the text to hold back, because it may be the beginning of a stop
+                string. The bytes of an incomplete character are always held back.
         """
         text = self._next(token_id)
         shown = len(text) - len(held) if text.endswith(held) else 0
@@ -82,14 +81,14 @@ class Detokenizer:
         return text[:shown]
 
     def push_last(self, token_id: int, stop: str) -> str:
-        """Take the token that completes a stop string and return the rest of the text before it."""
+        """Add the token that completes a stop string and return the rest of the text before it."""
         text = self._next(token_id)
         self._held = ""
         self._decoder.reset()
         return text[: max(0, text.find(stop))]
 
     def finish(self) -> str:
-        """The text still held back at the end; an unfinished character becomes U+FFFD."""
+        """The text still held back at the end; an incomplete character becomes U+FFFD."""
         text = self._held + self._decoder.decode(b"", final=True)
         self._held = ""
         return text

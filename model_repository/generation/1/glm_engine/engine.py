@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from glm_engine.request import (
     FinishReason,
     Output,
     Request,
+    SamplingParams,
     StopReason,
     ThinkingTokens,
 )
@@ -42,22 +43,22 @@ from glm_format.events import Event
 from glm_format.tags import Tag, tags_by_token
 
 _INTEGRITY_SECONDS = 10.0
-_IDLE_BEAT_SECONDS = 1.0
+_IDLE_HEARTBEAT_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """How long the parts of an answered request took, in seconds.
+    """Durations of the stages of an answered request, in seconds.
 
     Attributes:
-        queue: from the engine's queue to the first part of its prompt.
+        queue: from entering the engine's queue to the first part of its prompt.
         prefill: from there to the first token.
-        ttft: time to first token, from when stage 2 got the request.
+        ttft: time to first token, from the arrival at stage 2.
         decode: from the first token to the last.
-        tpot: time per output token after the first; None where there was only one.
-        end_to_end: from when stage 2 got the request.
+        tpot: time per output token after the first; None if there is only one.
+        end_to_end: from the arrival at stage 2.
     """
 
     queue: float
@@ -70,19 +71,19 @@ class RequestTimes:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counts since the start; written by the engine thread, read by anyone.
+    """Counters since the start; written by the engine thread, read by any thread.
 
     Attributes:
-        steps: passes over the running requests.
-        prompt_tokens: of requests that were started, those found in the cache included.
-        cached_tokens: of these, those found in the cache.
-        kv_blocks_used, kv_blocks: now, and in all.
-        image_cache_bytes: of the embeddings that are kept.
-        image_cache_hits, images_encoded: pictures whose embeddings were there, and were not.
+        steps: steps of the engine.
+        prompt_tokens: of started requests, including those found in the cache.
+        cached_tokens: the prompt tokens found in the cache.
+        kv_blocks_used, kv_blocks: blocks in use now, and in total.
+        image_cache_bytes: size of the cached embeddings.
+        image_cache_hits, images_encoded: pictures whose embeddings were cached, and were not.
         vision_seconds, times, cancellation_steps: one entry for each step that encoded pictures,
-            each answered request, each request cancelled while the engine had it (steps begun
-            between the cancellation and the moment its memory was free). Readers take entries from
-            the left.
+            each answered request, and each request cancelled in the engine (number of steps begun
+            between the cancellation and the release of its memory). Readers pop entries from the
+            left.
     """
 
     steps: int = 0
@@ -106,18 +107,18 @@ class EngineStats:
 class Engine:
     """Continuous batching over a changing set of requests.
 
-    ``add`` and ``abort`` may be called from any thread. Everything else belongs to the engine
-    thread: the scheduler, the requests in it, the model runner. Every added request gets exactly
-    one final ``Output``, on whatever path it ends.
+    ``add`` and ``abort`` are thread-safe. Everything else belongs to the engine thread: the
+    scheduler, its requests, the model runner. Every added request gets exactly one final
+    ``Output``, however it ends.
 
     Attributes:
         stats: see ``EngineStats``.
-        table: bytes of each token, for who wants to show token ids.
-        defaults: what the checkpoint says for open sampling parameters.
-        image_token_id: the token that stands for image content in a prompt.
-        merge_size: an image token stands for so many patches in each direction.
-        thinking: what a thought is put between; None where the checkpoint has no such tokens.
-        grammars: compiles what an answer is to be held to.
+        table: bytes of each token.
+        defaults: the checkpoint's defaults for sampling parameters.
+        image_token_id: the placeholder token for image content in a prompt.
+        merge_size: number of patches per image token in each direction.
+        thinking: the tokens around a thought; None if the checkpoint has none.
+        grammars: compiles the grammars of structured outputs.
     """
 
     def __init__(
@@ -129,9 +130,8 @@ class Engine:
         """Load the model.
 
         Args:
-            on_outputs: is called on the engine thread and must not block.
-            heartbeat: beats with every part of a step, and every second where there is nothing to
-                do.
+            on_outputs: called on the engine thread; must not block.
+            heartbeat: updated with every part of a step, and every second while idle.
         """
         checkpoint = Checkpoint.load(config.model)
         self.table = TokenTable(checkpoint.tokenizer)
@@ -161,6 +161,7 @@ class Engine:
             max_num_batched_tokens=self._runner.max_num_batched_tokens,
             max_num_batched_patches=config.max_num_batched_patches,
         )
+        self._max_thinking_tokens = config.max_thinking_tokens
         self._on_outputs = on_outputs
         self._heartbeat = heartbeat or Heartbeat("engine", env={})
         self._outputs: list[Output] = []
@@ -168,24 +169,36 @@ class Engine:
         self._mailbox: deque[Request] = deque()
         self._wake = threading.Event()
         self._checked = 0.0
-        # Nothing gets into the mailbox once _closing is set, so nothing is left in it unanswered.
-        self._door = threading.Lock()
+        # Nothing enters the mailbox once _closing is set, so nothing is left in it unanswered.
+        self._mailbox_lock = threading.Lock()
         self._closing = False
         self._out_of_time = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def known_image(self, content_hash: bytes) -> KnownImage | None:
-        """The image with this content, if it needs neither decoding nor encoding."""
+        """The cached image with this content hash, if any."""
         return self._runner.images.get(content_hash)
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Maximum number of tokens of prompt and answer together."""
         return self._runner.max_model_len
 
     @property
+    def limits(self) -> dict[str, float]:
+        """What clients may want to know of the model, before they ask: ``max_model_len`` and
+        ``vocab_size`` in tokens, and the defaults of sampling parameters."""
+        return {
+            "max_model_len": self.max_model_len,
+            "vocab_size": len(self.table),
+            "temperature": self.defaults.temperature,
+            "top_p": self.defaults.top_p,
+            "top_k": self.defaults.top_k,
+        }
+
+    @property
     def is_alive(self) -> bool:
-        """Whether the engine thread runs and takes requests."""
+        """Whether the engine thread runs and accepts requests."""
         return self._thread.is_alive() and not self._closing
 
     def start(self) -> None:
@@ -193,46 +206,40 @@ class Engine:
         self._thread.start()
 
     def add(self, request: Request) -> None:
-        """Hand a request over. From here on its answers come through ``on_output``.
+        """Submit a request, whose outputs will be passed to ``on_outputs``.
 
         Raises:
-            InvalidRequest: the prompt, or the prompt and ``max_tokens``, are longer than the
-                context.
+            InvalidRequest: the prompt, or the prompt plus ``max_tokens``, exceeds the context
+                length.
             EngineUnavailable: the engine is stopping.
         """
-        room = self.max_model_len - request.prompt.num_tokens
-        if room < 1:
+        available = self.max_model_len - request.prompt.num_tokens
+        if available < 1:
             raise InvalidRequest(
                 request.prompt.field,
-                f"the prompt has {request.prompt.num_tokens} tokens and leaves no room for an "
-                f"answer in the context of {self.max_model_len}",
+                f"the prompt has {request.prompt.num_tokens} tokens, which leaves none for an "
+                f"answer within the context length of {self.max_model_len}",
                 code="context_length_exceeded",
             )
-        if request.params.max_tokens is not None and request.params.max_tokens > room:
-            raise InvalidRequest(
-                "sampling_parameters.max_tokens",
-                f"{request.params.max_tokens} and the prompt's {request.prompt.num_tokens} tokens "
-                f"are more than the context of {self.max_model_len}",
-                code="context_length_exceeded",
-            )
+        self._check_token_ids(request.params)
         if request.params.thinking_token_budget is not None and self.thinking is None:
             raise InvalidRequest(
                 "sampling_parameters.thinking_token_budget",
-                "is not supported: the checkpoint has no tokens for a thought",
+                "is not supported: the checkpoint has no thinking tokens",
             )
-        request.max_tokens = request.params.max_tokens or min(DEFAULT_MAX_TOKENS, room)
-        self._read_by(request)
+        self._set_limits(request, available)
+        self._attach_readers(request)
         timeline = request.timeline
         timeline.queued = time.monotonic()
         timeline.received = timeline.received or timeline.queued
-        with self._door:
+        with self._mailbox_lock:
             if self._closing:
                 raise EngineUnavailable("the engine is stopping")
             self._mailbox.append(request)
         self._wake.set()
 
-    def _read_by(self, request: Request) -> None:
-        """Give a request its reader and its stop finder."""
+    def _attach_readers(self, request: Request) -> None:
+        """Create the reader and the stop finder of a request."""
         prompt, params = request.prompt, request.params
         token_bytes = partial(
             self.table.token_bytes, skip_special_tokens=params.skip_special_tokens
@@ -250,22 +257,56 @@ class Engine:
                 {}, token_bytes, begins_in=Channel.TEXT, stop=params.stop
             )
 
+    def _check_token_ids(self, params: SamplingParams) -> None:
+        for name in ("logit_bias", "stop_token_ids"):
+            for token_id in getattr(params, name):
+                if token_id >= len(self.table):
+                    raise InvalidRequest(
+                        f"sampling_parameters.{name}",
+                        f"{token_id} is not a token id (the vocabulary has {len(self.table)})",
+                    )
+
+    def _set_limits(self, request: Request, available: int) -> None:
+        """Resolve how long the answer may become; ``available`` tokens are left in the context."""
+        params = request.params
+        if params.max_tokens is None:
+            request.max_tokens = min(DEFAULT_MAX_TOKENS, available)
+            if self.thinking is not None and not request.prompt.is_raw:
+                # The answer's text has its place even where the thought takes all that it may.
+                budget = max(available - DEFAULT_MAX_TOKENS, available // 2)
+                request.max_thinking_tokens = min(self._max_thinking_tokens, budget)
+                request.max_text_tokens = DEFAULT_MAX_TOKENS
+                request.max_tokens = min(
+                    DEFAULT_MAX_TOKENS + request.max_thinking_tokens, available
+                )
+        elif params.max_tokens <= available:
+            request.max_tokens = params.max_tokens
+        elif params.truncate_max_tokens:
+            request.max_tokens = available
+        else:
+            raise InvalidRequest(
+                "sampling_parameters.max_tokens",
+                f"{params.max_tokens} plus the prompt's {request.prompt.num_tokens} tokens "
+                f"exceeds the context length of {self.max_model_len}",
+                code="context_length_exceeded",
+            )
+
     def abort(self, request: Request) -> None:
-        """Give a request up, whatever it is doing; before or after ``add``, any number of times."""
+        """Cancel a request in any state; may be called before ``add``, and repeatedly."""
         if not request.cancelled:
             request.cancelled_at_step = self.stats.steps
             request.cancelled = True
             self._wake.set()
 
     def stop(self, timeout: float) -> None:
-        """Take no more requests, let live ones finish for ``timeout`` seconds, fail the rest."""
+        """Reject new requests, let live ones finish for ``timeout`` seconds, fail the rest."""
         self._close()
         self._thread.join(timeout)
         self._out_of_time = True
         self._thread.join()
 
     def _close(self) -> None:
-        with self._door:
+        with self._mailbox_lock:
             self._closing = True
         self._wake.set()
 
@@ -276,24 +317,24 @@ class Engine:
             self._runner.enter_thread()
             while not self._out_of_time:
                 self._heartbeat.beat()
-                closing = self._closing  # whatever came before that is in the mailbox by now
+                closing = self._closing  # read first: earlier requests are in the mailbox by now
                 if not self.step():
                     if closing:
                         break
-                    self._wake.wait(_IDLE_BEAT_SECONDS)
+                    self._wake.wait(_IDLE_HEARTBEAT_SECONDS)
                     self._wake.clear()
         except Exception:
-            logger.exception("the engine thread failed")
+            logger.exception("engine thread failed")
             self._heartbeat.fail()
         finally:
             self._close()
             self._fail_all(EngineUnavailable("the engine stopped"))
 
     def step(self) -> bool:
-        """Compute a part of every running request, and start some that wait.
+        """Run one step: advance all running requests, and start waiting ones.
 
         Returns:
-            False when there was nothing to do.
+            False if there was nothing to do.
         """
         while self._mailbox:
             self._scheduler.add(self._mailbox.popleft())
@@ -310,7 +351,7 @@ class Engine:
         return bool(step)
 
     def _check_integrity(self) -> None:
-        """When idle, everything has to be back in its place; looking takes milliseconds."""
+        """Check for leaked blocks while idle; takes milliseconds."""
         now = time.monotonic()
         if now - self._checked >= _INTEGRITY_SECONDS:
             self._checked = now
@@ -332,13 +373,15 @@ class Engine:
                 self.stats.image_cache_hits += known
 
     def _run_step(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
-        """Run a step; where that fails, run its requests one by one and fail those that cannot."""
+        """Run a step; if it fails, run its requests one by one, and fail those that raise."""
         if len(step) > 1:
             try:
                 return self._attempt(step)
             except Exception as error:
                 ids = " ".join(part.request.request_id for part in step)
-                logger.exception("a step failed; its requests are tried alone: %s", ids)
+                logger.exception(
+                    "step failed; retrying its requests one by one request_ids=%s", ids
+                )
                 if _is_out_of_memory(error):
                     torch.cuda.empty_cache()
         sampled: list[tuple[Scheduled, Sampled]] = []
@@ -364,22 +407,29 @@ class Engine:
         return sampled
 
     def _guarded(self, request: Request, work: Callable[..., None], *arguments: Any) -> None:
-        """Do one request's part of a step; what goes wrong there ends that request only."""
+        """Run one request's part of a step; an error ends that request only."""
         try:
             work(*arguments)
         except GenerationError as error:
             self._fail(request, error)
         except Exception as error:
-            logger.exception("request %(request_id)s failed", {"request_id": request.request_id})
+            logger.exception(
+                "request failed request_id=%(request_id)s", {"request_id": request.request_id}
+            )
             if _is_out_of_memory(error):
                 self._fail(request, OutOfMemory())
             else:
-                self._runner.check_device()  # where that is gone, nothing can go on
-                self._fail(request, EngineFailure("the engine failed while it ran this request"))
+                self._runner.check_device()  # a lost device fails the engine
+                self._fail(request, EngineFailure("the engine failed while running this request"))
 
     def _take_token(self, request: Request, sampled: Sampled) -> None:
         token_id = sampled.token_id
         request.token_ids.append(token_id)
+        if len(request.token_ids) == request.max_thinking_tokens:
+            # Only now: a budget costs the sampler time for each token.
+            request.params = replace(
+                request.params, thinking_token_budget=request.max_thinking_tokens
+            )
         self.stats.generation_tokens += 1
         if not request.timeline.first_token:
             request.timeline.first_token = time.monotonic()
@@ -403,11 +453,11 @@ class Engine:
             finish_reason, stop_reason = "stop", stops.stop_string
         elif request.guide is not None and request.guide.is_complete:
             finish_reason = "stop"
-        elif finish_reason is None and len(request.token_ids) >= request.max_tokens:
+        elif finish_reason is None and _is_full(request, reader):
             finish_reason = "length"
         if finish_reason is not None:
             events += reader.finish(is_cut=finish_reason == "length")
-            if stops is reader and reader.stop_string is not None:  # in what was held back
+            if stops is reader and reader.stop_string is not None:  # within the text held back
                 finish_reason, stop_reason = "stop", reader.stop_string
             if not request.wants_events:
                 text += self._detokenizer(request).finish()
@@ -428,7 +478,7 @@ class Engine:
             self._outputs.append(output)
 
     def _text(self, request: Request, token_id: int) -> str:
-        """The answer as it is written, which ends where a stop string is found."""
+        """The next text of the answer, cut off at a stop string."""
         stops = request.stop_finder
         if request.wants_events or stops is None:
             return ""
@@ -456,7 +506,7 @@ class Engine:
         self._end(Output(request, error=error))
 
     def _end(self, output: Output) -> None:
-        """Free what a request holds and send its final output."""
+        """Release the resources of a request and send its final output."""
         request = output.request
         request.timeline.finished = time.monotonic()
         self._scheduler.remove(request)
@@ -470,7 +520,7 @@ class Engine:
         self._outputs.append(output)
 
     def _flush(self) -> None:
-        """Hand over the outputs of a step, once the counts say the same."""
+        """Update the counters, then pass on the outputs of the step."""
         stats, scheduler = self.stats, self._scheduler
         stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
         stats.preemptions = scheduler.num_preemptions
@@ -491,8 +541,14 @@ class Engine:
         self._flush()
 
 
+def _is_full(request: Request, reader: AnswerReader) -> bool:
+    num_tokens, most = len(request.token_ids), request.max_text_tokens
+    is_text_full = most is not None and num_tokens - reader.num_thought_tokens >= most
+    return is_text_full or num_tokens >= request.max_tokens
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    # PyTorch has no class of its own for a CPU's.
+    # PyTorch has no exception class for out-of-memory on a CPU.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

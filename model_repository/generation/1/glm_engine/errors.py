@@ -1,14 +1,14 @@
-"""What can go wrong with a request, and how that crosses the wire.
+"""Errors that end a request, and their form on the wire.
 
 GenerationError
- +-- InvalidRequest     the client has to change the request
- +-- EngineUnavailable  the engine is draining or stopped, or stage 1 is gone; later it may pass
- |    +-- QueueFull     the same request may pass in some seconds
- +-- RequestCancelled   the client gave the request up
- +-- OutOfMemory        there was not the memory for this request; a smaller one may pass
- +-- EngineFailure      a fault of ours while this request ran
+ +-- InvalidRequest     the client must change the request
+ +-- EngineUnavailable  the engine is draining or stopped, or stage 1 is gone; may succeed later
+ |    +-- QueueFull     the same request may succeed in a few seconds
+ +-- RequestCancelled   the client cancelled the request
+ +-- OutOfMemory        not enough memory for this request; a smaller one may succeed
+ +-- EngineFailure      an internal error while this request ran
 
-``glm_client/errors.py`` is the other side; ``tests/contract/test_errors.py`` holds them together.
+``glm_client/errors.py`` is the counterpart; ``tests/contract/test_errors.py`` compares them.
 """
 
 import json
@@ -19,9 +19,9 @@ class GenerationError(Exception):
     """Base of all errors that end a request.
 
     Attributes:
-        code: what went wrong, for programs; the frontend's ``ErrorCode`` has all of them.
+        code: machine-readable; the frontend's ``ErrorCode`` has all of them.
         status: Triton's code, by its name in ``pb_utils.TritonError``.
-        finish_reason: what a request that ends in it is counted as.
+        finish_reason: under which the request is counted.
     """
 
     default_code: ClassVar[str] = "internal_error"
@@ -34,12 +34,12 @@ class GenerationError(Exception):
         self.code = code or self.default_code
 
     def details(self) -> dict[str, Any]:
-        """What a client that asks for ``error_details`` gets, as JSON."""
+        """The JSON object for a client that asks for ``error_details``."""
         return {"status": self.status, "code": self.code, "message": self.message}
 
 
 class InvalidRequest(GenerationError):
-    """The request is refused as it is.
+    """The request is invalid; the client must change it.
 
     Attributes:
         param: path of the field on the wire, such as ``sampling_parameters.temperature``.
@@ -57,7 +57,7 @@ class InvalidRequest(GenerationError):
         return f"{self.param}: {self.message}" if self.param else self.message
 
     def details(self) -> dict[str, Any]:
-        """With ``param``."""
+        """Includes ``param``."""
         return super().details() | {"param": self.param}
 
 
@@ -65,7 +65,7 @@ class EngineUnavailable(GenerationError):
     """The request cannot be run now.
 
     Attributes:
-        stage: the Triton model that is missing, if it is another than the engine's.
+        stage: the Triton model that is missing; None for the engine's own.
     """
 
     default_code = "unavailable"
@@ -77,15 +77,15 @@ class EngineUnavailable(GenerationError):
         self.stage = stage
 
     def details(self) -> dict[str, Any]:
-        """With ``stage``."""
+        """Includes ``stage``."""
         return super().details() | {"stage": self.stage}
 
 
 class QueueFull(EngineUnavailable):
-    """Too many requests wait already.
+    """Too many requests are waiting already.
 
     Attributes:
-        retry_after: seconds after which it is worth another try.
+        retry_after: seconds after which the client should retry.
     """
 
     default_code = "overloaded"
@@ -95,7 +95,7 @@ class QueueFull(EngineUnavailable):
         self.retry_after = retry_after
 
     def details(self) -> dict[str, Any]:
-        """With ``retry_after``."""
+        """Includes ``retry_after``."""
         return super().details() | {"retry_after": self.retry_after}
 
 
@@ -111,7 +111,7 @@ class RequestCancelled(GenerationError):
 
 
 class OutOfMemory(GenerationError):
-    """There was not the memory to run this request."""
+    """Not enough memory to run this request."""
 
     default_code = "out_of_memory"
     status = "UNAVAILABLE"
@@ -121,19 +121,19 @@ class OutOfMemory(GenerationError):
 
 
 class EngineFailure(GenerationError):
-    """A fault of ours; ``message`` is for clients and names none of its causes."""
+    """An internal error; ``message`` is shown to clients and does not reveal the cause."""
 
 
 def wire_text(error: GenerationError, *, details: bool) -> str:
     """The error as the text of a Triton error.
 
     Args:
-        details: as JSON; otherwise as a sentence that ends in Triton's code, which a gRPC stream
-            carries only for clients that send ``triton_grpc_error``, and that crashes Triton 24.10
-            now and then.
+        details: as JSON; otherwise as a sentence that ends in Triton's code. A gRPC stream carries
+            the code only for clients that send ``triton_grpc_error``, which occasionally crashes
+            Triton 24.10.
     """
     if details:
         return json.dumps(error.details())
-    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
+    # The text may contain client input, and Triton truncates at a NUL.
     text = f"{error} [{error.status}]"
     return text.encode(errors="replace").decode().replace("\0", "\\0")

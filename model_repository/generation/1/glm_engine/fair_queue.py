@@ -1,4 +1,4 @@
-"""A queue whose tenants are served in turn. Free of torch and Triton."""
+"""A queue that serves tenants in turn. Independent of torch and Triton."""
 
 import threading
 from collections import OrderedDict, deque
@@ -8,18 +8,18 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """First come, first served within a tenant; between tenants each is served once in a round.
+    """First come, first served within a tenant; round robin between tenants.
 
-    So one tenant's hundred requests do not come before another's first. Any thread may call.
+    One tenant's hundred requests do not delay another's first. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._items: OrderedDict[str, deque[T]] = OrderedDict()  # the next tenant is the first
+        self._items: OrderedDict[str, deque[T]] = OrderedDict()  # in the order of service
         self._closed = False
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Number of waiting items."""
         with self._changed:
             return sum(len(items) for items in self._items.values())
 
@@ -30,7 +30,7 @@ class FairQueue(Generic[T]):
             self._changed.notify()
 
     def get(self) -> T | None:
-        """The next item, once there is one; None when the queue is closed and empty."""
+        """Wait for the next item; None if the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
             if not self._items:
@@ -42,7 +42,7 @@ class FairQueue(Generic[T]):
             return item
 
     def close(self) -> None:
-        """Take no more; what is there is still given out."""
+        """Accept no more items; those in the queue can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,23 +1,23 @@
-"""What lies between the matrix products of a step on a GPU, in the language of OpenAI's Triton.
+"""Operations between the matrix products of a step on a GPU, in OpenAI's Triton language.
 
-(That is a compiler for GPU kernels. It has nothing to do with NVIDIA's inference server.)
+(That is a compiler for GPU kernels, unrelated to NVIDIA's inference server.)
 
-Attention reads keys and values where they are, block by block: a decode step would otherwise spend
-more time on copying them than on reading the weights. The other kernels do in one launch what would
-be five to ten, each of which would read and write all activations. Arithmetic is float32.
+Attention reads keys and values in place, block by block: otherwise a decode step would spend more
+time on copying them than on reading the weights. Each of the other kernels replaces five to ten
+launches, each of which would read and write all activations. Arithmetic is float32.
 
-With ``TRITON_INTERPRET=1`` in the environment all of it runs on a CPU, slowly, for tests.
+With ``TRITON_INTERPRET=1`` in the environment everything runs on a CPU, slowly, for tests.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-# Keys that are looked at together.
+# Keys per tile.
 _TILE = 64
-# Bytes of a column of queries: those of several tokens, and of the heads that share a KV head.
+# Bytes per column of queries, i.e. of several tokens and of the heads that share a KV head.
 _ROWS_BYTES = 256
-# A matrix product has no fewer rows.
+# Minimum number of rows of a matrix product.
 _LEAST_ROWS = 16
 _LOG2_E = 1.4426950408889634
 
@@ -98,7 +98,7 @@ def gate(gate_up: torch.Tensor) -> torch.Tensor:
 
 @triton.jit
 def _rotate_kernel(
-    x, turn, cache, slots, heads, kv_heads,
+    x, cos_sin, cache, slot_mapping, heads, kv_heads,
     HEAD_DIM: tl.constexpr, HALF: tl.constexpr, PAIRS: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
@@ -110,77 +110,77 @@ def _rotate_kernel(
     even = tl.load(at, mask=inside, other=0.0)
     odd = tl.load(at + 1, mask=inside, other=0.0)
     if head < heads + kv_heads:
-        turned = pair < PAIRS
-        cosine = tl.load(turn + token * 2 * PAIRS + pair, mask=turned, other=1.0)
-        sine = tl.load(turn + token * 2 * PAIRS + PAIRS + pair, mask=turned, other=0.0)
+        rotated = pair < PAIRS
+        cosine = tl.load(cos_sin + token * 2 * PAIRS + pair, mask=rotated, other=1.0)
+        sine = tl.load(cos_sin + token * 2 * PAIRS + PAIRS + pair, mask=rotated, other=0.0)
         first, second = even.to(tl.float32), odd.to(tl.float32)
         even = (first * cosine - second * sine).to(x.dtype.element_ty)
         odd = (second * cosine + first * sine).to(x.dtype.element_ty)
         tl.store(at, even, mask=inside)
         tl.store(at + 1, odd, mask=inside)
     if STORE and head >= heads:
-        # Of a token keys and then values lie side by side: as they do here.
-        place = tl.load(slots + token) * 2 * kv_heads + head - heads
+        # The keys and values of a token are adjacent in the cache, as they are here.
+        place = tl.load(slot_mapping + token) * 2 * kv_heads + head - heads
         tl.store(cache + place * HEAD_DIM + 2 * pair, even, mask=inside)
         tl.store(cache + place * HEAD_DIM + 2 * pair + 1, odd, mask=inside)
 
 
-def rotate(x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
-    """RoPE in place of the first heads; neighbouring features are turned together.
+def rotate(x: torch.Tensor, heads: int, cos_sin: torch.Tensor) -> None:
+    """Apply RoPE in place to pairs of adjacent features of the first heads.
 
     Args:
-        x: (tokens, heads and more, head dim).
-        turn: (tokens, 2, pairs) float32 cosines and sines; features beyond the pairs stay.
+        x: (tokens, heads or more, head dim).
+        cos_sin: (tokens, 2, pairs) float32 cosines and sines; other features are unchanged.
     """
     tokens, all_heads, head_dim = x.shape
     _rotate_kernel[(tokens, all_heads)](
-        x, turn, x, x, heads, 0,
-        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=turn.shape[2],
+        x, cos_sin, x, x, heads, 0,
+        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=cos_sin.shape[2],
         STORE=False, num_warps=1,
     )  # fmt: skip
 
 
 def rotate_and_store(
-    qkv: torch.Tensor, turn: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
+    qkv: torch.Tensor, cos_sin: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor
 ) -> None:
-    """RoPE in place of queries and keys; keys and values into the cache.
+    """Apply RoPE in place to queries and keys, and store keys and values in the cache.
 
     Args:
-        qkv: (tokens, heads + 2 * KV heads, head dim); changed.
-        turn: (tokens, 2, pairs) float32.
-        cache: (blocks, block size, 2, KV heads, head dim) of one layer; changed.
-        slots: (tokens,) int64 where each token is stored, counted in tokens.
+        qkv: (tokens, heads + 2 * KV heads, head dim); modified.
+        cos_sin: (tokens, 2, pairs) float32.
+        cache: (blocks, block size, 2, KV heads, head dim) of one layer; modified.
+        slot_mapping: (tokens,) int64 index of each token in the cache.
     """
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = cache.shape[3]
     _rotate_kernel[(tokens, all_heads)](
-        qkv, turn, cache, slots, all_heads - 2 * kv_heads, kv_heads,
-        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=turn.shape[2],
+        qkv, cos_sin, cache, slot_mapping, all_heads - 2 * kv_heads, kv_heads,
+        HEAD_DIM=head_dim, HALF=triton.next_power_of_2(head_dim // 2), PAIRS=cos_sin.shape[2],
         STORE=True, num_warps=1,
     )  # fmt: skip
 
 
 @triton.jit
 def _attend_kernel(
-    qkv, cache, tables, starts, first_rows, tile_parts, tile_rows, out, partial, stats,
-    table_width, scale,
+    qkv, cache, block_tables, num_computed, query_start_loc, tile_parts, tile_rows, out, partial,
+    stats, table_width, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SHARED: tl.constexpr, HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
     TILE: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of a request's tokens, the query heads of one KV head, one part of the keys.
+    """One tile of a request's tokens, the query heads of one KV head, one split of the keys.
 
-    Online softmax, as in FlashAttention-2 (Dao, 2023); parts of the keys, as in Flash-Decoding.
-    ``scale`` includes log2(e), so that powers are of 2.
+    Online softmax, as in FlashAttention-2 (Dao, 2023); split keys, as in Flash-Decoding. ``scale``
+    includes log2(e), so that exp2 can be used.
     """
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     part = tl.load(tile_parts + tile)
     first_token = tl.load(tile_rows + tile)  # of the tile, in the request's part
-    begin = tl.load(first_rows + part)
-    count = tl.load(first_rows + part + 1) - begin
-    start = tl.load(starts + part)
+    begin = tl.load(query_start_loc + part)
+    count = tl.load(query_start_loc + part + 1) - begin
+    start = tl.load(num_computed + part)
 
     row = tl.arange(0, ROWS)
     token = first_token + row // SHARED
@@ -206,7 +206,9 @@ def _attend_kernel(
         key_token = at + tl.arange(0, TILE)
         known = key_token < highest
         block = tl.load(
-            tables + part.to(tl.int64) * table_width + key_token // BLOCK_SIZE, mask=known, other=0
+            block_tables + part.to(tl.int64) * table_width + key_token // BLOCK_SIZE,
+            mask=known,
+            other=0,
         )
         slot = block.to(tl.int64) * BLOCK_SIZE + key_token % BLOCK_SIZE
         key_at = (slot * 2 * KV_HEADS + kv_head) * HEAD_DIM
@@ -216,7 +218,7 @@ def _attend_kernel(
         seen = known[None, :] & (key_token[None, :] <= position[:, None])
         scores = tl.where(seen, scores, float("-inf"))
         new_most = tl.maximum(most, tl.max(scores, 1))
-        # Nothing seen yet: any finite number will do, for all weights are zero.
+        # No visible key yet: use any finite number, as all weights are zero.
         shift = tl.where(new_most == float("-inf"), 0.0, new_most)
         weights = tl.exp2(scores - shift[:, None])
         kept = tl.exp2(most - shift)
@@ -252,7 +254,7 @@ def _combine_kernel(
     partial, stats, out,
     HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, SPLITS_2: tl.constexpr,
 ):  # fmt: skip
-    """Put the parts of one token's head together."""
+    """Combine the splits of one head of a token."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS_2)
     there = split < SPLITS
@@ -271,16 +273,16 @@ def _combine_kernel(
 
 
 def tokens_per_tile(heads: int, kv_heads: int, dtype: torch.dtype) -> int:
-    """How many tokens of a request one program of ``attend`` takes, where it has several."""
+    """Number of tokens of a request per program of ``attend``, if it has several."""
     return max(1, _ROWS_BYTES // dtype.itemsize // (heads // kv_heads))
 
 
 def attend(
     qkv: torch.Tensor,
     cache: torch.Tensor,
-    tables: torch.Tensor,
-    starts: torch.Tensor,
-    first_rows: torch.Tensor,
+    block_tables: torch.Tensor,
+    num_computed: torch.Tensor,
+    query_start_loc: torch.Tensor,
     tile_parts: torch.Tensor,
     tile_rows: torch.Tensor,
     out: torch.Tensor,
@@ -288,20 +290,20 @@ def attend(
     single: bool,
     splits: int,
 ) -> None:
-    """Causal attention over the paged KV cache, where the new keys and values are already.
+    """Causal attention over the paged KV cache, which already contains the new keys and values.
 
     Args:
         qkv: (tokens, heads + 2 * KV heads, head dim), after RoPE.
         cache: (blocks, block size, 2, KV heads, head dim) of one layer.
-        tables: (parts, blocks of the longest) int32 block ids.
-        starts: (parts,) int32, tokens of each part that were there before.
-        first_rows: (parts + 1,) int32, where each part's tokens begin.
-        tile_parts, tile_rows: (tiles,) int32, of each tile its part and its first token in it; a
-            tile has ``tokens_per_tile``, or one where all parts are ``single``.
-        out: (tokens, heads * head dim), the result; rows without a tile are left.
+        block_tables: (parts, blocks of the longest) int32 block ids.
+        num_computed: (parts,) int32 number of tokens of each part that were cached before.
+        query_start_loc: (parts + 1,) int32 cumulative numbers of tokens.
+        tile_parts, tile_rows: (tiles,) int32 part of each tile, and its first token therein; a
+            tile has ``tokens_per_tile`` tokens, or one if all parts are ``single``.
+        out: (tokens, heads * head dim), the result; rows without a tile are not written.
         single: whether each part has one token.
-        splits: parts that the keys are looked at in, each by a program of its own; more than 1
-            only where all tokens have a tile, and ``single``.
+        splits: number of splits of the keys, each processed by its own program; more than 1 is
+            allowed only if all tokens have a tile, and ``single``.
     """
     tokens, all_heads, head_dim = qkv.shape
     block_size, kv_heads = cache.shape[1], cache.shape[3]
@@ -317,8 +319,8 @@ def attend(
         stats = torch.empty(tokens * heads * splits * 2, dtype=torch.float32, device=out.device)
     rows = max(_LEAST_ROWS, triton.next_power_of_2(per_tile * shared))
     _attend_kernel[(len(tile_parts), kv_heads, splits)](
-        qkv, cache, tables, starts, first_rows, tile_parts, tile_rows, out, partial, stats,
-        tables.stride(0), _LOG2_E * head_dim**-0.5,
+        qkv, cache, block_tables, num_computed, query_start_loc, tile_parts, tile_rows, out,
+        partial, stats, block_tables.stride(0), _LOG2_E * head_dim**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, SHARED=shared, HEAD_DIM=head_dim, DIMS=dims,
         BLOCK_SIZE=block_size, TOKENS=per_tile, ROWS=rows, TILE=_TILE, SPLITS=splits,
         num_warps=8 if rows > 64 else 4, num_stages=2,

@@ -1,7 +1,7 @@
-"""A sign of life for who watches this process, in memory that it shares with nobody else's lock.
+"""Heartbeats of this process, in a memory-mapped file that the launcher reads.
 
-A process that hangs with the interpreter's lock held can say nothing over a socket, but the time of
-its last beat stands in a file that another process reads.
+A process that hangs while holding the GIL cannot answer over a socket, but another process can
+still read the time of its last heartbeat from the file.
 """
 
 import logging
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Writes to ``<folder>/<model>-<pid>``: a float64 for each worker, as the machine has them.
+    """Writes ``<folder>/<model>-<pid>``: one float64 in native byte order for each worker.
 
-    A value is a moment of ``time.monotonic()``, which all processes of a machine share: since then
-    the worker has been at the same piece of work. 0: it has nothing to do; negative: the process
-    cannot go on. The file is gone when the process has ended in order.
+    A value is the ``time.monotonic()`` timestamp at which the worker began its current piece of
+    work; that clock is shared by all processes of a machine. 0: the worker is idle; negative: the
+    process has failed. The file is removed when the process exits in an orderly way.
 
     Args:
         model: name of the Triton model.
-        env: without ``GLM_HEARTBEATS`` (the folder) nobody watches, and nothing is written.
-        workers: threads without any of which nothing gets answered.
+        env: without ``GLM_HEARTBEATS`` (the folder) nothing is written.
+        workers: number of threads; the process cannot serve without each of them.
     """
 
     def __init__(
@@ -45,24 +45,24 @@ class Heartbeat:
             self._path.write_bytes(bytes(size))
             with self._path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), size)
-        except OSError as error:  # a full disk is no reason not to serve
-            logger.warning("nobody watches this process: %s", error)
+        except OSError as error:  # a full disk must not prevent serving
+            logger.warning("heartbeat disabled error=%s", error)
 
     def beat(self, worker: int = 0) -> None:
-        """A piece of work begins."""
+        """Mark a worker as busy with a new piece of work."""
         self._write(worker, time.monotonic())
 
     def rest(self, worker: int = 0) -> None:
-        """There is nothing to do."""
+        """Mark a worker as idle."""
         self._write(worker, 0.0)
 
     def fail(self) -> None:
-        """This process cannot go on, whatever its other workers do."""
+        """Mark the process as failed, regardless of its other workers."""
         self._has_failed = True
         self._write(0, _FAILED)
 
     def end(self) -> None:
-        """This process ends as it should."""
+        """Remove the file: the process exits in an orderly way."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

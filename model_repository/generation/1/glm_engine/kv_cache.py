@@ -1,15 +1,15 @@
-"""The paged KV cache's memory. Which block is whose is the block manager's business."""
+"""The memory of the paged KV cache. The block manager tracks the owners of its blocks."""
 
 import torch
 
 
 class KVCache:
-    """Keys and values of all layers, in blocks, and a scratch block that is nobody's.
+    """Keys and values of all layers in blocks, plus an unowned scratch block.
 
     Attributes:
-        layers: (layers, blocks and one, block size, 2, KV heads, head dim); keys, then values.
-            Those of a token lie side by side, so that one copy stores them and one copy a block
-            fetches them.
+        layers: (layers, blocks + 1, block size, 2, KV heads, head dim); keys, then values. Those
+            of a token are adjacent, so that one copy stores them, and one copy per block loads
+            them.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        # Zeros, not garbage: padding is read, and masked, and 0 * NaN would be NaN.
+        # Zero-initialised: padding is read and masked, and 0 * NaN would be NaN.
         self.layers = torch.zeros(
             (num_layers, num_blocks + 1, block_size, 2, num_kv_heads, head_dim),
             dtype=dtype,
@@ -32,17 +32,17 @@ class KVCache:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that a request may use."""
+        """Number of blocks available to requests."""
         return self.layers.shape[1] - 1
 
     @property
     def scratch_block(self) -> int:
-        """For tokens that stand for no request."""
+        """The block for padding tokens."""
         return self.num_blocks
 
     @property
     def scratch_slot(self) -> int:
-        """A token's place in it."""
+        """A slot in the scratch block."""
         return self.scratch_block * self.block_size
 
     @property
@@ -52,5 +52,5 @@ class KVCache:
 
 
 def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
-    """Memory of one token's keys and values in all layers."""
+    """Size of one token's keys and values in all layers."""
     return num_layers * 2 * num_kv_heads * head_dim * dtype.itemsize

@@ -1,8 +1,8 @@
 """The language model's forward pass over one flat batch of tokens of many requests.
 
-transformers loads the weights; the passes are ours, because of what a step costs: projections that
-read the same input are one matrix product, and no module is called. Same arithmetic as
-``Glm4vTextModel`` in transformers 5.23.
+transformers loads the weights; the forward pass is our own, for speed: projections of the same
+input are one matrix product, and no modules are called. Same arithmetic as ``Glm4vTextModel`` in
+transformers 5.23.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from glm_engine.batch import Batch
 from glm_engine.linear import Linear, linear
 from glm_engine.operations import Attend, CPUOperations, Operations, Rotary, as_array
 
-# Up to so many tokens, all of a CPU's decode step is one compiled call, for weights up to so many
-# bytes: what it saves is overhead, and oneDNN multiplies better.
+# Up to this number of tokens and bytes of weights, a decode step on a CPU is one compiled call: it
+# saves overhead, but oneDNN multiplies faster.
 COMPILED_ROWS, _COMPILED_BYTES = 8, 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer; norms as the operations want them, and what follows the MLP is the next's.
+    """One layer, with norms in the form of the operations.
 
     Attributes:
-        next_norm: the norm before the next layer, or after all of them.
+        next_norm: the first norm of the next layer, or the final norm.
     """
 
     qkv: Linear
@@ -53,14 +53,14 @@ class LanguageModel:
         """Take over the weights.
 
         Args:
-            model: ``Glm4vForConditionalGeneration``; the weights that are joined here are taken
+            model: ``Glm4vForConditionalGeneration``; weights that are concatenated here are removed
                 from it, so that they are not in memory twice.
             num_tokens: rows of the vocabulary that are tokens; the rest is padding.
             operations: of the device.
-            max_len: positions are below it.
+            max_len: upper bound of all positions.
 
         Raises:
-            ValueError: the checkpoint has something that these passes do not know.
+            ValueError: the checkpoint has an unsupported feature.
         """
         text: Any = model.model.language_model
         config = model.config.get_text_config()
@@ -116,9 +116,9 @@ class LanguageModel:
         """Run all layers.
 
         Args:
-            hidden: (tokens, hidden size) embeddings; may be changed.
-            batch: where they belong.
-            cache: the KV cache's layers; changed.
+            hidden: (tokens, hidden size) embeddings; may be modified.
+            batch: the tokens.
+            cache: the KV cache's layers; modified.
 
         Returns:
             (sampled rows, vocabulary) float32 logits.
@@ -134,7 +134,7 @@ class LanguageModel:
     def layers(
         self, hidden: torch.Tensor, attend: Attend, cache: torch.Tensor, rows: torch.Tensor | None
     ) -> torch.Tensor:
-        """All layers, by what is on the device; see ``__call__``."""
+        """Run all layers with inputs on the device; see ``__call__``."""
         operations = self._operations
         normed = operations.norm(hidden, self._first_norm)
         for layer, own_cache in zip(self._layers, cache, strict=True):
@@ -152,7 +152,7 @@ class LanguageModel:
 
 
 class _CompiledDecode:
-    """A step of a few tokens in one compiled call, with weights of its own beside oneDNN's."""
+    """Runs a step of a few tokens in one compiled call, with its own copy of the weights."""
 
     def __init__(
         self,
@@ -175,9 +175,9 @@ class _CompiledDecode:
     ) -> torch.Tensor:
         logits = np.empty((len(hidden), len(self._head)), np.float32)
         self._operations.kernels.decode(
-            hidden.numpy(), self._operations.turns(batch, rotary), as_array(cache), batch.slots,
-            batch.tables, batch.starts, batch.first_rows, self._operations.eps, self._norms,
-            *self._weights, self._head, logits,
+            hidden.numpy(), self._operations.cos_sin(batch, rotary), as_array(cache),
+            batch.slot_mapping, batch.block_tables, batch.num_computed, batch.query_start_loc,
+            self._operations.eps, self._norms, *self._weights, self._head, logits,
         )  # fmt: skip
         return torch.from_numpy(logits)
 
@@ -191,7 +191,7 @@ def _take_weights(layer: Any) -> dict[str, torch.Tensor]:
     else:
         bias = qkv.new_zeros(len(qkv))
     for name in ("q_proj", "k_proj", "v_proj"):
-        delattr(attention, name)  # or layer after layer they would add up to a fifth of the model
+        delattr(attention, name)  # otherwise they would add up to a fifth of the model
     return {
         "input_norm": layer.input_layernorm.weight.detach(),
         "qkv": qkv,

@@ -1,7 +1,7 @@
-"""Matrix products with weights that do not change.
+"""Matrix products with constant weights.
 
-``linear`` chooses by device, dtype and processor. What is fastest on a CPU was measured with
-AVX-512 for oneDNN's order of weights, and with AVX2 for weights in bfloat16
+``linear`` selects an implementation by device, dtype and processor. The choice on a CPU is based on
+measurements: AVX-512 for oneDNN's packed weights, and AVX2 for weights in bfloat16
 (benchmarks/results/cpu_paths.md).
 """
 
@@ -24,7 +24,7 @@ class Linear(Protocol):
 
 
 class TorchLinear:
-    """By PyTorch's own operation; on a GPU that is cuBLAS."""
+    """PyTorch's own operation; on a GPU that is cuBLAS."""
 
     description = "torch"
 
@@ -38,17 +38,17 @@ class TorchLinear:
 
 
 class PackedLinear:
-    """By oneDNN, which has put the weights into an order of its own.
+    """oneDNN with prepacked weights.
 
-    It takes half the time of torch's default for float32. For bfloat16 the processor has to have
-    what ``cpu.multiplies_bfloat16`` asks for.
+    It takes half the time of torch's default for float32. For bfloat16 it requires
+    ``cpu.multiplies_bfloat16``.
     """
 
     description = "oneDNN"
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         """For (outputs, inputs) and (outputs,) of one dtype."""
-        # The number of rows is a hint for the order only.
+        # The number of rows is only a hint for packing.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
         self._bias = bias
 
@@ -61,19 +61,19 @@ class PackedLinear:
 
 
 class WidenedLinear:
-    """Weights that stay in bfloat16 in memory and are multiplied in float32.
+    """Weights in bfloat16, multiplied in float32.
 
-    For processors that do not multiply bfloat16. A few rows are multiplied as the weights are read,
-    which takes as long as the memory does; for more, a slice of the weights at a time is copied to
-    float32.
+    For processors without bfloat16 multiplication. For a few rows, weights are converted as they
+    are read, which is bound by memory bandwidth; for more, one slice of the weights at a time is
+    copied to float32.
     """
 
     description = "float32 by bfloat16 weights"
-    # From so many rows on, copying a slice costs less than it saves.
+    # Beyond this number of rows, copying a slice costs less than it saves.
     MOST_ROWS_AS_READ = 16
-    # Numbers in a slice: 4 MiB of float32.
+    # Elements in a slice: 4 MiB of float32.
     _SLICE = 2**20
-    # Below so many numbers, handing work to another thread costs more than it saves.
+    # Below this number of elements, using another thread costs more than it saves.
     _LEAST_FOR_A_THREAD = 2**20
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -130,7 +130,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def linear_for(
     dtype: torch.dtype, device: torch.device
 ) -> type[TorchLinear | PackedLinear | WidenedLinear]:
-    """What multiplies by weights of this dtype there."""
+    """The implementation for weights of this dtype on this device."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return TorchLinear
     if dtype == torch.float32:

@@ -1,4 +1,4 @@
-"""The model's weights, its KV cache and its steps. Only the engine thread calls it."""
+"""Owns the weights and the KV cache, and runs steps. For the engine thread only."""
 
 import logging
 from collections.abc import Sequence, Set
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EncodedImages:
-    """What encoding the images of a step took.
+    """Result of encoding the images of a step.
 
     Attributes:
-        num_encoded: images.
-        num_found: images that were there, encoded for another request.
-        requests: that waited for one to be encoded.
+        num_encoded: number of images encoded.
+        num_found: number of images found in the cache.
+        requests: those with newly encoded images.
     """
 
     num_encoded: int = 0
@@ -46,14 +46,14 @@ class EncodedImages:
 
 
 class ModelRunner:
-    """Runs a step: images, then one flat batch of tokens, then the choice of the next ones.
+    """Runs a step: encodes images, runs one flat batch of tokens, and samples the next ones.
 
     Attributes:
         device, dtype: of weights and activations.
         max_model_len: tokens of prompt and answer together.
-        max_num_batched_tokens: in one step.
+        max_num_batched_tokens: per step.
         cache: the KV cache.
-        images: embeddings that are known.
+        images: the cache of image embeddings.
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class ModelRunner:
         model: Any = None,
         thinking: ThinkingTokens | None = None,
     ) -> None:
-        """Load the weights and take memory for the cache.
+        """Load the weights and allocate the cache.
 
         Args:
-            checkpoint: where they are.
+            checkpoint: location of the weights.
             config: device, dtype and sizes.
-            num_tokens: size of the tokenizer; rows of the vocabulary beyond it are padding and
-                never chosen.
-            model: instead of the checkpoint's weights, for measurements of a size without them;
-                on its device already, and taken apart.
-            thinking: what a thought is put between.
+            num_tokens: size of the tokenizer; further rows of the vocabulary are padding and
+                never sampled.
+            model: used instead of the checkpoint's weights, for benchmarks; must be on its
+                device already, and is taken apart.
+            thinking: the tokens around a thought.
 
         Raises:
-            ValueError: the checkpoint lacks weights of the model, ``max_model_len`` is more than
-                the checkpoint takes or than the KV cache holds, or the CPU has no AVX2.
+            ValueError: the checkpoint lacks weights of the model, ``max_model_len`` exceeds the
+                checkpoint's limit or the KV cache, or the CPU has no AVX2.
         """
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
@@ -97,7 +97,7 @@ class ModelRunner:
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
         if self._language.decodes_in_one_call and not config.cpu_threads:
-            # Its operations are over before a second thread has begun.
+            # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
             self.enter_thread()
         self._sampler = Sampler(
@@ -124,22 +124,21 @@ class ModelRunner:
                 )
 
     def check_device(self) -> None:
-        """Compute one sum.
+        """Check that the device still works.
 
         Raises:
-            RuntimeError: the device does not compute any more; after some faults, no GPU does until
-                its process has ended.
+            RuntimeError: it does not; after some faults a GPU fails until the process exits.
         """
         if torch.ones(2, device=self.device).sum().item() != 2:
             raise RuntimeError(f"{self.device} miscalculates")
 
     def enter_thread(self) -> None:
-        """Say how many threads an operation may use; OpenMP asks each thread that calls it."""
+        """Set the number of threads per operation, which OpenMP keeps for each calling thread."""
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)
 
     def _summary(self, config: EngineConfig, weights: int) -> str:
-        """What the operator should see at a start: how it is computed, and in how much memory."""
+        """The summary for the startup log: the code path and the memory in use."""
         if self.device.type == "cpu":
             threads = f"{self._cpu_threads} of {cpu.usable_cores()}"
             place = f"device=cpu instructions={cpu.instruction_set()} threads={threads!r}"
@@ -166,19 +165,22 @@ class ModelRunner:
     def _make_cache(self, config: EngineConfig) -> KVCache:
         per_block = config.block_size * bytes_per_token(**self._kv_shape(), dtype=self.dtype)
         memory = config.kv_cache_memory or self._default_memory(config)
-        # More than all requests at their longest is never used.
+        # No more than all requests at their maximum length can use.
         most = -(-self.max_model_len // config.block_size) * config.max_num_seqs
         num_blocks = min(memory // per_block, most)
         tokens = num_blocks * config.block_size
         if tokens < self.max_model_len:
             if config.max_model_len or not tokens:
                 raise ValueError(
-                    f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, and one "
+                    f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, but one "
                     f"request may have {self.max_model_len}: raise GLM_KV_CACHE_MEMORY or lower "
                     "GLM_MAX_MODEL_LEN"
                 )
             logger.warning(
-                "GLM_KV_CACHE_MEMORY holds %d tokens: longer requests are refused", tokens
+                "KV cache smaller than the context length, longer requests are rejected "
+                "(GLM_KV_CACHE_MEMORY) kv_tokens=%d max_model_len=%d",
+                tokens,
+                self.max_model_len,
             )
             self.max_model_len = tokens
         return self._cache_of(num_blocks, config.block_size)
@@ -201,7 +203,7 @@ class ModelRunner:
         )
 
     def _default_memory(self, config: EngineConfig) -> int:
-        """Bytes that the KV cache may take: on a GPU, what a step at its largest leaves free."""
+        """Size of the KV cache in bytes: on a GPU, the memory that the largest step leaves free."""
         if self.device.type != "cuda":
             return _CPU_KV_CACHE_MEMORY
         torch.cuda.empty_cache()
@@ -216,14 +218,14 @@ class ModelRunner:
         memory = usable - others - peak - config.image_cache_memory
         if memory <= 0:
             raise ValueError(
-                f"the GPU's {total / 2**30:.1f} GiB leave no room for the KV cache after weights, "
-                f"activations and image cache ({(others + peak) / 2**30:.1f} GiB and "
+                f"the GPU's {total / 2**30:.1f} GiB leave no memory for the KV cache after "
+                f"weights, activations and image cache ({(others + peak) / 2**30:.1f} GiB and "
                 f"{config.image_cache_memory / 2**30:.1f} GiB)"
             )
         return memory
 
     def _profile(self, config: EngineConfig) -> None:
-        """The largest step there can be, but for attention to what came before it."""
+        """Run the largest possible step, except for attention to earlier tokens."""
         side = 2 * int((config.max_num_batched_patches / 4) ** 0.5)
         self._try_image(side)
         each = self.max_num_batched_tokens // config.max_num_seqs
@@ -231,7 +233,7 @@ class ModelRunner:
         self._try_step(config.max_num_seqs, each, cache)
 
     def _warm_up(self) -> None:
-        """Have everything compiled and chosen that depends on kinds of steps, not on requests."""
+        """Trigger all compilation and autotuning that depends on the kind of step."""
         self._try_image(2 * self._encode.merge_size)
         for requests, tokens in ((1, 1), (1, 2), (2 * COMPILED_ROWS, 1)):
             self._try_step(requests, tokens, self.cache)
@@ -241,7 +243,7 @@ class ModelRunner:
         self._encode([patches], [(1, side, side)])
 
     def _try_step(self, requests: int, tokens: int, cache: KVCache) -> None:
-        """A step of prompts of ones, all in the same blocks, which have to be nobody's."""
+        """Run a step of dummy prompts, all in the same blocks, which must be unused."""
         ones = np.ones(tokens, np.int32)
         prompt = Prompt(
             "", ones, np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens)), 0
@@ -255,7 +257,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def encode_images(self, step: Sequence[Scheduled]) -> EncodedImages:
-        """Encode the images that this step's tokens need, all in one pass."""
+        """Encode the images that this step needs, all in one pass."""
         wanted: dict[bytes, PromptImage] = {}
         takers: list[tuple[Scheduled, PromptImage]] = []
         for part in step:
@@ -283,9 +285,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, step: Sequence[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
-        """Compute a step's tokens and choose the next one where a request's last token is in it.
+        """Compute a step, and sample the next token of each request whose last token is in it.
 
-        The images of the step have to be encoded.
+        The images of the step must have been encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
         if self._graphs and self._graphs.takes(batch):
@@ -330,7 +332,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     load: Any = AutoModelForImageTextToText.from_pretrained
     model, loading = load(checkpoint.folder, dtype=dtype, output_loading_info=True)
     if loading["missing_keys"] or loading["mismatched_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would continue with random values instead.
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
         raise ValueError(f"the checkpoint lacks weights: {', '.join(missing[:5])}")
     return model
@@ -340,7 +342,7 @@ def _max_model_len(model_config: Any, config: EngineConfig) -> int:
     limit = int(model_config.text_config.max_position_embeddings)
     if config.max_model_len > limit:
         raise ValueError(
-            f"GLM_MAX_MODEL_LEN={config.max_model_len} is more than the model's {limit}"
+            f"GLM_MAX_MODEL_LEN={config.max_model_len} exceeds the model's limit of {limit}"
         )
     return config.max_model_len or limit
 
@@ -349,7 +351,7 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("GLM_DEVICE='cuda', but torch sees no GPU")
+        raise ValueError("GLM_DEVICE='cuda', but torch finds no GPU")
     return name
 
 

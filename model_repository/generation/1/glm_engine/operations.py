@@ -1,7 +1,6 @@
-"""What lies between the matrix products of a pass, for one kind of device.
+"""Operations between the matrix products of a forward pass, for each kind of device.
 
-``TorchOperations`` runs anywhere and is what a GPU uses; ``CPUOperations`` does the same by
-compiled kernels.
+``TorchOperations`` runs on any device; the others use compiled kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +23,13 @@ Attend = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Rotary:
-    """How M-RoPE turns queries and keys.
+    """The rotary embedding (M-RoPE) of queries and keys.
 
     Attributes:
         frequencies: (pairs,) float32.
-        axes: (pairs,) int64, which of the three positions turns a pair of features.
-        scaling: of what is turned.
-        num_positions: positions are below it.
+        axes: (pairs,) int64, which of the three positions rotates a pair of features.
+        scaling: factor for the rotated features.
+        num_positions: upper bound of all positions.
     """
 
     frequencies: torch.Tensor
@@ -39,10 +38,10 @@ class Rotary:
     num_positions: int
 
     @cached_property
-    def table(self) -> npt.NDArray[np.float32]:
+    def cos_sin_table(self) -> npt.NDArray[np.float32]:
         """(positions, 2, pairs) cosines and sines of all positions."""
         angles = torch.arange(self.num_positions)[:, None] * self.frequencies
-        return as_array(turn_by(angles, self.scaling))
+        return as_array(to_cos_sin(angles, self.scaling))
 
 
 class Operations(Protocol):
@@ -60,26 +59,26 @@ class Operations(Protocol):
         self, hidden: torch.Tensor, x: torch.Tensor, x_weight: Any, weight: Any
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor: ...
-    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None: ...
+    def rotate(self, x: torch.Tensor, heads: int, cos_sin: torch.Tensor) -> None: ...
     def attention(
         self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int
     ) -> Attend: ...
 
 
 class TorchOperations:
-    """By PyTorch's own operations, in the dtype of the weights.
+    """PyTorch's own operations, in the dtype of the weights.
 
     Attributes:
         hidden_dtype: of the residual stream.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device, eps: float) -> None:
-        """For weights of this dtype; ``eps`` is that of all norms."""
+        """Create them for weights of this dtype; ``eps`` is that of all norms."""
         self.hidden_dtype = dtype
         self._dtype, self._device, self._eps = dtype, device, eps
 
     def weight(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A norm's weight in the form that the norms take."""
+        """A norm's weight in the form required by the norms."""
         return tensor.detach()
 
     def normalize(self, patches: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -95,14 +94,14 @@ class TorchOperations:
     def add_norm(
         self, hidden: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``hidden + x`` and the norm of that; the first may be ``hidden`` changed."""
+        """``hidden + x`` and the norm of that; the first may be ``hidden``, modified."""
         hidden = hidden + x
         return hidden, self.norm(hidden, weight)
 
     def norm_add_norm(
         self, hidden: torch.Tensor, x: torch.Tensor, x_weight: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``hidden + norm(x)`` and the norm of that; the first may be ``hidden`` changed."""
+        """``hidden + norm(x)`` and the norm of that; the first may be ``hidden``, modified."""
         return self.add_norm(hidden, self.norm(x, x_weight), weight)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
@@ -110,45 +109,45 @@ class TorchOperations:
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate).mul_(up)
 
-    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
-        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
-        pairs = turn.shape[-1]
-        turn_numbers = torch.complex(turn[:, 0], turn[:, 1])[:, None]
+    def rotate(self, x: torch.Tensor, heads: int, cos_sin: torch.Tensor) -> None:
+        """Rotate the first ``heads`` of (tokens, all heads, head dim) in place."""
+        pairs = cos_sin.shape[-1]
+        rotation = torch.complex(cos_sin[:, 0], cos_sin[:, 1])[:, None]
         rotated = x[:, :heads, : 2 * pairs]
-        # Neighbouring features are a complex number's parts.
+        # Adjacent features form a complex number.
         numbers = torch.view_as_complex(rotated.float().unflatten(-1, (pairs, 2)))
         if rotated.dtype == torch.float32:
-            numbers.mul_(turn_numbers)  # a view of x
+            numbers.mul_(rotation)  # a view of x
         else:
-            rotated.copy_(torch.view_as_real(numbers * turn_numbers).flatten(-2))
+            rotated.copy_(torch.view_as_real(numbers * rotation).flatten(-2))
 
     def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
-        """What turns, stores and attends in every layer of a step.
+        """The function that rotates, stores and attends in every layer of a step.
 
         Args:
             cache: (layers, blocks, block size, 2, KV heads, head dim).
-            heads: of the queries.
+            heads: number of query heads.
         """
         positions = torch.from_numpy(batch.positions).to(self._device, non_blocking=True)
-        turn = turn_by(positions.t()[:, rotary.axes] * rotary.frequencies, rotary.scaling)
+        cos_sin = to_cos_sin(positions.t()[:, rotary.axes] * rotary.frequencies, rotary.scaling)
         paged = PagedAttention(batch, cache.shape[2], self._dtype, self._device)
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-            self.rotate(qkv, qkv.shape[1] - cache.shape[3], turn)
+            self.rotate(qkv, qkv.shape[1] - cache.shape[3], cos_sin)
             return paged(qkv, cache)
 
         return attend
 
 
 class CPUOperations:
-    """By ``cpu_kernels``: float32 arithmetic and residual stream, whatever the weights are in.
+    """``cpu_kernels``: float32 arithmetic and residual stream for any dtype of weights.
 
     Attributes:
         hidden_dtype: of the residual stream.
     """
 
     def __init__(self, dtype: torch.dtype, eps: float) -> None:
-        """For weights of this dtype; ``eps`` is that of all norms."""
+        """Create them for weights of this dtype; ``eps`` is that of all norms."""
         from glm_engine import cpu_kernels  # numba is needed on a CPU only
 
         self.kernels = cpu_kernels
@@ -157,7 +156,7 @@ class CPUOperations:
         self._dtype = dtype
 
     def weight(self, tensor: torch.Tensor) -> npt.NDArray[Any]:
-        """A norm's weight in the form that the norms take."""
+        """A norm's weight in the form required by the norms."""
         return as_array(tensor.detach())
 
     def normalize(self, patches: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -200,27 +199,27 @@ class CPUOperations:
         self.kernels.gate(as_array(gate_up), as_array(out))
         return out
 
-    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
-        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
-        self.kernels.rotate(as_array(x), heads, as_array(turn))
+    def rotate(self, x: torch.Tensor, heads: int, cos_sin: torch.Tensor) -> None:
+        """Rotate the first ``heads`` of (tokens, all heads, head dim) in place."""
+        self.kernels.rotate(as_array(x), heads, as_array(cos_sin))
 
-    def turns(self, batch: Batch, rotary: Rotary) -> npt.NDArray[np.float32]:
-        """(tokens, 2, pairs) cosines and sines of a step."""
+    def cos_sin(self, batch: Batch, rotary: Rotary) -> npt.NDArray[np.float32]:
+        """(tokens, 2, pairs) cosines and sines for the tokens of a step."""
         out = np.empty((len(batch.ids), 2, len(rotary.axes)), np.float32)
-        self.kernels.turns(batch.positions, rotary.axes.numpy(), rotary.table, out)
+        self.kernels.gather_cos_sin(batch.positions, rotary.axes.numpy(), rotary.cos_sin_table, out)
         return out
 
     def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
-        """What turns, stores and attends in every layer of a step."""
-        turn = self.turns(batch, rotary)
+        """The function that rotates, stores and attends in every layer of a step."""
+        cos_sin = self.cos_sin(batch, rotary)
         _, _, block_size, _, kv_heads, head_dim = cache.shape
-        longest, shared = batch.tables.shape[1] * block_size, heads // kv_heads
+        longest, shared = batch.block_tables.shape[1] * block_size, heads // kv_heads
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
             out = qkv.new_empty(len(qkv), heads * head_dim)
             self.kernels.attend(
-                as_array(qkv), turn, as_array(cache), batch.slots, batch.tables, batch.starts,
-                batch.first_rows, np.empty((shared, longest), np.float32),
+                as_array(qkv), cos_sin, as_array(cache), batch.slot_mapping, batch.block_tables,
+                batch.num_computed, batch.query_start_loc, np.empty((shared, longest), np.float32),
                 np.empty((shared, head_dim), np.float32), as_array(out),
             )  # fmt: skip
             return out
@@ -230,29 +229,29 @@ class CPUOperations:
 
 @dataclass(frozen=True, slots=True)
 class GPUBatch:
-    """What attention needs to know of a batch, on the device; see ``Batch`` and ``gpu_kernels``.
+    """The attention metadata of a batch on the device; see ``Batch`` and ``gpu_kernels``.
 
     Attributes:
         single: tiles of the parts with one token, as (parts, first tokens); None for none.
         several: those of the other parts.
-        splits: parts that the keys of those with one token are looked at in.
+        splits: number of splits of the keys for parts with one token.
     """
 
     positions: torch.Tensor
-    slots: torch.Tensor
-    tables: torch.Tensor
-    starts: torch.Tensor
-    first_rows: torch.Tensor
+    slot_mapping: torch.Tensor
+    block_tables: torch.Tensor
+    num_computed: torch.Tensor
+    query_start_loc: torch.Tensor
     single: tuple[torch.Tensor, torch.Tensor] | None
     several: tuple[torch.Tensor, torch.Tensor] | None
     splits: int
 
 
 class GPUOperations(TorchOperations):
-    """By ``gpu_kernels``."""
+    """``gpu_kernels``, and PyTorch for the rest."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, eps: float) -> None:
-        """For weights of this dtype; ``eps`` is that of all norms."""
+        """Create them for weights of this dtype; ``eps`` is that of all norms."""
         super().__init__(dtype, device, eps)
         from glm_engine import gpu_kernels  # the compiler comes with PyTorch's CUDA build only
 
@@ -278,24 +277,24 @@ class GPUOperations(TorchOperations):
         """``silu(gate) * up`` of (rows, 2 * size)."""
         return self._kernels.gate(gate_up)
 
-    def rotate(self, x: torch.Tensor, heads: int, turn: torch.Tensor) -> None:
-        """Turn the first heads of (tokens, heads and more, head dim) in place, see ``turn_by``."""
-        self._kernels.rotate(x, heads, turn)
+    def rotate(self, x: torch.Tensor, heads: int, cos_sin: torch.Tensor) -> None:
+        """Rotate the first ``heads`` of (tokens, all heads, head dim) in place."""
+        self._kernels.rotate(x, heads, cos_sin)
 
     def attention(self, batch: Batch, rotary: Rotary, cache: torch.Tensor, heads: int) -> Attend:
-        """What turns, stores and attends in every layer of a step."""
+        """The function that rotates, stores and attends in every layer of a step."""
         return self.attend_over(self._to_device(batch, heads, cache.shape[4]), rotary)
 
     def attend_over(self, batch: GPUBatch, rotary: Rotary) -> Attend:
-        """As ``attention``, for what is on the device already; a CUDA graph can hold all of it."""
+        """Like ``attention``, for inputs on the device; can be captured in a CUDA graph."""
         kernels = self._kernels
         angles = batch.positions.t()[:, rotary.axes] * rotary.frequencies
-        turn = turn_by(angles, rotary.scaling)
+        cos_sin = to_cos_sin(angles, rotary.scaling)
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-            kernels.rotate_and_store(qkv, turn, cache, batch.slots)
+            kernels.rotate_and_store(qkv, cos_sin, cache, batch.slot_mapping)
             out = qkv.new_empty(len(qkv), (qkv.shape[1] - 2 * cache.shape[3]) * qkv.shape[2])
-            of_batch = (batch.tables, batch.starts, batch.first_rows)
+            of_batch = (batch.block_tables, batch.num_computed, batch.query_start_loc)
             if batch.several:
                 kernels.attend(qkv, cache, *of_batch, *batch.several, out, single=False, splits=1)
             if batch.single:
@@ -312,13 +311,19 @@ class GPUOperations(TorchOperations):
         tiles = [
             (index, first)
             for index in range(num_single, parts)
-            for first in range(0, int(np.diff(batch.first_rows[index : index + 2])[0]), per_tile)
+            for first in range(
+                0, int(np.diff(batch.query_start_loc[index : index + 2])[0]), per_tile
+            )
         ]
         single = np.arange(num_single, dtype=np.int32)
         several = np.array(tiles, np.int32).reshape(-1, 2).T.copy()
-        (positions, slots, tables, starts, first_rows, single_parts, single_rows, many) = upload(
+        (
+            positions, slot_mapping, block_tables, num_computed, query_start_loc,
+            single_parts, single_rows, many,
+        ) = upload(
             [
-                batch.positions, batch.slots, batch.tables, batch.starts, batch.first_rows, single,
+                batch.positions, batch.slot_mapping, batch.block_tables, batch.num_computed,
+                batch.query_start_loc, single,
                 np.zeros_like(single), several,
             ],
             self._device,
@@ -326,10 +331,10 @@ class GPUOperations(TorchOperations):
         only_single = num_single == parts
         return GPUBatch(
             positions=positions,
-            slots=slots,
-            tables=tables,
-            starts=starts,
-            first_rows=first_rows,
+            slot_mapping=slot_mapping,
+            block_tables=block_tables,
+            num_computed=num_computed,
+            query_start_loc=query_start_loc,
             single=(single_parts, single_rows) if num_single else None,
             several=(many[0], many[1]) if tiles else None,
             splits=splits_for(num_single * kv_heads) if only_single else 1,
@@ -337,12 +342,12 @@ class GPUOperations(TorchOperations):
 
 
 def splits_for(programs: int) -> int:
-    """In how many parts keys are looked at, so that so many programs become enough for a GPU."""
+    """Number of splits of the keys such that ``programs`` become enough to fill a GPU."""
     return max(1, min(64, 256 // programs))
 
 
 def upload(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
-    """Copies of arrays on the device, by one transfer that nobody waits for."""
+    """Copy arrays to the device in one asynchronous transfer."""
     offsets = np.cumsum([0, *(-(-array.nbytes // 16) * 16 for array in arrays)])
     packed = torch.empty(int(offsets[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
     memory = packed.numpy()
@@ -357,22 +362,22 @@ def upload(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[tor
     ]
 
 
-def turn_by(angles: torch.Tensor, scaling: float = 1.0) -> torch.Tensor:
+def to_cos_sin(angles: torch.Tensor, scaling: float = 1.0) -> torch.Tensor:
     """(tokens, 2, pairs) cosines and sines of (tokens, pairs) angles, for ``rotate``."""
     return torch.stack([angles.cos(), angles.sin()], 1) * scaling
 
 
-# For the epsilon of a model's norms.
+# Takes the epsilon of a model's norms.
 MakeOperations = Callable[[float], Operations]
 
 
 def operations_for(
     dtype: torch.dtype, device: torch.device, *, gpu_kernels: bool = True
 ) -> MakeOperations:
-    """What makes the operations of a device.
+    """The factory for the operations of a device.
 
     Args:
-        gpu_kernels: whether on a GPU they are by ``gpu_kernels``, not by PyTorch.
+        gpu_kernels: whether to use ``gpu_kernels`` on a GPU instead of PyTorch only.
     """
     if device.type == "cpu":
         return partial(CPUOperations, dtype)
@@ -380,7 +385,7 @@ def operations_for(
 
 
 def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A CPU tensor's memory as an array; bfloat16 as the bits in uint16, which NumPy has."""
+    """A CPU tensor's memory as an array; bfloat16 as uint16 bit patterns, as NumPy lacks it."""
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.uint16)
     array: npt.NDArray[Any] = tensor.numpy()

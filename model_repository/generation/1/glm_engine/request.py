@@ -1,4 +1,4 @@
-"""A request: what the client asked for, and how far the engine is with it. Free of torch."""
+"""A request: its parameters and its state in the engine. Independent of torch."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from glm_format.events import Event
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
-# Of `stop_token_ids` and of `logit_bias`.
+# For `stop_token_ids` and for `logit_bias`.
 MAX_TOKEN_IDS = 1024
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
@@ -25,13 +25,13 @@ MAX_STRUCTURE_CHARACTERS = 128 * 1024
 MAX_STRUCTURE_CHOICES = 1000
 
 FinishReason = Literal["stop", "length"]
-# What the request named that ended the answer: one of its `stop`, or one of its `stop_token_ids`.
+# The entry of `stop` or of `stop_token_ids` that ended the answer.
 StopReason = str | int
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What the checkpoint's ``generation_config.json`` says, for what a request leaves open.
+    """Defaults from the checkpoint's ``generation_config.json``.
 
     Attributes:
         eos_token_ids: tokens that end an answer.
@@ -46,7 +46,7 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingTokens:
-    """The tokens that begin and end a thought, which an answer may begin with."""
+    """The tokens around the thought at the beginning of an answer."""
 
     begin: int
     end: int
@@ -54,11 +54,11 @@ class ThinkingTokens:
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutputs:
-    """What an answer has to be.
+    """A constraint on the form of an answer.
 
     Attributes:
-        kind: the key under which it came.
-        value: a JSON schema, a regular expression, a grammar, or a tuple of texts to choose from.
+        kind: its key on the wire.
+        value: a JSON schema, a regular expression, a grammar, or a tuple of strings to choose from.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar"]
@@ -67,7 +67,7 @@ class StructuredOutputs:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether an answer has to call a tool, and which."""
+    """Whether an answer must call a tool, and which one."""
 
     is_enforced: bool = False
     name: str | None = None
@@ -75,22 +75,26 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens and when to stop. Names and meanings are vLLM's.
+    """Parameters for sampling and stopping, with the names and semantics of vLLM.
 
     Attributes:
-        max_tokens: None for ``DEFAULT_MAX_TOKENS`` or what the context leaves, whichever is less.
-        temperature: 0 takes the most likely token.
+        max_tokens: None for ``DEFAULT_MAX_TOKENS`` after the thought, which has a bound of its own
+            (``EngineConfig.max_thinking_tokens``); or the rest of the context, if that is less.
+        truncate_max_tokens: whether a larger ``max_tokens`` means the rest of the context, instead
+            of an error.
+        temperature: 0 for greedy decoding.
         top_k: 0 for off.
-        logprobs: alternatives to report for each token; None for no log probabilities at all.
-        thinking_token_budget: tokens after which a thought is made to end; None for no limit.
-        structured_outputs: what the answer has to be, but for its thought.
-        tool_choice: whether it has to call one of the request's tools.
-        parallel_tool_calls: whether it may call several, where a grammar holds it to calls.
-        n: answers to give; the engine runs one request for each.
-        priority: who waits and who is preempted: lower numbers come first.
+        logprobs: number of alternatives to report for each token; None for no log probabilities.
+        thinking_token_budget: tokens after which the thought is forced to end; None for no limit.
+        structured_outputs: constraint on the answer, excluding its thought.
+        tool_choice: whether it must call one of the request's tools.
+        parallel_tool_calls: whether it may call several, if a grammar enforces calls.
+        n: number of answers; the engine runs one request for each.
+        priority: for scheduling and preemption: lower numbers come first.
     """
 
     max_tokens: int | None = None
+    truncate_max_tokens: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -118,14 +122,14 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
     """Read the JSON object of the input ``sampling_parameters``.
 
     Raises:
-        InvalidRequest: naming the key that is unknown or out of range.
+        InvalidRequest: names the key that is unknown or out of range.
     """
     try:
         given = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("sampling_parameters", f"is not valid JSON ({error})") from None
     if not isinstance(given, dict):
-        raise InvalidRequest("sampling_parameters", "has to be a JSON object")
+        raise InvalidRequest("sampling_parameters", "must be a JSON object")
     values: dict[str, Any] = {
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
@@ -142,28 +146,28 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise InvalidRequest(
             "sampling_parameters.min_tokens",
-            f"{params.min_tokens} is more than max_tokens, {params.max_tokens}",
+            f"{params.min_tokens} exceeds max_tokens, {params.max_tokens}",
         )
     return params
 
 
 def _bad_key(path: str, key: str, reason: str) -> InvalidRequest:
-    """The error for a key; what is no word cannot be part of a path."""
+    """The error for a key; only a word can be part of a path."""
     if re.fullmatch(r"[\w-]{1,64}", key, re.ASCII):
         return InvalidRequest(f"{path}.{key}", reason)
     return InvalidRequest(path, f"has the key {key[:64]!a}, which {reason}")
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, str], float]:
-    """A reader for numbers from ``low`` to ``high``; ``above`` leaves ``low`` itself out."""
+    """A reader for numbers from ``low`` to ``high``; ``above`` excludes ``low`` itself."""
 
     def read(value: Any, path: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidRequest(path, f"has to be a number, not {value!r}")
-        # Written so that NaN is outside.
+            raise InvalidRequest(path, f"must be a number, not {value!r}")
+        # Written such that NaN is out of range.
         if not (low < value <= high if above else low <= value <= high):
             lower = f"more than {low:g}" if above else f"at least {low:g}"
-            raise InvalidRequest(path, f"has to be {lower} and at most {high:g}")
+            raise InvalidRequest(path, f"must be {lower} and at most {high:g}")
         return float(value)
 
     return read
@@ -172,10 +176,10 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, s
 def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
     def read(value: Any, path: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidRequest(path, f"has to be an integer, not {value!r}")
+            raise InvalidRequest(path, f"must be an integer, not {value!r}")
         if value < low or (high is not None and value > high):
             upper = "" if high is None else f" and at most {high}"
-            raise InvalidRequest(path, f"has to be at least {low}{upper}, not {value!r}")
+            raise InvalidRequest(path, f"must be at least {low}{upper}, not {value!r}")
         return value
 
     return read
@@ -183,7 +187,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
 
 def _flag(value: Any, path: str) -> bool:
     if not isinstance(value, bool):
-        raise InvalidRequest(path, f"has to be true or false, not {value!r}")
+        raise InvalidRequest(path, f"must be true or false, not {value!r}")
     return value
 
 
@@ -199,21 +203,21 @@ def _stop(value: Any, path: str) -> tuple[str, ...]:
         or not all(isinstance(string, str) and string for string in strings)
     ):
         raise InvalidRequest(
-            path, f"has to be a string or a list of at most {MAX_STOP_STRINGS} strings"
+            path, f"must be a string or a list of at most {MAX_STOP_STRINGS} strings"
         )
     return tuple(strings)
 
 
 def _token_ids(value: Any, path: str) -> frozenset[int]:
     if not isinstance(value, list) or len(value) > MAX_TOKEN_IDS:
-        raise InvalidRequest(path, f"has to be a list of at most {MAX_TOKEN_IDS} token ids")
+        raise InvalidRequest(path, f"must be a list of at most {MAX_TOKEN_IDS} token ids")
     return frozenset(_whole(0)(token_id, f"{path}[{i}]") for i, token_id in enumerate(value))
 
 
 def _logit_bias(value: Any, path: str) -> dict[int, float]:
     if not isinstance(value, dict) or len(value) > MAX_TOKEN_IDS:
         raise InvalidRequest(
-            path, f"has to be an object of at most {MAX_TOKEN_IDS} token ids and numbers"
+            path, f"must be an object of at most {MAX_TOKEN_IDS} token ids and numbers"
         )
     bias = {}
     for token_id, amount in value.items():
@@ -225,10 +229,10 @@ def _logit_bias(value: Any, path: str) -> dict[int, float]:
 
 def _structured_outputs(value: Any, path: str) -> StructuredOutputs:
     if not isinstance(value, dict):
-        raise InvalidRequest(path, "has to be an object")
+        raise InvalidRequest(path, "must be an object")
     given = {key: one for key, one in value.items() if one is not None}
     if len(given) != 1:
-        raise InvalidRequest(path, f"has to have exactly one of {', '.join(_STRUCTURES)}")
+        raise InvalidRequest(path, f"must have exactly one of {', '.join(_STRUCTURES)}")
     ((kind, structure),) = given.items()
     if kind not in _STRUCTURES:
         raise _bad_key(path, kind, "is not supported")
@@ -236,26 +240,26 @@ def _structured_outputs(value: Any, path: str) -> StructuredOutputs:
 
 
 def _schema(value: Any, path: str) -> Any:
-    if isinstance(value, str):  # vLLM takes it as text as well
+    if isinstance(value, str):  # vLLM accepts it as text as well
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(path, f"is not valid JSON ({error})") from None
     if not isinstance(value, dict | bool):
-        raise InvalidRequest(path, "has to be a JSON schema")
+        raise InvalidRequest(path, "must be a JSON schema")
     return value
 
 
 def _any_object(value: Any, path: str) -> Any:
     if value is not True:
-        raise InvalidRequest(path, "has to be true or absent")
+        raise InvalidRequest(path, "must be true or absent")
     return {"type": "object"}
 
 
 def _pattern(value: Any, path: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_STRUCTURE_CHARACTERS:
         raise InvalidRequest(
-            path, f"has to be a text of 1 to {MAX_STRUCTURE_CHARACTERS} characters"
+            path, f"must be a string of 1 to {MAX_STRUCTURE_CHARACTERS} characters"
         )
     return value
 
@@ -266,7 +270,7 @@ def _texts(value: Any, path: str) -> tuple[str, ...]:
         or not 0 < len(value) <= MAX_STRUCTURE_CHOICES
         or not all(isinstance(text, str) and text for text in value)
     ):
-        raise InvalidRequest(path, f"has to be a list of 1 to {MAX_STRUCTURE_CHOICES} texts")
+        raise InvalidRequest(path, f"must be a list of 1 to {MAX_STRUCTURE_CHOICES} strings")
     return tuple(value)
 
 
@@ -287,11 +291,12 @@ def _tool_choice(value: Any, path: str) -> ToolChoice:
             return ToolChoice(is_enforced=True)
         case {"type": "function", "function": {"name": str(name)}}:
             return ToolChoice(is_enforced=True, name=name)
-    raise InvalidRequest(path, "has to be auto, required or a function by its name")
+    raise InvalidRequest(path, "must be auto, required or a named function")
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "max_tokens": _whole(1),
+    "truncate_max_tokens": _flag,
     "temperature": _number(0, 2),
     "top_p": _number(0, 1, above=True),
     "top_k": _top_k,
@@ -322,12 +327,12 @@ class PromptImage:
 
     Attributes:
         start: index of its first token in the prompt.
-        num_tokens: tokens that stand for it, all in a row.
+        num_tokens: number of its placeholder tokens, which are contiguous.
         grid: (temporal, height, width) in patches.
         content_hash: of what the client sent.
         patches: (temporal * height * width, frames * channels * patch pixels) uint8, a single frame
-            in a picture; None where the engine has the embeddings already.
-        embeddings: (num_tokens, hidden size) tensor, where the engine has them.
+            for a picture; None if the engine has the embeddings already.
+        embeddings: (num_tokens, hidden size) tensor, if the engine has them.
     """
 
     start: int
@@ -353,15 +358,15 @@ def place_images(
     frames_of_patches: npt.NDArray[np.int32],
     embeddings: Mapping[bytes, Any] = MappingProxyType({}),
 ) -> tuple[PromptImage, ...]:
-    """Find the images of a prompt.
+    """Locate the images of a prompt.
 
     Args:
-        input_ids: (tokens,) int32 with ``image_token_id`` repeated once a merged patch.
-        merge_size: an image token stands for ``merge_size ** 2`` patches.
+        input_ids: (tokens,) int32 with ``image_token_id`` repeated once per merged patch.
+        merge_size: there is one image token for ``merge_size ** 2`` patches.
         grids: (images, 3) int32 grid of each image in patches, in order.
         hashes: (images, hash bytes) uint8 content hash of each image.
         patches: (rows, channels * patch pixels) uint8 of those images whose hashes are not in
-            ``embeddings``, in order; a row for each frame of a patch.
+            ``embeddings``, in order; one row per frame of a patch.
         frames_of_patches: (images,) int32, 1 for a picture.
         embeddings: (image's tokens, hidden size) of known images, by content hash.
     """
@@ -390,7 +395,7 @@ class Prompt:
     """A prompt as stage 1 delivers it.
 
     Attributes:
-        field: the wire field that the prompt came from, for errors about its length.
+        field: the wire field that contained the prompt, for errors about its length.
         input_ids: (tokens,) int32.
         position_ids: (3, tokens) int32 M-RoPE positions.
         rope_delta: token n after the prompt is at position n + rope_delta on all axes.
@@ -405,7 +410,7 @@ class Prompt:
 
     @property
     def is_raw(self) -> bool:
-        """Whether the client wrote it as a whole, without the chat template."""
+        """Whether the client sent a complete prompt, without the chat template."""
         return self.field in ("prompt", "prompt_token_ids")
 
     @property
@@ -415,21 +420,22 @@ class Prompt:
 
     @property
     def num_image_tokens(self) -> int:
-        """How many of the tokens stand for image content."""
+        """Number of image tokens."""
         return sum(image.num_tokens for image in self.images)
 
 
 @dataclass(slots=True)
 class Timeline:
-    """When things happened to a request, in seconds of ``time.monotonic()``; 0 for not yet.
+    """``time.monotonic()`` timestamps of a request; 0 for events that have not happened.
 
     Attributes:
-        received: by stage 2.
-        queued: by the engine, after preprocessing.
-        scheduled: first part of the prompt run.
-        vision_began, vision_ended: first step that encoded pictures of it, and last.
-        first_token: chosen.
-        finished: last token chosen, or given up.
+        received: arrival at stage 2.
+        queued: arrival at the engine, after preprocessing.
+        scheduled: start of the first step with a part of the prompt.
+        vision_began, vision_ended: start of the first and end of the last step that encoded its
+            pictures.
+        first_token: first token sampled.
+        finished: last token sampled, or the request failed.
     """
 
     received: float = 0.0
@@ -443,32 +449,35 @@ class Timeline:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request through its whole life. Requests are compared and hashed by identity.
+    """One request with all its state. Requests are compared and hashed by identity.
 
-    The engine thread owns everything but ``cancelled``, which any thread may set, never clear.
+    The engine thread owns everything but ``cancelled``, which any thread may set but not clear.
 
     Attributes:
-        context: whatever the caller wants to find again in an ``Output``; the engine does not look
-            at it.
-        leader: another choice of the same prompt that computes it first; this one waits for it.
+        context: opaque data of the caller.
+        leader: another choice with the same prompt, which computes it first; this one waits for it.
         max_tokens: resolved by the engine when it admits the request.
+        max_text_tokens: bound on the tokens after the thought; None for no other than
+            ``max_tokens``.
+        max_thinking_tokens: number of tokens after which the thought is forced to end; None for no
+            limit.
         token_ids: the answer so far.
-        cumulative_logprob: sum of the log probabilities of ``token_ids``, where asked for.
-        num_computed: tokens of prompt and answer whose keys and values are in the cache.
-        num_cached: tokens of the prompt that were there when it was first scheduled.
+        cumulative_logprob: sum of the log probabilities of ``token_ids``, if requested.
+        num_computed: number of tokens whose keys and values are in the cache.
+        num_cached: number of prompt tokens found in the cache when it was first scheduled.
         table: its blocks in the cache.
-        block_hashes: of its full blocks, as far as they have been needed.
-        encoded: embeddings of images that are not wholly computed yet.
+        block_hashes: hashes of its full blocks, computed on demand.
+        encoded: embeddings of images that are not fully computed yet.
         sampling: the sampler's state of this request.
-        guide: holds the answer to a grammar (``structured_output.Guide``); None where it is free.
-        functions: tools that may be called, from name to the JSON schema of the parameters; without
-            any a call is text.
-        wants_events: whether ``Output.events`` are asked for, and not ``Output.text``.
-        reader: tells its thought, text and calls apart; set by the engine.
-        stop_finder: looks for stop strings: the reader, in the answer's text only; or, where the
-            client wrote the whole prompt, one that takes everything for text.
-        tenant: on whose behalf; tenants get equal shares of the engine.
-        arrival: counts up; who comes first is served first.
+        guide: enforces a grammar (``structured_output.Guide``); None if there is none.
+        functions: from the names of callable tools to the JSON schemas of their parameters; if
+            empty, calls are parsed as text.
+        wants_events: whether ``Output.events`` are requested instead of ``Output.text``.
+        reader: separates thought, text and calls; set by the engine.
+        stop_finder: searches for stop strings: the reader, which searches the answer's text only;
+            or, for a complete prompt of the client, one that treats all output as text.
+        tenant: tenants get equal shares of the engine.
+        arrival: sequence number for first come, first served.
     """
 
     request_id: str
@@ -477,6 +486,8 @@ class Request:
     context: Any = None
     leader: "Request | None" = None
     max_tokens: int = 0
+    max_text_tokens: int | None = None
+    max_thinking_tokens: int | None = None
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float = 0.0
     num_computed: int = 0
@@ -525,7 +536,7 @@ class Request:
         return np.concatenate([in_prompt, np.broadcast_to(answer, (3, len(answer)))], axis=1)
 
     def images_between(self, start: int, end: int) -> list[PromptImage]:
-        """The images that have tokens there."""
+        """The images with tokens in this range."""
         return [image for image in self.prompt.images if image.start < end and start < image.end]
 
 
@@ -539,13 +550,13 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one step gave one request; the last one has a finish reason or an error.
+    """The output of one step for one request; the last one has a finish reason or an error.
 
     Attributes:
-        text: as the model writes it; empty where events are asked for.
-        events: what the tokens mean, with their ``logprobs`` as notes.
-        num_thought_tokens: of the answer up to and with these tokens.
-        cumulative_logprob: sum of the log probabilities of all tokens up to and with these.
+        text: as the model writes it; empty if events are requested.
+        events: the parsed tokens, with their ``logprobs`` as notes.
+        num_thought_tokens: thinking tokens of the answer so far, including these.
+        cumulative_logprob: sum of the log probabilities of all tokens so far.
     """
 
     request: Request
@@ -561,5 +572,5 @@ class Output:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing comes after this for the request."""
+        """Whether this is the last output of the request."""
         return self.finish_reason is not None or self.error is not None

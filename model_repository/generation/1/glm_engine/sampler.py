@@ -1,7 +1,7 @@
-"""Choose the next tokens of a batch of requests from their logits.
+"""Samples the next tokens of a batch of requests from their logits.
 
-What a request gets depends on its own logits and parameters alone, never on what shares its batch:
-a seeded request draws from a generator of its own, as many numbers a token as its parameters say.
+The result for a request depends only on its own logits and parameters, never on the rest of the
+batch: a seeded request draws a fixed number of values per token from its own generator.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ import torch
 from glm_engine.request import Request, SamplingParams, ThinkingTokens, TokenLogprobs
 from glm_engine.structured_output import allowed_tokens
 
-# Below it the division would overflow float32, and the choice is certain anyway.
+# Below this the division would overflow float32, and sampling is deterministic anyway.
 _GREEDY_TEMPERATURE = 1e-5
-# Up to so many candidates, the vocabulary is not sorted but only its best are looked for.
+# Up to this number of candidates, use top-k instead of sorting the vocabulary.
 _FEW = 64
 
 
@@ -28,15 +28,15 @@ class Sampled:
 
 @dataclass(slots=True)
 class SamplingState:
-    """What a request's next choice depends on besides its logits.
+    """The state on which a request's next token depends, besides its logits.
 
     Attributes:
         generator: of a seeded request.
         seen: (vocabulary,) bool, tokens of prompt and answer; for the repetition penalty.
         counts: (vocabulary,) float32, of the answer; for presence and frequency penalty.
-        biased: token ids and what is added to their logits.
+        biased: token ids and the values added to their logits.
         forbidden: token ids that may not come before ``min_tokens``.
-        num_counted: tokens of the answer that are in ``seen`` and ``counts``.
+        num_counted: number of tokens of the answer included in ``seen`` and ``counts``.
     """
 
     generator: torch.Generator | None = None
@@ -48,7 +48,7 @@ class SamplingState:
 
 
 class Sampler:
-    """Sampling rules; the state of each request is kept with the request."""
+    """Samples tokens; the state of each request is stored in the request."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Sampler:
 
         Args:
             requests: one for each row.
-            logits: (requests, vocabulary) float32; not changed.
+            logits: (requests, vocabulary) float32; not modified.
 
         Returns:
             For each row the token and, if asked for, its log probability (before penalties,
@@ -79,7 +79,7 @@ class Sampler:
         scores = self._edited(requests, logits)
         groups: dict[Callable[..., torch.Tensor], list[int]] = {}
         for row, request in enumerate(requests):
-            groups.setdefault(_way(request.params, self._num_tokens), []).append(row)
+            groups.setdefault(_method(request.params, self._num_tokens), []).append(row)
         if list(groups) == [_greedy]:
             chosen = scores.argmax(-1)
         else:
@@ -98,7 +98,7 @@ class Sampler:
     # ---- logits ----
 
     def _edited(self, requests: Sequence[Request], logits: torch.Tensor) -> torch.Tensor:
-        """Logits after penalties, biases and bans; a copy where there are any."""
+        """Logits with penalties, biases and masks applied; a copy if there are any."""
         rows = [row for row, request in enumerate(requests) if _is_edited(request.params)]
         guided = [row for row, request in enumerate(requests) if request.guide is not None]
         if not rows and not guided:
@@ -112,7 +112,7 @@ class Sampler:
             guides = [requests[row].guide for row in guided]
             banned = ~allowed_tokens(guides, logits.shape[-1], self._device)
             masked = scores[at].masked_fill_(banned, -torch.inf)
-            # Where min_tokens forbids the only tokens that a grammar allows, the grammar decides.
+            # If min_tokens forbids all tokens that the grammar allows, the grammar wins.
             nothing_left = masked.isneginf().all(-1, keepdim=True)
             plain = logits[at].masked_fill_(banned, -torch.inf)
             scores[at] = torch.where(nothing_left, plain, masked)
@@ -140,12 +140,12 @@ class Sampler:
         budget, thinking = params.thinking_token_budget, self._thinking
         if budget is None or thinking is None or not request.is_thinking:
             return
-        if len(request.token_ids) > budget:  # the token that begins the thought does not count
+        if len(request.token_ids) > budget:  # excludes the token that begins the thought
             scores.fill_(-torch.inf)
             scores[thinking.end] = 0
 
     def state(self, request: Request) -> SamplingState:
-        """The request's state, made when it is first needed."""
+        """The state of a request, created on first use."""
         if request.sampling is None:
             request.sampling = self._new_state(request)
         state: SamplingState = request.sampling
@@ -175,21 +175,21 @@ class Sampler:
         return state
 
     def noise(self, requests: Sequence[Request], widths: Sequence[int]) -> torch.Tensor:
-        """(requests, widest) draws from Exp(1), for each request from its own source."""
+        """(requests, widest) draws from Exp(1), for each request from its own generator."""
         noise = torch.empty(len(requests), max(widths), device=self._device)
         if any(request.params.seed is None for request in requests):
             noise.exponential_(generator=self._shared)
         for row, (request, width) in enumerate(zip(requests, widths, strict=True)):
             if request.params.seed is not None:
                 noise[row, :width].exponential_(generator=self.state(request).generator)
-        # A zero would make 0 / 0 of an excluded token.
+        # Avoids 0 / 0 for excluded tokens.
         return noise.clamp_min_(torch.finfo(noise.dtype).tiny)
 
 
-# ---- ways to choose: (rows, vocabulary) scores -> (rows,) token ids ----
+# ---- sampling methods: (rows, vocabulary) scores -> (rows,) token ids ----
 
 
-def _way(params: SamplingParams, num_tokens: int) -> Callable[..., torch.Tensor]:
+def _method(params: SamplingParams, num_tokens: int) -> Callable[..., torch.Tensor]:
     if params.temperature < _GREEDY_TEMPERATURE or params.top_k == 1:
         return _greedy
     return _among_few if 0 < params.top_k <= min(_FEW, num_tokens) else _among_all
@@ -200,7 +200,7 @@ def _greedy(scores: torch.Tensor, requests: Sequence[Request], sampler: Sampler)
 
 
 def _among_few(scores: torch.Tensor, requests: Sequence[Request], sampler: Sampler) -> torch.Tensor:
-    """Where ``top_k`` leaves a few tokens, everything else is done among them."""
+    """Sample among the few tokens that ``top_k`` leaves."""
     widths = [request.params.top_k for request in requests]
     best, token_ids = scores.topk(max(widths))  # best first
     best = best / _column(requests, lambda params: params.temperature, scores)

@@ -1,10 +1,10 @@
-"""Who runs in the next step, and with how many tokens. Free of torch.
+"""Selects the requests of the next step, and their numbers of tokens. Independent of torch.
 
-There is no phase of prefill and phase of decode: every request has tokens, and some of them are
-computed already. A step computes more of them, at most ``max_num_batched_tokens`` over all
-requests. So a long prompt is cut into chunks that fill up what the running streams leave of each
-step (chunked prefill), and a request that lost its blocks to another computes its answer's tokens
-again along with its prompt (preemption by recompute).
+There are no separate prefill and decode phases: every request has tokens, some of which are
+computed already, and a step computes at most ``max_num_batched_tokens`` more over all requests. So
+a long prompt is split into chunks that fill up the steps of the running streams (chunked prefill),
+and a preempted request recomputes the tokens of its answer along with its prompt (preemption by
+recompute).
 """
 
 from bisect import insort
@@ -19,7 +19,7 @@ class Scheduled:
     """One request's part of a step: its tokens from ``start`` to ``end``.
 
     Attributes:
-        is_last: the request's last token is among them, so that a next one is chosen.
+        is_last: whether it includes the request's last token, so that a new one is sampled.
     """
 
     request: Request
@@ -29,14 +29,14 @@ class Scheduled:
 
 
 class Scheduler:
-    """First come, first served, within a priority and a tenant. Only the engine thread calls it.
+    """First come, first served, within a priority and a tenant. For the engine thread only.
 
-    Between tenants that wait, the one that has been served the least comes first (the virtual token
+    Among waiting tenants, the one that has been served the least comes first (the virtual token
     counter of "Fairness in Serving Large Language Models", Sheng et al., OSDI 2024): each gets an
-    equal share of the computed tokens, and what one leaves is for the others.
+    equal share of the computed tokens, and unused shares go to the others.
 
     Attributes:
-        waiting, running: in the order in which they are served.
+        waiting, running: requests in scheduling order.
         num_preemptions: since the start.
     """
 
@@ -48,17 +48,17 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_num_batched_patches: int,
     ) -> None:
-        """Make an idle one.
+        """Create an idle scheduler.
 
         Args:
             blocks: all blocks of the cache.
-            max_num_seqs: requests that run at the same time.
-            max_num_batched_tokens: in one step; at least ``max_num_seqs``.
-            max_num_batched_patches: image patches encoded in one step; a larger image is encoded
+            max_num_seqs: maximum number of running requests.
+            max_num_batched_tokens: per step; at least ``max_num_seqs``.
+            max_num_batched_patches: image patches encoded per step; a larger image is encoded
                 alone.
         """
         if max_num_batched_tokens < max_num_seqs:
-            raise ValueError("a step has to have room for a token of every running request")
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
         self._blocks = blocks
         self._max_num_seqs = max_num_seqs
         self._max_tokens = max_num_batched_tokens
@@ -67,20 +67,20 @@ class Scheduler:
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
-        # Computed tokens of each tenant that has requests here.
+        # Computed tokens of each tenant with live requests.
         self._served: dict[str, int] = {}
 
     def add(self, request: Request) -> None:
-        """Put a new request in its place of the queue."""
+        """Enqueue a new request."""
         if request.tenant not in self._served:
-            # Who comes has no claim to what it did not use before.
+            # A new tenant has no claim to shares that it did not use before.
             self._served[request.tenant] = min(self._served.values(), default=0)
         self._arrivals += 1
         request.arrival = self._arrivals
         insort(self.waiting, request, key=_order)
 
     def remove(self, request: Request) -> None:
-        """Take a request out, wherever it is, and free its blocks."""
+        """Remove a request from its queue, and free its blocks."""
         for queue in (self.waiting, self.running):
             if request in queue:
                 queue.remove(request)
@@ -90,10 +90,10 @@ class Scheduler:
             self._served.pop(request.tenant, None)
 
     def schedule(self) -> list[Scheduled]:
-        """The next step's requests: those with a single token first, then those with more.
+        """The requests of the next step: decoding ones first, then those in prefill.
 
-        Every request that is running has a part in the step unless a prompt before it uses the
-        step up. Empty only where nothing is waiting or running.
+        Every running request is part of the step unless an earlier prompt uses up its tokens.
+        Empty only if nothing is waiting or running.
         """
         step: list[Scheduled] = []
         tokens, patches = self._max_tokens, self._max_patches
@@ -102,7 +102,7 @@ class Scheduler:
         prefilling = [r for r in self.running if r.num_tokens - r.num_computed > 1]
         for request in [*decoding, *prefilling]:
             if request not in self.running:
-                continue  # preempted on the way
+                continue  # preempted above
             end, used = self._reach(request, tokens, patches)
             if end == request.num_computed:
                 continue
@@ -125,7 +125,7 @@ class Scheduler:
         return step
 
     def _admit(self, step: list[Scheduled], tokens: int, patches: int) -> None:
-        """Start requests that wait, as long as there is room for their whole prompts."""
+        """Start waiting requests while there are enough free blocks for their whole prompts."""
         for request in self._fair_order():
             if tokens <= 0 or len(self.running) >= self._max_num_seqs:
                 return
@@ -134,13 +134,13 @@ class Scheduler:
             hashes = self._cached_hashes(request)
             _, reused_free = self._blocks.count_cached(hashes)
             needed = self._blocks.num_blocks_for(request.num_tokens) - len(hashes)
-            # What runs already may need a block each very soon.
+            # Reserve one block for each running request.
             if needed + reused_free > self._blocks.num_free - len(self.running):
                 return
             self._blocks.reuse(request.table, hashes)
             request.num_computed = len(hashes) * self._blocks.block_size
             end, used = self._reach(request, tokens, patches)
-            if end == request.num_computed:  # no room for its image in this step
+            if end == request.num_computed:  # its image exceeds the patches left in this step
                 self._blocks.release(request.table)
                 request.num_computed = 0
                 return
@@ -154,7 +154,7 @@ class Scheduler:
             patches -= used
 
     def _fair_order(self) -> list[Request]:
-        """Those that wait, in the order in which they may begin."""
+        """The waiting requests in the order in which they may start."""
         if len(self._served) < 2:
             return list(self.waiting)
         served = self._served
@@ -167,7 +167,7 @@ class Scheduler:
         return leader in self.running or leader in self.waiting
 
     def _reach(self, request: Request, tokens: int, patches: int) -> tuple[int, int]:
-        """How far a request can get in a step, and how many patches it has to encode for that."""
+        """The end of a request's part of a step, and the number of patches to encode for it."""
         start = request.num_computed
         end = min(request.num_tokens, start + tokens)
         used = 0
@@ -182,17 +182,17 @@ class Scheduler:
         return end, used
 
     def _cached_hashes(self, request: Request) -> list[bytes]:
-        """Hashes of the blocks that a request that begins finds computed."""
+        """Hashes of the cached blocks that a starting request can reuse."""
         if not self._blocks.prefix_caching:
             return []
-        # The last token is always computed: its logits choose the next one.
+        # The last token is always computed: its logits are needed for sampling.
         self._extend_hashes(request, request.num_tokens - 1)
         usable = request.block_hashes[: (request.num_tokens - 1) // self._blocks.block_size]
         found, _ = self._blocks.count_cached(usable)
         return usable[:found]
 
     def computed(self, step: list[Scheduled]) -> None:
-        """Note that a step has been run, before its new tokens are added to the requests."""
+        """Update the requests after a step, before new tokens are appended to them."""
         for part in step:
             request = part.request
             request.num_computed = part.end
@@ -223,7 +223,7 @@ class Scheduler:
         self.num_preemptions += 1
 
     def check_integrity(self) -> None:
-        """Raise AssertionError where blocks and requests do not fit together."""
+        """Raise AssertionError if blocks and requests are inconsistent."""
         self._blocks.check_integrity(request.table for request in self.running)
         for request in self.waiting:
             assert not request.table.block_ids, "a waiting request holds blocks"

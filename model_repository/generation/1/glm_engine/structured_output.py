@@ -1,8 +1,8 @@
-"""Hold an answer to a grammar: which tokens may come next, by llguidance's token masks.
+"""Constrains an answer to a grammar, with llguidance's token masks.
 
-A grammar is compiled off the engine's thread (1 to 10 ms), kept for the next request that has the
-same, and bounded in size and in what a step may cost. The engine's thread asks for a mask in each
-step, while the device computes the logits, and tells which token was chosen.
+A grammar is compiled outside the engine's thread (1 to 10 ms), cached, and limited in its size and
+its cost per step. In each step the engine's thread computes a mask, while the device computes the
+logits, and then advances the grammar by the sampled token.
 """
 
 import json
@@ -26,7 +26,7 @@ from glm_engine.tool_grammar import MAX_GRAMMAR_BYTES, ToolGrammar, json_rule, l
 from glm_format.tags import Tag
 
 _MAX_CACHED = 64
-# Worst case of a step: about 5 ms of lexer and 10 ms of parser. What needs more fails by itself.
+# Worst case per step: about 5 ms of lexer and 10 ms of parser. llguidance fails beyond that.
 _LIMITS = llguidance.LLParserLimits(
     max_items_in_row=1000,
     initial_lexer_fuel=1_000_000,
@@ -38,21 +38,21 @@ _LIMITS = llguidance.LLParserLimits(
 )
 _NO_TEXT = "\x00"
 _FIELD = "sampling_parameters.structured_outputs"
-_TOO_COMPLEX = "is too complex: a step of it takes too long"
-_DEAD_END = "allows nothing that could follow what was written"
+_TOO_COMPLEX = "is too complex: a decoding step takes too long"
+_DEAD_END = "allows no continuation of the output so far"
 
 
 class _Phase(Enum):
-    BEGINNING = 1  # a thought may come
+    BEGINNING = 1  # a thought may begin
     THOUGHT = 2
     AFTER_THOUGHT = 3  # GLM writes a line break there
     CONTENT = 4
 
 
 class Guide:
-    """Holds one answer to a grammar. A thought is free; what follows it is not.
+    """Constrains one answer to a grammar, but not its thought.
 
-    Belongs to the engine's thread once the request does.
+    Owned by the engine's thread once the request is.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Guide:
         line_break: int | None,
         call: int | None = None,
     ) -> None:
-        """From a compiled grammar; ``free`` are the tokens that a thought may have, ``call`` is the
-        one that begins a call.
+        """Create it from a compiled grammar; ``free`` is the mask of tokens allowed in a thought,
+        ``call`` the token that begins a call.
         """
         self._matcher = matcher
         self._field = field
@@ -76,7 +76,7 @@ class Guide:
         self._phase = _Phase.CONTENT
 
     def copy(self) -> "Guide":
-        """One for another answer, at the beginning of the grammar."""
+        """A copy for another answer, at the start of the grammar."""
         return Guide(
             self._matcher.deep_copy(),
             self._field,
@@ -87,7 +87,7 @@ class Guide:
         )
 
     def begin(self, prompt: Prompt, assistant: int | None) -> None:
-        """Find out from the prompt whether the answer may have a thought, or is in one already.
+        """Determine from the prompt whether the answer may have a thought, or is within one.
 
         Args:
             assistant: the token that begins the answer's turn.
@@ -106,7 +106,7 @@ class Guide:
         """Set the bits of the tokens that may come next.
 
         Args:
-            mask: (rows, words) int32, a bit a token, lowest first.
+            mask: (rows, words) int32, one bit per token, lowest first.
         """
         if self._phase is _Phase.THOUGHT:
             mask[row] = self._free
@@ -118,17 +118,17 @@ class Guide:
             _set(mask[row], self._line_break)
 
     def accept(self, token_id: int) -> None:
-        """Note the token that was chosen.
+        """Advance by the sampled token.
 
         Raises:
-            InvalidRequest: the grammar failed on the way.
+            InvalidRequest: the grammar failed.
         """
         thinking = self._thinking
         if self._phase is _Phase.THOUGHT:
             if thinking is not None and token_id == thinking.end:
                 self._phase = _Phase.AFTER_THOUGHT
             elif token_id == self._call and self._matcher.validate_tokens([token_id]):
-                # GLM calls straight out of a thought now and then: it is the call that was meant.
+                # GLM occasionally starts a call within a thought: treat it as the call.
                 self._phase = _Phase.CONTENT
                 self._matcher.consume_token(token_id)
             return
@@ -140,10 +140,10 @@ class Guide:
             self.check()
 
     def check(self) -> None:
-        """Look whether the answer may end as it is, now that it ends by a token of its own.
+        """Check that the answer ended properly, after a token that ends it.
 
         Raises:
-            InvalidRequest: it ends because the grammar failed, which lets no other token come.
+            InvalidRequest: it ended because the grammar failed, which allows no other token.
         """
         if self._matcher.is_error():
             dead_end = "NoExtension" in self._matcher.get_error()
@@ -151,12 +151,12 @@ class Guide:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether the grammar allows no further tokens."""
         return self._phase is _Phase.CONTENT and bool(self._matcher.is_stopped())
 
 
 class Grammars:
-    """Compiles what requests are held to. Any thread may call it."""
+    """Compiles and caches the grammars of requests. Thread-safe."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Grammars:
         eos_token_ids: frozenset[int],
         thinking: ThinkingTokens | None,
     ) -> None:
-        """For a vocabulary of ``num_tokens``."""
+        """Create it for a vocabulary of ``num_tokens``."""
         added = tokenizer_json["added_tokens"]
         tokenizer = _without_tags(tokenizer_json)
         self._token_ids = {token["content"]: int(token["id"]) for token in added}
@@ -185,13 +185,13 @@ class Grammars:
     def compile(
         self, params: SamplingParams, tools: Sequence[Mapping[str, Any]], prompt: Prompt
     ) -> Guide | None:
-        """A guide for one answer; None where a request is held to nothing.
+        """A guide for one answer; None if the request is unconstrained.
 
         Args:
-            tools: that the prompt tells of, in OpenAI's form.
+            tools: of the prompt, in OpenAI's form.
 
         Raises:
-            InvalidRequest: what is asked for is no grammar, or too large a one.
+            InvalidRequest: the grammar is invalid or too large.
         """
         structure, choice = params.structured_outputs, params.tool_choice
         is_strict = any(tool["function"].get("strict") for tool in tools)
@@ -218,7 +218,7 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=_LIMITS, log_level=0)
         call = self._token_ids.get(Tag.CALL)
         guide = Guide(matcher, field, self._free, self._thinking, self._line_break, call)
-        if not matcher.is_error():  # many a grammar fails in its first step
+        if not matcher.is_error():  # many grammars fail in their first step only
             guide.fill(allocate_token_bitmask(1, self._num_tokens), 0)
         if matcher.is_error():
             raise InvalidRequest(field, f"cannot be enforced: {_reason(matcher.get_error())}")
@@ -231,7 +231,7 @@ class Grammars:
         tools: Sequence[Mapping[str, Any]],
         parallel: bool,
     ) -> tuple[str, str]:
-        """The wire's field that a grammar comes from, and the grammar."""
+        """The wire field of the grammar, and the grammar."""
         field, rules = "tools", list[str]()
         others: list[dict[str, str]] = []
         content = "free_text"
@@ -244,7 +244,7 @@ class Grammars:
             if not tools:
                 raise InvalidRequest(
                     "sampling_parameters.tool_choice",
-                    f"there is no tool {choice.name!r}" if choice.name else "needs tools",
+                    f"there is no tool {choice.name!r}" if choice.name else "requires tools",
                 )
             calls = ToolGrammar(tools, self._token)
             rules += calls.rules
@@ -266,7 +266,7 @@ class Grammars:
         return field, json.dumps({"grammars": grammars})
 
     def _token(self, tag: str) -> str:
-        """The rule that stands for a tag's token."""
+        """The rule for a tag's token."""
         token_id = self._token_ids.get(tag)
         if token_id is None:
             raise InvalidRequest("tools", f"are not supported: the checkpoint has no {tag}")
@@ -286,8 +286,8 @@ def _content(structure: StructuredOutputs, field: str) -> tuple[str, list[dict[s
         case "grammar":
             try:
                 lark = any_to_lark(value)
-            except Exception as error:  # whatever the conversion stumbles over
-                raise InvalidRequest(field, f"is no grammar ({error})") from None
+            except Exception as error:  # the conversion raises various types
+                raise InvalidRequest(field, f"is not a valid grammar ({error})") from None
             return "@content", [{"name": "content", "lark_grammar": lark}]
     raise AssertionError(structure.kind)
 
@@ -303,7 +303,7 @@ def allowed_tokens(guides: Sequence[Guide], num_tokens: int, device: torch.devic
 
 
 def _reason(error: str) -> str:
-    """The line of llguidance's error that a client can do something with."""
+    """The line of llguidance's error that is useful to a client."""
     regex_error = re.search(r"^error: (.+)$", error, re.MULTILINE)
     if regex_error:
         return regex_error[1]
@@ -311,10 +311,10 @@ def _reason(error: str) -> str:
 
 
 def _without_tags(tokenizer_json: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer under which a tag is never text: only its own token can write it.
+    """A tokenizer in which tags are never text, so that only their own tokens produce them.
 
-    Nor does a text that reads like a tag become its token, which llguidance would choose for a text
-    that has to come and then refuse: the tags get names that no text has.
+    Conversely, text that reads like a tag must not become its token, which llguidance would choose
+    for forced text and then reject. So tags are renamed to strings that never occur in text.
     """
     names = {t["content"]: f"{_NO_TEXT}{t['content']}" for t in tokenizer_json["added_tokens"]}
     model = tokenizer_json["model"]

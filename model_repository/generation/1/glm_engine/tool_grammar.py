@@ -1,7 +1,7 @@
-"""What a tool call may look like, as a grammar: GLM's format, filled by each tool's JSON schema.
+"""The grammar of tool calls: GLM's format, with the JSON schema of each tool.
 
 GLM writes ``<tool_call>NAME``, then for each argument ``<arg_key>KEY</arg_key>`` and
-``<arg_value>VALUE</arg_value>``, then ``</tool_call>``. A text stands there as it is, everything
+``<arg_value>VALUE</arg_value>``, then ``</tool_call>``. Strings are written verbatim, everything
 else as JSON. Source: the chat template of GLM-4.6V, which writes earlier calls like this.
 """
 
@@ -22,19 +22,19 @@ TAGS = (
     "<arg_value>",
     "</arg_value>",
 )
-"""The tokens that the format is made of."""
+"""The tokens of the format."""
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_REFERENCES = 32
 _MAX_STEPS = 32
-# Entries of schemas that are looked at; real tools need some thousand.
+# Schema entries that are visited; real tools need a few thousand.
 _MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
 _WHITE_SPACE = " "
-"""Between the parts of a JSON document there may be one space and nothing else.
+"""White space allowed between the parts of a JSON document: one space at most.
 
-Any amount of white space would let a model write nothing else until its tokens run out, and line
-breaks with indentation are tokens that nobody reads.
+With unlimited white space a model could write nothing else until its tokens run out, and
+indentation wastes tokens.
 """
 
 
@@ -65,8 +65,8 @@ class ToolGrammar:
         token: from a tag of ``TAGS`` to the rule that stands for its token.
 
     Raises:
-        InvalidRequest: a tool's parameters cannot be made into rules, or into too large ones, or
-            take too long; names the tool.
+        InvalidRequest: a tool's parameters cannot be converted to rules, or are too large or too
+            complex; names the tool.
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]], token: Callable[[str], str]) -> None:
@@ -85,21 +85,21 @@ class ToolGrammar:
     def _add_call(self, name: str, function: Mapping[str, Any], field: str) -> None:
         root = function.get("parameters") or {}
         if not isinstance(root, dict):
-            raise InvalidRequest(field, "has to be a JSON schema of an object")
+            raise InvalidRequest(field, "must be a JSON schema of an object")
         schema = _resolved(root, root, field, self._work)
         types = _json_types(schema, root, field, self._work)
         if types and "object" not in types:
-            raise InvalidRequest(field, "has to be a JSON schema of an object")
+            raise InvalidRequest(field, "must be a JSON schema of an object")
         properties = schema.get("properties", {})
         if not isinstance(properties, dict):
-            raise InvalidRequest(f"{field}.properties", "has to be a JSON object")
+            raise InvalidRequest(f"{field}.properties", "must be a JSON object")
         required = schema.get("required", [])
         if not isinstance(required, list):
-            raise InvalidRequest(f"{field}.required", "has to be a list")
+            raise InvalidRequest(f"{field}.required", "must be a list")
         required = {key for key in required if isinstance(key, str)}
         arguments = []
         for i, (key, own) in enumerate(properties.items()):
-            if own is False:  # nothing is allowed there
+            if own is False:  # allows no value
                 if key in required:
                     raise InvalidRequest(f"{field}.{key}", "is required, but allows no value")
                 continue
@@ -126,14 +126,14 @@ class ToolGrammar:
         self._add(f"{rule}_value: {value}", field)
 
     def _add(self, rule: str, field: str) -> None:
-        # Now, not when all are there: definitions stand in the rule of every argument.
+        # Checked early: definitions are repeated in the rule of every argument.
         self._num_bytes += len(rule)
         if self._num_bytes > MAX_GRAMMAR_BYTES:
             raise InvalidRequest(field, f"is larger than {MAX_GRAMMAR_BYTES} bytes as a grammar")
         self.rules.append(rule)
 
     def _value_of(self, schema: Any, root: Mapping[str, Any], field: str) -> str:
-        """What may stand between an argument's tags."""
+        """The rule for the value of an argument."""
         resolved = _resolved(schema, root, field, self._work)
         values = [resolved["const"]] if "const" in resolved else resolved.get("enum")
         if isinstance(values, list) and values:
@@ -143,36 +143,38 @@ class ToolGrammar:
         if types == {"string"}:
             return _text_of(resolved, field)
         if not types or "string" in types:
-            return "ANY_TEXT?"  # what is no text is one of many
+            return "ANY_TEXT?"  # other types are included in any text
         definitions = {name: root[name] for name in _DEFINITIONS if name in root}
         return json_rule({**definitions, **resolved})
 
 
 class _Work:
-    """How much of schemas may yet be looked at. A small schema can refer to itself, or to parts
-    twice that refer to parts twice, and so be endless to look at."""
+    """Limits the number of visited schema entries.
+
+    A small schema can be recursive, or expand exponentially through repeated references.
+    """
 
     def __init__(self) -> None:
         self._left = _MAX_WORK
 
     def spend(self, entries: int, field: str) -> None:
-        """Note that so many entries are looked at.
+        """Count visited entries.
 
         Raises:
-            InvalidRequest: they are too many.
+            InvalidRequest: the limit is exceeded.
         """
         self._left -= entries
         if self._left < 0:
-            raise InvalidRequest(field, "is too complex: there is too much in it to look at")
+            raise InvalidRequest(field, "is too complex: it expands to too many entries")
 
 
 def _json_types(
     schema: Mapping[str, Any], root: Mapping[str, Any], field: str, work: _Work
 ) -> set[str]:
-    """The JSON types that a schema allows; empty where it does not say."""
+    """The JSON types that a schema allows; empty if it does not say."""
     types: set[str] = set()
     todo: list[Any] = [schema]
-    # Of the parts of `root`: one that comes again allows nothing new.
+    # Parts of `root`; repeated ones add nothing.
     seen: set[int] = set()
     while todo:
         part = _resolved(todo.pop(), root, field, work)
@@ -196,7 +198,7 @@ def _options(schema: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _own_types(schema: Mapping[str, Any]) -> set[str]:
-    """Of a schema that is no choice among others."""
+    """The types of a schema that is not a choice among others."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return {kind}
@@ -214,7 +216,7 @@ def _resolved(schema: Any, root: Mapping[str, Any], field: str, work: _Work) -> 
         if isinstance(schema, bool):
             schema = {}
         if not isinstance(schema, dict):
-            raise InvalidRequest(field, "has to be a JSON schema")
+            raise InvalidRequest(field, "must be a JSON schema")
         alone = schema.get("allOf")
         path = schema.get("$ref")
         if isinstance(alone, list) and len(alone) == 1 and isinstance(alone[0], dict):
@@ -224,7 +226,7 @@ def _resolved(schema: Any, root: Mapping[str, Any], field: str, work: _Work) -> 
         else:
             found, name = _found(path, root), "$ref"
             if not isinstance(found, dict):
-                raise InvalidRequest(field, f"refers to {path!r}, which is not there")
+                raise InvalidRequest(field, f"refers to {path!r}, which does not exist")
         work.spend(1 + len(found) + len(schema), field)
         schema = {**found, **{key: value for key, value in schema.items() if key != name}}
     raise InvalidRequest(field, f"is a chain of more than {_MAX_REFERENCES} references")
@@ -243,24 +245,24 @@ def _found(path: Any, root: Mapping[str, Any]) -> Any:
 
 
 def _text_of(schema: Mapping[str, Any], field: str) -> str:
-    """A terminal for a text that is written without quotation marks."""
+    """A terminal for a string that is written without quotation marks."""
     pattern, low, high = schema.get("pattern"), schema.get("minLength"), schema.get("maxLength")
     if pattern is None and low is None and high is None:
         return "ANY_TEXT?"
     terminals = []
     if pattern is not None:
         if not isinstance(pattern, str):
-            raise InvalidRequest(f"{field}.pattern", "has to be text")
+            raise InvalidRequest(f"{field}.pattern", "must be a string")
         terminals.append(regex(_searching(pattern)))
     if low is not None or high is not None:
         if not all(one is None or (isinstance(one, int) and one >= 0) for one in (low, high)):
-            raise InvalidRequest(field, "has a length that is no whole number")
+            raise InvalidRequest(field, "has a length that is not a non-negative integer")
         terminals.append(f"/(?s:.{{{low or 0},{'' if high is None else high}}})/")
     return " & ".join(terminals)
 
 
 def _searching(pattern: str) -> str:
-    """JSON schema looks for a pattern anywhere in a text; here the whole text has to match."""
+    """Convert from searching, as in JSON schema, to matching the whole text."""
     begin, end = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$$", pattern) is not None
     inner = pattern[1 if begin else 0 : -1 if end else None]
     return f"{'' if begin else '(?s:.*)'}(?:{inner}){'' if end else '(?s:.*)'}"

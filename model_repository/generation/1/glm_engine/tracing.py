@@ -1,4 +1,4 @@
-"""Spans of a request's stages, made when it has ended. Imported only where tracing is on."""
+"""Creates the spans of a request after its end. Imported only if tracing is enabled."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from glm_engine.request import Request, Timeline
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a request's way. Times in seconds of ``time.monotonic()``; ``parts`` lie within."""
+    """A stage of a request. Times are ``time.monotonic()``; ``parts`` are nested stages."""
 
     name: str
     began: float
@@ -23,12 +23,13 @@ class Stage:
 
 
 def stages(preprocessing: float, choices: Sequence[Timeline], ended: float) -> tuple[Stage, ...]:
-    """What a request came to, in order. What it was in when it ended, ended with it.
+    """The stages that a request reached, in order. Its last stage ends with the request.
 
     Args:
-        preprocessing: when that began; 0 for not at all.
-        choices: of its answers, the one that computed the prompt first; none before the engine.
-        ended: the request.
+        preprocessing: start of preprocessing; 0 if it did not start.
+        choices: its answers, first the one that computed the prompt; empty if it did not reach
+            the engine.
+        ended: end of the request.
     """
     first = choices[0] if choices else Timeline()
     vision: tuple[Stage, ...] = ()
@@ -45,7 +46,7 @@ def stages(preprocessing: float, choices: Sequence[Timeline], ended: float) -> t
 
 
 class RequestTracer:
-    """Sends spans of requests whose caller traces them."""
+    """Exports the spans of requests with a trace context."""
 
     def __init__(self) -> None:
         self._provider = otel.create_provider("glm-generation")
@@ -60,18 +61,18 @@ class RequestTracer:
         choices: Sequence[Request],
         outcome: str | Exception,
     ) -> None:
-        """A request has ended.
+        """Export the spans of a request after its end.
 
         Args:
             trace_context: W3C ``traceparent`` of the caller's span.
-            times: when it came, when its preprocessing began, and when it ended.
-            choices: as of :func:`stages`.
+            times: its arrival, the start of its preprocessing, and its end.
+            choices: see :func:`stages`.
             outcome: the finish reason of the last answer, or the error instead.
         """
         received, preprocessing, ended = times
         timelines = [choice.timeline for choice in choices]
         whole = Stage("generation", received, ended, stages(preprocessing, timelines, ended))
-        # All parts of a trace have to tell the time alike; the engine counts from the boot.
+        # Spans need Unix time; the engine uses the monotonic clock.
         epoch = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             whole.name,
@@ -92,12 +93,12 @@ class RequestTracer:
             span.set_attribute("gen_ai.response.finish_reasons", [outcome])
         else:
             span.set_attribute("error.type", type(outcome).__name__)
-            if not isinstance(outcome, InvalidRequest | RequestCancelled):  # the client's doing
+            if not isinstance(outcome, InvalidRequest | RequestCancelled):  # caused by the client
                 span.set_status(trace.StatusCode.ERROR)
         self._add_parts(span, whole, epoch)
 
     def shut_down(self) -> None:
-        """Send what is left."""
+        """Flush pending spans."""
         otel.shut_down(self._provider)
 
     def _add_parts(self, span: trace.Span, stage: Stage, epoch: int) -> None:

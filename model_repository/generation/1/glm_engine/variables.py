@@ -58,6 +58,7 @@ NAMES = frozenset(
         "GLM_MAX_QUEUE_BYTES",
         "GLM_MAX_QUEUE_IMAGE_TOKENS",
         "GLM_MAX_QUEUE_SECONDS",
+        "GLM_MAX_THINKING_TOKENS",
         "GLM_MAX_VIDEOS",
         "GLM_MAX_VIDEO_BYTES",
         "GLM_MAX_VIDEO_FRAMES",

@@ -1,4 +1,4 @@
-"""The vision encoder: from uint8 patches to embeddings, and the embeddings kept for next time."""
+"""The vision encoder, from uint8 patches to embeddings, and the cache of embeddings."""
 
 import threading
 from collections import OrderedDict
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.linear import Linear, linear
-from glm_engine.operations import MakeOperations, Operations, turn_by
+from glm_engine.operations import MakeOperations, Operations, to_cos_sin
 
 Grid = tuple[int, int, int]
 
@@ -20,9 +20,9 @@ _REMEMBERED_GRIDS = 64
 
 
 def pixel_table(image_processor: dict[str, Any]) -> torch.Tensor:
-    """Rescaling and normalising of pixels as a table, (3 channels, 256) float32.
+    """Lookup table for rescaling and normalising pixels, (3 channels, 256) float32.
 
-    Bit for bit what the checkpoint's image processor computes, made with its own arithmetic
+    Bit-identical to the checkpoint's image processor, as it uses the same arithmetic
     (``rescale`` in float64, ``normalize`` in float32, as in ``transformers/image_transforms.py``
     5.23).
     """
@@ -39,10 +39,10 @@ def pixel_table(image_processor: dict[str, Any]) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """One layer; norms as the operations want them.
+    """One layer, with norms in the form of the operations.
 
     Attributes:
-        next_norm: the norm before the next block, or after all of them.
+        next_norm: the first norm of the next block, or the final norm.
     """
 
     qkv: Linear
@@ -54,24 +54,24 @@ class _Block:
 
 
 class VisionEncoder:
-    """All images of a step in one pass. Same arithmetic as ``Glm4vVisionModel`` (5.23).
+    """Encodes all images of a step in one pass. Same arithmetic as ``Glm4vVisionModel`` (5.23).
 
-    A picture's two temporal frames are the same, so the kernels of the two are added up and one
-    frame is multiplied; the strided convolutions are matrix products. Two frames of a video are an
-    image of their own: ``Glm4vModel.get_video_features`` lets such pairs not attend to each other.
+    The two temporal frames of a picture are identical, so their kernels are summed and applied to
+    one frame; strided convolutions are matrix products. Each pair of video frames is a separate
+    image: in ``Glm4vModel.get_video_features`` such pairs do not attend to each other.
 
     Attributes:
-        patch_length: numbers in a patch of one frame.
-        merge_size: an image token stands for so many patches in each direction.
+        patch_length: values in a patch of one frame.
+        merge_size: number of patches per image token in each direction.
     """
 
     def __init__(
         self, visual: Any, image_processor: dict[str, Any], make_operations: MakeOperations
     ) -> None:
-        """Take over the weights of ``Glm4vVisionModel``; those that are joined are taken from it.
+        """Take over the weights of ``Glm4vVisionModel``; those that are merged are removed from it.
 
         Raises:
-            ValueError: the checkpoint has something that this pass does not know.
+            ValueError: the checkpoint has an unsupported feature.
         """
         config = visual.config
         if config.hidden_act != "silu":
@@ -89,7 +89,7 @@ class VisionEncoder:
         one_frame = kernel.float().sum(2).flatten(1).to(self._dtype)
         self.patch_length: int = one_frame.shape[1]
         all_frames = kernel.transpose(1, 2).flatten(1)
-        # By the numbers in a patch.
+        # Keyed by the number of values in a patch.
         self._embed = {weight.shape[1]: linear(weight, bias) for weight in (one_frame, all_frames)}
         self._embed_norm = operations.weight(visual.post_conv_layernorm.weight)
         norms = [operations.weight(block.norm1.weight) for block in visual.blocks]
@@ -99,7 +99,7 @@ class VisionEncoder:
             _take_block(block, self._heads, self._head_dim, operations, next_norm)
             for block, next_norm in zip(visual.blocks, norms[1:], strict=True)
         ]
-        # Features last, as they lie in memory.
+        # Channels last, as in memory.
         downsample = visual.downsample.weight.detach().permute(0, 2, 3, 1)
         self._downsample = linear(
             downsample.reshape(len(downsample), -1), visual.downsample.bias.detach()
@@ -124,11 +124,11 @@ class VisionEncoder:
         Returns:
             For each image (grid_h * grid_w / merge size ** 2, hidden size of the language model).
         """
-        # Those of one size side by side: attention takes them together.
+        # Sorted by size, so that images of the same size share an attention call.
         order = sorted(range(len(grids)), key=lambda i: (patches[i].shape[1], len(patches[i])))
         places = [self._of_grid(grids[i]) for i in order]
         embedded = torch.cat([embedding for embedding, _ in places])
-        turn = torch.cat([turn for _, turn in places])
+        cos_sin = torch.cat([cos_sin for _, cos_sin in places])
         groups: list[tuple[int, int]] = []  # images, patches each
         for i in order:
             count = len(patches[i])
@@ -142,19 +142,19 @@ class VisionEncoder:
         hidden = operations.norm(hidden, self._embed_norm) + embedded
         normed = operations.norm(hidden, self._first_norm)
         for block in self._blocks:
-            attended = block.proj(self._attend(block.qkv(normed), turn, groups))
+            attended = block.proj(self._attend(block.qkv(normed), cos_sin, groups))
             hidden, normed = operations.add_norm(hidden, attended, block.norm2)
             expanded = block.down(operations.gate(block.gate_up(normed)))
             hidden, normed = operations.add_norm(hidden, expanded, block.next_norm)
         hidden = normed.view(-1, self.merge_size**2 * normed.shape[1])
         lengths = [len(patches[i]) // self.merge_size**2 for i in order]
         merged = self._merger(self._downsample(hidden)).split(lengths)
-        # Copies, so that one that is kept keeps no others in memory.
+        # Copies, so that a cached image does not keep the others in memory.
         encoded = dict(zip(order, (embeddings.clone() for embeddings in merged), strict=True))
         return [encoded[i] for i in range(len(order))]
 
     def _embed_patches(self, patches: Sequence[np.ndarray[Any, Any]]) -> torch.Tensor:
-        """Those of pictures, and then those of videos."""
+        """Embed the patches of pictures, and then those of videos."""
         hidden = []
         for length, embed in self._embed.items():
             rows = [own for own in patches if own.shape[1] == length]
@@ -165,10 +165,10 @@ class VisionEncoder:
         return torch.cat(hidden)
 
     def _attend(
-        self, qkv: torch.Tensor, turn: torch.Tensor, groups: Sequence[tuple[int, int]]
+        self, qkv: torch.Tensor, cos_sin: torch.Tensor, groups: Sequence[tuple[int, int]]
     ) -> torch.Tensor:
         qkv = qkv.view(len(qkv), 3 * self._heads, self._head_dim)
-        self._operations.rotate(qkv, 2 * self._heads, turn)
+        self._operations.rotate(qkv, 2 * self._heads, cos_sin)
         out = qkv.new_empty(len(qkv), self._heads, self._head_dim)
         start = 0
         for images, patches in groups:
@@ -182,12 +182,12 @@ class VisionEncoder:
         return out.view(len(qkv), -1)
 
     def _positions(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the patches of a grid are added to and turned by.
+        """Position embeddings and rotary embedding for the patches of a grid.
 
         Returns:
             (patches, hidden size) interpolated position embeddings, and (patches, 2, head dim / 2)
-            what queries and keys are turned by, in the order of the patches: those of an image
-            token in a row.
+            cosines and sines for queries and keys; in the order of the patches, in which those of
+            an image token are adjacent.
         """
         _, height, width = grid
         merge, device = self.merge_size, self._device
@@ -207,11 +207,11 @@ class VisionEncoder:
         )
         angles = torch.cat([place[:, None] * self._frequencies for place in (row, column)], -1)
         embedding = embedding[0, :, :, 0].t().to(self._operations.hidden_dtype)
-        return embedding.contiguous(), turn_by(angles)
+        return embedding.contiguous(), to_cos_sin(angles)
 
 
 class _Merger:
-    """``Glm4vVisionPatchMerger``: from merged patches to what the language model reads."""
+    """``Glm4vVisionPatchMerger``: from merged patches to embeddings of the language model."""
 
     def __init__(self, merger: Any, operations: Operations) -> None:
         self._gate = operations.gate
@@ -229,8 +229,8 @@ class _Merger:
 def _take_block(
     block: Any, heads: int, head_dim: int, operations: Operations, next_norm: Any
 ) -> _Block:
-    # The checkpoint turns feature i with feature i + head_dim / 2. Here the two are neighbours, so
-    # that they are one complex number; that queries and keys are shuffled alike changes no product.
+    # The checkpoint rotates feature i with feature i + head_dim / 2. Here the two are made adjacent
+    # to form a complex number; permuting queries and keys alike does not change their products.
     order = torch.arange(head_dim).view(2, -1).t().flatten()
     rows = torch.arange(3 * heads * head_dim).view(3 * heads, head_dim)
     rows[: 2 * heads] = rows[: 2 * heads, order]
@@ -250,7 +250,7 @@ def _take_block(
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image that needs neither decoding nor encoding.
+    """A cached image, which needs neither decoding nor encoding.
 
     Attributes:
         embeddings: (tokens, hidden size).
@@ -261,13 +261,13 @@ class KnownImage:
 
 
 class ImageCache:
-    """Embeddings by the content of the image, the least recently used ones dropped first.
+    """An LRU cache of embeddings, keyed by the content hash of the image.
 
-    Any thread may ask; the engine's thread adds. What a request took out stays in memory until the
-    request is done, whatever is dropped here.
+    Any thread may look up images; the engine's thread adds them. Embeddings in use by a request
+    stay in memory until its end, even if they are evicted.
 
     Attributes:
-        num_bytes: of all embeddings in it.
+        num_bytes: total size of the embeddings.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -278,7 +278,7 @@ class ImageCache:
         self.num_bytes = 0
 
     def get(self, content_hash: bytes) -> KnownImage | None:
-        """The image with this content, if it is known."""
+        """The image with this content hash, if it is cached."""
         with self._lock:
             image = self._images.get(content_hash)
             if image is not None:
@@ -286,7 +286,7 @@ class ImageCache:
             return image
 
     def add(self, content_hash: bytes, image: KnownImage) -> None:
-        """Remember an image."""
+        """Add an image."""
         size = image.embeddings.nbytes
         with self._lock:
             if size > self._max_bytes or content_hash in self._images:

@@ -1,4 +1,4 @@
-"""GLM's markup: thought, text and tool calls, told apart by token id. Free of Triton and torch.
+"""GLM's markup: separates thought, text and tool calls by token id. No Triton, no torch.
 
 GLM writes ``<think>thought</think>``, then text, then ``<tool_call>NAME``, a line break, for each
 argument ``<arg_key>KEY</arg_key>`` and ``<arg_value>VALUE</arg_value>``, then ``</tool_call>``.

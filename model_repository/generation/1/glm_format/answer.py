@@ -1,4 +1,4 @@
-"""One answer, read token by token: its thought, its text and its calls."""
+"""Parses one answer token by token into its thought, its text and its calls."""
 
 import codecs
 from collections import deque
@@ -17,7 +17,7 @@ from glm_format.tags import BOXES, Tag
 class Channel(Enum):
     """What a token of an answer belongs to."""
 
-    START = auto()  # nothing has come yet that tells a thought from text
+    START = auto()  # undecided between thought and text
     THOUGHT = auto()
     TEXT = auto()
     CALL = auto()
@@ -30,17 +30,17 @@ class AnswerReader:
     dropped, and so are box tags, and space between calls. All other text stays as it is.
 
     Args:
-        tags: what each tag's token is.
-        token_bytes: from a token to its bytes; none for what is no text.
-        begins_in: what the prompt ends in.
+        tags: from token ids to tags.
+        token_bytes: from a token to its bytes; empty if it is not text.
+        begins_in: the channel in which the prompt ends.
         functions: from the names of the tools that may be called to the JSON schemas of their
             parameters. Without any, a call is text.
-        stop: strings that end the answer where they come in its text.
+        stop: strings that end the answer if they occur in its text.
 
     Attributes:
         channel: of the last token.
-        stop_string: the one of ``stop`` that was found; the answer ends before it.
-        num_thought_tokens: tokens so far that belong to the thought, its tags included.
+        stop_string: the entry of ``stop`` that was found; the answer ends before it.
+        num_thought_tokens: number of thinking tokens so far, including tags.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class AnswerReader:
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._events: list[Event] = []
-        self._todo: deque[tuple[str | Tag, Any]] = deque()  # text and tags that are not taken yet
+        self._todo: deque[tuple[str | Tag, Any]] = (
+            deque()
+        )  # text and tags that are not processed yet
         self._space = ""  # of START
         self._notes: list[Any] = []  # of START
         self._line_breaks = ""  # of a thought; dropped if nothing of the thought follows them
@@ -84,17 +86,17 @@ class AnswerReader:
 
     @property
     def held(self) -> str:
-        """The end of the text so far, which may turn out to be the beginning of a stop string."""
+        """The end of the text so far that may be the beginning of a stop string."""
         if not self._stop:
             return ""
         undecided = "".join(str(piece) for piece, _ in self._call_pieces) if self._call else ""
         return self._space + (self._margin or "") + self._held + self._line_break + undecided
 
     def push(self, token_id: int, note: Any = None) -> list[Event]:
-        """Take a token.
+        """Process a token.
 
         Args:
-            note: comes back with the text of the token; None for nothing.
+            note: returned with the text of the token; None for none.
         """
         if self.stop_string is not None:
             return []
@@ -112,10 +114,10 @@ class AnswerReader:
         return self._taken()
 
     def finish(self, *, is_cut: bool) -> list[Event]:
-        """The answer has ended: what was held back.
+        """End the answer; returns the events that were held back.
 
         Args:
-            is_cut: because it may not be longer. Then a call may be without its end.
+            is_cut: whether it was cut off by a length limit, so that a call may be incomplete.
         """
         if self.stop_string is None:
             self._flush_decoder()
@@ -124,7 +126,7 @@ class AnswerReader:
                 self._add_call_events(self._call.end(is_cut=is_cut))
                 if self._call is None or not self._call.is_refused:
                     break
-                self._refuse_call()  # another call may begin in what is text now
+                self._refuse_call()  # what is now text may contain another call
                 self._take_all()
         if self.stop_string is None:
             if self.channel is Channel.START:
@@ -144,7 +146,7 @@ class AnswerReader:
             self._todo.append((text, None))
 
     def _take_all(self) -> None:
-        """Take what has come. Nothing does any more once a stop string was found."""
+        """Process all pending pieces, up to a stop string."""
         while self._todo and self.stop_string is None:
             piece, note = self._todo.popleft()
             if isinstance(piece, Tag):
@@ -216,7 +218,7 @@ class AnswerReader:
             return text
         found = [stop for stop in self._stop if stop in text]
         if found:
-            # As if it came character by character.
+            # As if the text had arrived character by character.
             self.stop_string = min(
                 found, key=lambda stop: (text.find(stop) + len(stop), text.find(stop))
             )
@@ -227,7 +229,7 @@ class AnswerReader:
         return text[: len(text) - held]
 
     def _release_text(self) -> None:
-        """What was held back is text: what could have been meant by it does not come."""
+        """Release text that was held back, as it turned out to be plain text."""
         text = self._before_stop(self._held + self._line_break)
         if self.stop_string is None:
             text += self._held
@@ -300,7 +302,7 @@ class AnswerReader:
     def _add_call_events(self, events: list[Event]) -> None:
         call = self._call
         assert call is not None
-        if call.name is not None and self._call_pieces:  # its name has just become known
+        if call.name is not None and self._call_pieces:  # its name is now known
             self._call_pieces = []
             self._num_calls += 1
             self._may_be_thought = False
@@ -313,7 +315,7 @@ class AnswerReader:
             self._call, self.channel = None, Channel.TEXT
 
     def _refuse_call(self) -> None:
-        """What looked like a call is text, or a piece of the thought."""
+        """Treat an apparent call as text, or as part of the thought."""
         pieces, self._call_pieces = self._call_pieces, []
         self._call, self.channel = None, self._before_call
         (tag, note), *rest = pieces
@@ -323,7 +325,7 @@ class AnswerReader:
 def channel_after(
     prompt: Sequence[int] | npt.NDArray[np.int32], tags: Mapping[int, Tag], assistant: int | None
 ) -> Channel:
-    """What an answer to this prompt goes on in the middle of; START where it begins anew.
+    """The channel in which an answer to this prompt continues; START if it begins anew.
 
     Args:
         assistant: the token that begins the answer's turn.
@@ -340,7 +342,7 @@ def channel_after(
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are the beginning of ``stop``."""
+    """Length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):
             return length

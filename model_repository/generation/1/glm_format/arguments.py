@@ -1,4 +1,4 @@
-"""What the text of a call's argument means, by the JSON schema of its tool."""
+"""Converts the text of a call's argument by the JSON schema of its tool."""
 
 import ast
 import json
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _MAX_REFERENCES = 32
-# Of a JSON schema, looked at for one argument. What is larger does not say what it allows.
+# Schema options visited for one argument; larger schemas are treated as unconstrained.
 _MAX_OPTIONS = 1000
 
 _PYTHON_TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -15,23 +15,23 @@ _PYTHON_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 # As Python writes them; a text that may be one of several types is not read as Python otherwise.
 _PYTHON_WORDS = ("None", "True", "False")
-# What says by itself which types a value may have, whatever else stands beside it.
+# Keywords that determine the types of a value.
 _TELLING = frozenset({"type", "properties", "enum", "const", "anyOf", "oneOf"})
 
 
 def properties(parameters: Any) -> Mapping[str, Any]:
-    """The properties of a tool's parameters; none where the schema has none."""
+    """The properties of a tool's parameters; empty if the schema has none."""
     root = parameters if isinstance(parameters, Mapping) else {}
     found = _resolved(root, root).get("properties")
     return found if isinstance(found, Mapping) else {}
 
 
 def types_of(parameters: Any, key: str) -> set[str]:
-    """The JSON types that an argument may have; empty where the schema does not say."""
+    """The JSON types that an argument may have; empty if the schema does not say."""
     root = parameters if isinstance(parameters, Mapping) else {}
     types: set[str] = set()
     todo = [properties(parameters).get(key)]
-    # A small schema can refer to itself, or to parts twice that refer to parts twice.
+    # A small schema can be recursive, or expand exponentially.
     seen: set[int] = set()
     while todo:
         part = _resolved(todo.pop(), root)
@@ -49,16 +49,16 @@ def types_of(parameters: Any, key: str) -> set[str]:
 
 
 def value_of(text: str, types: set[str]) -> Any:
-    """What the model means by the text of an argument: a text where it may be nothing else.
+    """Parse the text of an argument; it stays a string if it must be one.
 
-    GLM writes texts as they are, and everything else as JSON, or now and then as Python would.
+    GLM writes strings verbatim, and everything else as JSON, or occasionally as Python literals.
     """
     for read in (json.loads, ast.literal_eval):
         if "string" in types and read is ast.literal_eval and text.strip() not in _PYTHON_WORDS:
             continue
         try:
             value = read(text.strip())
-            # Half a surrogate pair has no UTF-8.
+            # An unpaired surrogate cannot be encoded as UTF-8.
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
@@ -91,7 +91,7 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _own_types(schema: Mapping[str, Any]) -> set[str]:
-    """Of a schema that is not a choice among others."""
+    """The types of a schema that is not a choice among others."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return {kind}

@@ -1,7 +1,7 @@
-"""One tool call, read from what comes after ``<tool_call>``.
+"""Parses one tool call, after ``<tool_call>``.
 
-A model does not always write what its template shows, so there is one rule for the rest: the next
-tag tells where the part before it ends. ``</tool_call>`` or the end of the turn closes a call, a
+A model does not always follow its template, so there is one general rule: the next tag determines
+where the part before it ends. ``</tool_call>`` or the end of the turn closes a call, a
 missing tag of a key or a value is inferred from the one that follows it, and JSON in the place of
 keys and values is read. A ``</arg_value>`` ends a value only where another argument or the end of
 the call follows; anywhere else it belongs to the value.
@@ -16,7 +16,7 @@ from glm_format.arguments import properties, types_of, value_of
 from glm_format.events import CallDelta, CallStart, Event
 from glm_format.tags import Tag
 
-# Characters of a name, and of a key that follows it without a tag. Longer ones are not held back.
+# Maximum length of a name, including a key that follows it without a tag, that is held back.
 _MAX_NAME = 512
 
 
@@ -29,7 +29,7 @@ class _Part(Enum):
 
 
 class CallReader:
-    """Reads one call. ``text`` and ``tag`` take what comes, ``end`` the end of the answer.
+    """Parses one call. ``text`` and ``tag`` process its pieces, ``end`` the end of the answer.
 
     Args:
         index: of the call in the answer, from 0.
@@ -37,8 +37,8 @@ class CallReader:
 
     Attributes:
         name: one of ``functions``; None until it is known.
-        is_refused: it calls nothing that is offered, so it is no call; ``name`` stays None.
-        is_done: it has been closed.
+        is_refused: it names no available function, so it is not a call; ``name`` stays None.
+        is_done: it is complete.
     """
 
     def __init__(self, index: int, functions: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class CallReader:
         return self._part is _Part.BETWEEN or self._maybe_end is not None
 
     def text(self, text: str) -> list[Event]:
-        """Take text."""
+        """Process text."""
         if self._maybe_end is not None and not text.isspace():
             self._text += self._maybe_end + text
             self._maybe_end = None
@@ -82,7 +82,7 @@ class CallReader:
         return self._taken()
 
     def tag(self, tag: Tag) -> list[Event]:
-        """Take a tag."""
+        """Process a tag."""
         {
             _Part.NAME: self._tag_in_name,
             _Part.BETWEEN: self._tag_between,
@@ -93,7 +93,7 @@ class CallReader:
         return self._taken()
 
     def end(self, *, is_cut: bool) -> list[Event]:
-        """The answer ends; ``is_cut``: because it may not be longer, so the call stays as it is."""
+        """End the answer; ``is_cut``: by a length limit, so that the call stays incomplete."""
         if not is_cut:
             return self.tag(Tag.END_CALL)
         if self._part is _Part.VALUE and self._maybe_end is not None:
@@ -114,13 +114,13 @@ class CallReader:
         return self._text.lstrip().startswith("{")
 
     def _may_be_name(self, text: str) -> bool:
-        """Whether a name, or a name and a key, may come of it."""
+        """Whether it may be the beginning of a name, or of a name and a key."""
         return len(text) < _MAX_NAME and any(
             name.startswith(text) or text.startswith(name) for name in self._functions
         )
 
     def _begin(self, name: str) -> bool:
-        """The name is whole."""
+        """The name is complete."""
         if name not in self._functions:
             self.is_refused = True
             return False
@@ -138,7 +138,7 @@ class CallReader:
         if self._is_json():
             if tag is Tag.END_CALL:
                 self._read_call_of_json()
-            elif tag is Tag.CALL:  # where the JSON is not whole: it is none
+            elif tag is Tag.CALL:  # the JSON is incomplete, so it is none
                 self.is_refused = True
             else:
                 self._text += tag
@@ -194,7 +194,7 @@ class CallReader:
             case Tag.END_CALL:
                 self._close()
             case _:
-                self._part = _Part.BETWEEN  # a key that nothing is known of
+                self._part = _Part.BETWEEN  # an unusable key
 
     def _tag_before_value(self, tag: Tag) -> None:
         match tag:
@@ -240,7 +240,7 @@ class CallReader:
         self._num_arguments += 1
 
     def _stream_value(self) -> None:
-        """Send what is certain of a text."""
+        """Emit the part of a string that is certain."""
         if not self._is_streamed:
             return
         # A line break at the end belongs to the text only if its closing tag follows.
@@ -286,5 +286,5 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 def _quoted(text: str) -> str:
-    """As it stands between the quotation marks of a JSON string."""
+    """The text as the content of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]

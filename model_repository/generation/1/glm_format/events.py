@@ -1,4 +1,4 @@
-"""What an answer consists of, in the order in which the model writes it."""
+"""The parts of an answer, in the order in which the model writes them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ class ThoughtDelta:
     """The next piece of the thought.
 
     Attributes:
-        notes: what was given with each of its tokens, tags left out.
+        notes: those of its tokens, excluding tags.
     """
 
     text: str
@@ -28,7 +28,7 @@ class TextDelta:
 
 @dataclass(slots=True)
 class TextWasThought:
-    """``</think>`` came, and no ``<think>`` had: all the text before was a thought."""
+    """``</think>`` without a preceding ``<think>``: all earlier text was a thought."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class CallStart:
 
     Attributes:
         index: of the call in the answer, from 0.
-        name: one of those that the request offers.
+        name: one of the request's tools.
     """
 
     index: int
@@ -56,11 +56,11 @@ Event = ThoughtDelta | TextDelta | TextWasThought | CallStart | CallDelta
 
 
 def merged(events: Iterable[Event], *, is_whole: bool) -> list[Event]:
-    """The same events with neighbours of one kind joined, and none that says nothing.
+    """Merge adjacent events of one kind, and drop empty ones.
 
     Args:
         is_whole: whether these are all events of an answer, so that text that turned out to be a
-            thought can still become one; what has been sent before cannot.
+            thought can still be converted; text that has been sent cannot.
     """
     found: list[Event] = []
     for event in events:

@@ -1,4 +1,4 @@
-"""The tags of GLM, and which tokens they are in a checkpoint."""
+"""The tags of GLM, and their tokens in a checkpoint."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -20,13 +20,13 @@ class Tag(StrEnum):
 
 
 BOXES = (Tag.BOX, Tag.END_BOX)
-"""Around the part of an answer that counts. They are for no reader, and dropped."""
+"""Tags around the final result of an answer, which are dropped."""
 
 
 def tags_by_token(find: Callable[[str], int | None]) -> Mapping[int, Tag]:
     """The tags that a checkpoint has tokens for.
 
     Args:
-        find: from the text of an added token to its id; None where there is none.
+        find: from the text of an added token to its id; None if there is none.
     """
     return {token_id: tag for tag in Tag if (token_id := find(tag)) is not None}

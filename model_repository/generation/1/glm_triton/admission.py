@@ -1,4 +1,4 @@
-"""Whether one more request may wait. Free of Triton."""
+"""Admission control: whether one more request may be queued. Independent of Triton."""
 
 import math
 import time
@@ -11,17 +11,17 @@ from glm_engine.engine import EngineStats
 from glm_engine.errors import InvalidRequest, QueueFull
 from glm_triton.jobs import Job, Waiting
 
-# Of a queue's rate: long enough for what leaves in bursts, short enough to follow the load.
+# Window of the rate: long enough to smooth bursts, short enough to follow the load.
 _PACE_SECONDS = 10.0
 _REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """What the requests before their prefill may come to.
+    """Limits for all requests that are waiting for their prefill.
 
     Attributes:
-        max_bytes: of their images and videos as they were sent.
+        max_bytes: total size of their images and videos as sent.
         max_image_tokens: tokens that stand for their images; an image token is up to 2,352 bytes of
             pixels in memory (four patches).
     """
@@ -31,12 +31,12 @@ class QueueLimits:
 
 
 class Pace:
-    """How fast requests leave a queue: over the last seconds, since nobody had to wait.
+    """Measures the rate at which requests leave the queue, over the last few seconds.
 
-    While nobody has to wait the rate is that of the arrivals and tells nothing, so it begins anew
-    with every queue. At first hardly any request has left; so those that run count as if they did,
-    within the time that requests usually run. Of what ran lately that is the mean over time, not
-    over requests: a thousand test requests of a moment each say nothing about the others.
+    While the queue is empty the rate is that of the arrivals and means nothing, so measurement
+    restarts whenever a queue builds up. At that point hardly any request has left, so running
+    requests are counted as if they left within the usual run time. The usual run time is weighted
+    by time, not by request: a thousand very short test requests say nothing about the others.
 
     One thread calls ``begin`` and ``rate``, one ``note`` and ``note_run``.
     """
@@ -48,25 +48,25 @@ class Pace:
         self._usual_run: float | None = None
 
     def begin(self, now: float) -> None:
-        """Nobody has to wait."""
+        """Restart: the queue is empty."""
         self._began = now
         self._left.clear()
 
     def note(self, now: float) -> None:
-        """One request has left the queue: its first token is there."""
+        """Record that a request left the queue, i.e. that its first token was generated."""
         self._left.append(now)
 
     def note_run(self, seconds: float) -> None:
-        """A request was answered, so long after it had left the queue."""
+        """Record the time from leaving the queue to the end of a request."""
         self._runs.append(seconds)
         if total := sum(self._runs):
             self._usual_run = sum(run * run for run in self._runs) / total
 
     def rate(self, now: float, running: int) -> float | None:
-        """Requests per second; None where nothing tells it.
+        """Requests per second; None if unknown.
 
         Args:
-            running: requests now.
+            running: number of requests that are running now.
         """
         while self._left and self._left[0] < now - _PACE_SECONDS:
             self._left.popleft()
@@ -84,21 +84,21 @@ def check_wait(
     max_seconds: float,
     rate: float | None,
     now: float,
-    places: int = 0,
+    free_slots: int = 0,
 ) -> None:
-    """Let one more request wait, or not, by how long it would.
+    """Reject a request that would wait too long.
 
-    A tenant's own requests decide: tenants are served in turn. Where the rate is known the wait is
-    estimated. That the oldest has waited too long would be certain, but comes too late where far
-    more arrive than leave: by then the queue is many times as long as it should be, and no one is
-    let in until it is empty.
+    Tenants are served in turn, so the wait depends mainly on the tenant's own requests. It is
+    estimated if the rate is known. Checking only how long the oldest request has waited reacts too
+    late under heavy overload: by then the queue is many times too long, and nothing is admitted
+    until it has drained.
 
     Args:
-        rate: requests per second that leave the queue; None where that is not known.
-        places: for so many of those that wait the engine has room at once.
+        rate: requests per second that leave the queue; None if unknown.
+        free_slots: number of waiting requests that the engine can start at once.
 
     Raises:
-        QueueFull: with when to try again.
+        QueueFull: includes when to retry.
     """
     counts = Counter(other.tenant for other in waiting)
     own = counts.pop(newcomer.tenant, 0)
@@ -107,46 +107,46 @@ def check_wait(
     if rate is None:
         oldest = now - min(other.since for other in waiting if other.tenant == newcomer.tenant)
         if oldest > max_seconds:
-            raise queue_full(f"requests have been waiting for {oldest:.0f} s", oldest)
+            raise queue_full(f"the oldest request has been waiting for {oldest:.0f} s", oldest)
         return
     before = own + sum(min(count, own + 1) for count in counts.values())
-    wait = (before - places) / rate
+    wait = (before - free_slots) / rate
     if wait > max_seconds:
-        raise queue_full(f"the request would wait for {wait:.0f} s", wait)
+        raise queue_full(f"the estimated wait is {wait:.0f} s", wait)
 
 
-def check_room(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits) -> None:
-    """Let one more request wait, or not, by what it takes. Alone it always may, however large.
+def check_capacity(newcomer: Waiting, waiting: Sequence[Waiting], limits: QueueLimits) -> None:
+    """Reject a request that exceeds the limits of the queue; an empty queue accepts any size.
 
     Raises:
-        QueueFull: with when to try again.
+        QueueFull: includes when to retry.
     """
     if not waiting:
         return
     reason = None
     if newcomer.num_bytes + sum(other.num_bytes for other in waiting) > limits.max_bytes:
-        reason = f"more than {limits.max_bytes} bytes of images would wait"
+        reason = f"more than {limits.max_bytes} bytes of images and videos would be queued"
     elif (
         newcomer.image_tokens + sum(other.image_tokens for other in waiting)
         > limits.max_image_tokens
     ):
-        reason = f"more than {limits.max_image_tokens} image tokens would wait"
+        reason = f"more than {limits.max_image_tokens} image tokens would be queued"
     if reason is not None:
         raise queue_full(reason)
 
 
 def queue_full(reason: str, wait: float = 0.0) -> QueueFull:
-    """The error for a request that may not wait; half of the wait is a good time to come back."""
+    """The error for a rejected request; suggests a retry after half of the wait."""
     return QueueFull(reason, min(60, max(1, math.ceil(wait / 2))))
 
 
 class Admission:
-    """The jobs of this process, from their arrival to their last response.
+    """Tracks the jobs of this process from their arrival to their last response.
 
-    ``admit`` is for one thread; the others may be called by any.
+    ``admit`` must be called from one thread only; the other methods are thread-safe.
 
     Attributes:
-        pace: of the jobs that leave the queue.
+        pace: the rate at which jobs leave the queue.
     """
 
     def __init__(self, config: EngineConfig, stats: EngineStats) -> None:
@@ -160,47 +160,47 @@ class Admission:
         self._by_cancel_key: dict[bytes, Job] = {}
 
     def admit(self, job: Job, *, is_idle: bool) -> None:
-        """Let a job wait.
+        """Admit a job to the queue.
 
         Args:
-            is_idle: whether no job waits for stage 1.
+            is_idle: whether no job is waiting for stage 1.
 
         Raises:
             InvalidRequest: its ``cancel_key`` is in use.
-            QueueFull: with when to try again.
+            QueueFull: includes when to retry.
         """
         if job.cancel_key in self._by_cancel_key:
-            raise InvalidRequest("cancel_key", "is that of another request")
+            raise InvalidRequest("cancel_key", "is already in use by another request")
         if len(self._jobs) >= self._max_jobs:
-            raise queue_full(f"{self._max_jobs} requests run or wait already")
+            raise queue_full(f"{self._max_jobs} requests are already running or waiting")
         newcomer = Waiting(job.tenant, job.received, job.num_bytes)
         waiting, now, stats = self._waiting_beside(job), time.monotonic(), self._stats
-        places = 0 if stats.waiting else self._max_num_seqs - stats.running
-        if not stats.waiting and is_idle:  # all are only on their way
+        free_slots = 0 if stats.waiting else self._max_num_seqs - stats.running
+        if not stats.waiting and is_idle:  # none is blocked; all are being prepared
             self.pace.begin(now)
-        rate = self.pace.rate(now, self._max_num_seqs if places else stats.running)
-        check_wait(newcomer, waiting, self._max_seconds, rate, now, places)
-        check_room(newcomer, waiting, self._limits)
+        rate = self.pace.rate(now, self._max_num_seqs if free_slots else stats.running)
+        check_wait(newcomer, waiting, self._max_seconds, rate, now, free_slots)
+        check_capacity(newcomer, waiting, self._limits)
         self._jobs[job] = None
         if job.cancel_key is not None:
             self._by_cancel_key[job.cancel_key] = job
 
     def check_prompt(self, job: Job) -> None:
-        """Let an admitted job go on, now that its image tokens are known.
+        """Check an admitted job again, once its number of image tokens is known.
 
         Raises:
-            QueueFull: with when to try again.
+            QueueFull: includes when to retry.
         """
         newcomer = job.waiting
         if job.image_tokens and newcomer is not None:
-            check_room(newcomer, self._waiting_beside(job), self._limits)
+            check_capacity(newcomer, self._waiting_beside(job), self._limits)
 
     def by_cancel_key(self, cancel_key: bytes) -> Job | None:
-        """The job that its client can cancel by this key."""
+        """The job with this cancel key."""
         return self._by_cancel_key.get(cancel_key)
 
     def release(self, job: Job) -> None:
-        """A job has got its last response."""
+        """Forget a job after its last response."""
         if job.cancel_key is not None:
             self._by_cancel_key.pop(job.cancel_key, None)
         self._jobs.pop(job, None)

@@ -1,4 +1,4 @@
-"""One request of a client, from its arrival to its last response. Free of Triton."""
+"""One request of a client, from its arrival to its last response. Independent of Triton."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,24 +10,25 @@ from glm_engine.errors import GenerationError
 from glm_engine.request import Output, Prompt, Request, SamplingParams, StopReason
 from glm_engine.structured_output import Guide
 
-# The first responses of a stream are sent at once; the very first often is no more than "<think>".
+# The first responses of a stream are sent at once; the very first is often only "<think>".
 _FIRST_RESPONSES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response to a client. What is None was not asked for, or does not apply.
+    """One response to a client. None: not requested, or not applicable.
 
     Attributes:
-        text: as the model writes it, never ending in the middle of a character; None where the
-            client asks for events.
-        events: what the text means; see ``events`` in config.pbtxt.
-        index: of the answer, where there are several.
-        finish_reason: empty as long as the answer goes on.
+        text: as the model writes it, never ending within a character; None if the client asks
+            for events.
+        events: the parsed text; see ``events`` in config.pbtxt.
+        index: of the answer, if there are several.
+        finish_reason: empty until the answer is complete.
         logprobs: for each token, by token id: ``logprob``, ``rank``, ``decoded_token``, ``bytes``.
-        num_input_tokens: of the prompt, as ``num_image_tokens`` and ``num_cached_tokens``.
-        image_sizes: (pictures, 2) int32 width and height as they were sent; in the first response.
-        num_output_tokens: in this response, as ``num_reasoning_tokens`` and ``token_ids``.
+        num_input_tokens: of the prompt, like ``num_image_tokens`` and ``num_cached_tokens``.
+        image_sizes: (pictures, 2) int32 original width and height; in the first response.
+        limits: see ``limits`` in config.pbtxt; in the first response.
+        num_output_tokens: in this response, like ``num_reasoning_tokens`` and ``token_ids``.
     """
 
     text: str | None
@@ -44,29 +45,30 @@ class Response:
     num_reasoning_tokens: int | None = None
     token_ids: Sequence[int] | None = None
     image_sizes: np.ndarray[Any, Any] | None = None
+    limits: Mapping[str, float] | None = None
 
 
 class Client(Protocol):
-    """Whoever sent a job, at the other end of Triton's response sender."""
+    """The client that sent a job, behind Triton's response sender."""
 
     def send(self, response: Response, *, is_last: bool) -> None:
         """Send one response."""
 
     def fail(self, error: GenerationError) -> None:
-        """Send an error as the last response, whatever it takes; raises nothing."""
+        """Send an error as the last response; never raises."""
 
     def is_cancelled(self) -> bool:
-        """Whether the client gave the request up by closing its stream; raises nothing."""
+        """Whether the client cancelled the request by closing its stream; never raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a request before its prefill takes of the queue.
+    """The share of the queue that a request occupies until its prefill.
 
     Attributes:
-        since: in seconds of ``time.monotonic()``.
-        num_bytes: of its images and videos as they were sent.
-        image_tokens: 0 as long as stage 1 has not reported them.
+        since: ``time.monotonic()`` timestamp.
+        num_bytes: size of its images and videos as sent.
+        image_tokens: 0 until stage 1 has reported them.
     """
 
     tenant: str
@@ -82,21 +84,21 @@ class Job:
     Attributes:
         prompt_inputs: tensors for stage 1, copied: Triton reuses the originals' memory. Empty once
             the prompt is ready.
-        prompt_field: the wire field that the prompt comes from.
+        prompt_field: the wire field that contains the prompt.
         flags: the ``return_...`` inputs that are true.
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
-        received: when, in seconds of ``time.monotonic()``.
-        tenant: on whose behalf.
-        cancel_key: the client's secret, by which it can cancel the job.
-        trace_context: W3C traceparent of the client's span; empty where it has none.
-        taken: when preprocessing began, as ``received``; 0 for not yet.
-        num_bytes: of its images and videos as they were sent.
-        image_tokens: of its prompt, once that is ready.
-        image_sizes: (pictures, 2) int32 width and height as they were sent, once that is ready.
+        received: ``time.monotonic()`` timestamp of its arrival.
+        tenant: for fair scheduling.
+        cancel_key: a secret with which the client can cancel the job.
+        trace_context: W3C traceparent of the client's span; empty if it has none.
+        taken: when preprocessing began, like ``received``; 0 before that.
+        num_bytes: size of its images and videos as sent.
+        image_tokens: number in its prompt, once that is ready.
+        image_sizes: (pictures, 2) int32 original width and height, once the prompt is ready.
         choices: the answers (sampling parameter ``n``); none until the prompt is ready.
-        num_open: choices that are not answered to their end.
-        has_begun: whether its first token is there.
+        num_open: number of choices that are not complete.
+        has_begun: whether its first token has been generated.
     """
 
     request_id: str
@@ -122,7 +124,7 @@ class Job:
 
     @property
     def waiting(self) -> Waiting | None:
-        """What it takes of the queue; None once the engine computes its prompt."""
+        """Its share of the queue; None once the engine computes its prompt."""
         if any(choice.request.timeline.scheduled for choice in self.choices):
             return None
         return Waiting(self.tenant, self.received, self.num_bytes, self.image_tokens)
@@ -130,8 +132,7 @@ class Job:
     def set_prompt(
         self, prompt: Prompt, guides: Sequence[Guide | None], functions: Mapping[str, Any]
     ) -> list["Choice"]:
-        """The prompt is ready: one request of the engine for each answer, the first of which
-        computes the prompt for all.
+        """Create one engine request per answer; the first computes the prompt for all of them.
 
         Args:
             functions: tools that may be called, as in :class:`glm_engine.request.Request`.
@@ -140,24 +141,26 @@ class Job:
         for index, guide in enumerate(guides):
             params, seed = self.params, self.params.seed
             if index and seed is not None:
-                params = replace(params, seed=seed + index)  # or all answers would be the same
+                params = replace(
+                    params, seed=seed + index
+                )  # otherwise all answers would be the same
             request = Request(self.request_id, prompt, params, guide=guide, tenant=self.tenant)
             request.functions, request.wants_events = functions, "return_events" in self.flags
             request.leader = choices[0].request if choices else None
             request.timeline.received = self.received
             request.context = Choice(self, index, request)
             choices.append(request.context)
-        self.prompt_inputs = {}  # the image files; what the engine needs is in the prompt
+        self.prompt_inputs = {}  # frees the image files; the prompt has what the engine needs
         self.choices, self.num_open = choices, len(choices)
         return choices
 
     def forget(self) -> None:
-        """It has ended: let go of what it holds.
+        """Release everything that it holds, after its end.
 
-        The choices and the job know each other; without this prompts lay in memory until the
-        garbage collector looks at everything, which it does seldom and for a tenth of a second.
+        The choices and the job reference each other; without this, prompts would stay in memory
+        until a full garbage collection, which is rare and takes a tenth of a second.
         """
-        self.prompt_inputs = {}  # one that was cancelled early may wait for stage 1 yet
+        self.prompt_inputs = {}  # a job that was cancelled early may still be queued for stage 1
         for choice in self.choices:
             choice.request.context = None
         self.choices = []
@@ -168,11 +171,10 @@ class Choice:
     """One answer to a job.
 
     Attributes:
-        unsent: outputs not sent yet; all of them until the end when the client did not ask for a
-            stream.
-        num_sent: responses so far.
-        num_thought_tokens: tokens of the thought in them.
-        sent: when the last of them was, in seconds of ``time.monotonic()``.
+        unsent: outputs that have not been sent; without streaming, all of them until the end.
+        num_sent: number of responses so far.
+        num_thought_tokens: number of thinking tokens in them.
+        sent: ``time.monotonic()`` timestamp of the last of them.
     """
 
     job: Job
@@ -185,10 +187,10 @@ class Choice:
 
     @property
     def is_new(self) -> bool:
-        """Whether the client waits for the beginning of the answer."""
+        """Whether the client is still waiting for the first responses of a stream."""
         return self.job.stream and self.num_sent < _FIRST_RESPONSES
 
     @property
     def is_urgent(self) -> bool:
-        """Whether what is unsent is the beginning or the end of the answer."""
+        """Whether the unsent outputs are the beginning or the end of the answer."""
         return self.is_new or self.unsent[-1].is_final

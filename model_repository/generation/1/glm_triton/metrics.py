@@ -10,39 +10,39 @@ import triton_python_backend_utils as pb_utils
 
 from glm_engine.engine import EngineStats
 
-# Upper bounds in seconds: of whole requests and their parts, and of what happens once a token.
+# Bucket bounds in seconds: for whole requests and their stages, and for events per token.
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 _TOKEN_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5]
 
-# Name of the metric without glm_, what it is, and where EngineStats has it.
+# Name of the metric without glm_, its description, and the attribute of EngineStats.
 _GAUGES = {
-    "requests_running": ("Requests that the engine runs", "running"),
-    "image_cache_bytes": ("Embeddings of pictures that are kept", "image_cache_bytes"),
+    "requests_running": ("Requests that are running", "running"),
+    "image_cache_bytes": ("Size of the cached embeddings of pictures", "image_cache_bytes"),
     "kv_cache_blocks": ("Blocks of the KV cache", "kv_blocks"),
-    "kv_cache_blocks_used": ("Blocks of the KV cache that requests hold", "kv_blocks_used"),
+    "kv_cache_blocks_used": ("Blocks of the KV cache in use", "kv_blocks_used"),
 }
 _COUNTERS = {
-    "engine_steps": ("Passes over the running requests", "steps"),
+    "engine_steps": ("Steps of the engine", "steps"),
     "prompt_tokens": ("Prompt tokens, image tokens included", "prompt_tokens"),
     "cached_prompt_tokens": ("Prompt tokens found in the KV cache", "cached_tokens"),
-    "image_tokens": ("Prompt tokens that stand for pictures and videos", "image_tokens"),
+    "image_tokens": ("Prompt tokens of pictures and videos", "image_tokens"),
     "generation_tokens": ("Tokens generated", "generation_tokens"),
-    "preemptions": ("Times that a request lost its blocks to another", "preemptions"),
+    "preemptions": ("Times that a request was preempted", "preemptions"),
     "image_cache_hits": (
-        "Pictures and pairs of video frames whose embeddings were known",
+        "Pictures and pairs of video frames whose embeddings were cached",
         "image_cache_hits",
     ),
     "images_encoded": ("Pictures and pairs of video frames that were encoded", "images_encoded"),
 }
 _HISTOGRAMS = {
-    "preprocessing_seconds": ("From stage 2 to stage 1 and back", _SECONDS),
-    "queue_seconds": ("From the engine's queue to the first part of the prompt", _SECONDS),
+    "preprocessing_seconds": ("Round trip from stage 2 to stage 1", _SECONDS),
+    "queue_seconds": ("From entering the engine's queue to the first part of the prompt", _SECONDS),
     "vision_seconds": ("Vision encoder, per step that had images", _SECONDS),
     "prefill_seconds": ("From the first part of the prompt to the first token", _SECONDS),
     "decode_seconds": ("From the first token to the last", _SECONDS),
-    "time_to_first_token_seconds": ("From stage 2's door to the first token", _SECONDS),
+    "time_to_first_token_seconds": ("From arrival at stage 2 to the first token", _SECONDS),
     "time_per_output_token_seconds": ("Per request, after the first token", _TOKEN_SECONDS),
-    "request_seconds": ("From stage 2's door to the last token", _SECONDS),
+    "request_seconds": ("From arrival at stage 2 to the last token", _SECONDS),
     "cancellation_steps": (
         "Engine steps begun between a cancellation and the release of the request's memory",
         [0, 1, 2, 4, 8, 16],
@@ -51,7 +51,7 @@ _HISTOGRAMS = {
 
 
 class Metrics:
-    """Triton's custom metrics. Each call is a round trip to the server: off the hot path only."""
+    """Triton's custom metrics. Each call is a round trip to the server: keep off the hot path."""
 
     def __init__(self) -> None:
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ class Metrics:
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels={})
-        # Counters that were 0 tell nothing of a new start.
+        # Counters that were 0 before do not reveal a restart.
         self._started = self._family(
             "start_time_seconds", "Unix time of stage 2's start", gauge
         ).Metric(labels={})
@@ -87,16 +87,16 @@ class Metrics:
 
     def _family(self, name: str, description: str, kind: Any) -> Any:
         family = pb_utils.MetricFamily(name=f"glm_{name}", description=description, kind=kind)
-        self._families.append(family)  # a family has to live as long as its metrics
+        self._families.append(family)  # a family must live as long as its metrics
         return family
 
     def count_finished(self, finish_reason: str) -> None:
-        """Note one answered request; published later."""
+        """Count one answered request; published later."""
         self._finished.put(finish_reason)
 
     def publish(self, stats: EngineStats, live: int, preprocessing: deque[float]) -> None:
-        """Bring Triton's metrics up to the engine's counts."""
-        # First, so that a request that counts as finished is not seen running any more.
+        """Update Triton's metrics from the engine's counters."""
+        # First, so that a request that counts as finished is never also shown as running.
         finished = [self._finished.get() for _ in range(self._finished.qsize())]
         for attribute, metric in self._counters.items():
             missing = getattr(stats, attribute) - metric.value()
@@ -125,6 +125,6 @@ class Metrics:
 
 
 def _taken(values: deque[Any]) -> Iterator[Any]:
-    """What is there now, taken out."""
+    """Remove and yield the current entries."""
     for _ in range(len(values)):
         yield values.popleft()

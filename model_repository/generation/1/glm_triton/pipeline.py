@@ -1,11 +1,11 @@
-"""A job's way: admission, stage 1, the engine, the responder. Free of Triton.
+"""The path of a job: admission, stage 1, the engine, the responder. Independent of Triton.
 
-Who does what, and on which thread:
+Threads:
 
-* whoever calls ``accept`` (Triton's thread) only files the job.
-* some threads ask stage 1 for the prompt and hand it to the engine (``preprocessing``).
-* the engine's thread runs the model; it only ever puts outputs into the responder's outbox.
-* the responder's thread sends every response.
+* the caller of ``accept`` (Triton's thread) only admits and enqueues the job;
+* some threads request the prompt from stage 1 and pass it to the engine (``preprocessing``);
+* the engine's thread runs the model and puts outputs into the responder's outbox;
+* the responder's thread sends all responses.
 """
 
 import logging
@@ -22,8 +22,8 @@ from glm_triton.jobs import Job
 from glm_triton.preprocessing import Infer, Preprocessing
 from glm_triton.responder import OnEnd, Responder
 
-# Of the heartbeat: the engine's thread is 0, and the one that sends responses is this.
-RESPONDER_BEAT, NUM_BEATS = 1, 2
+# Workers of the heartbeat: the engine's thread is 0, the responder's thread is 1.
+RESPONDER_WORKER, NUM_WORKERS = 1, 2
 _DRAIN_SECONDS = 20.0
 
 CreateEngine = Callable[[Callable[[Sequence[Output]], None]], Engine]
@@ -32,12 +32,12 @@ logger = logging.getLogger("generation")
 
 
 class Pipeline:
-    """Takes jobs, and sees to it that each is answered exactly once.
+    """Accepts jobs, and ensures that each is answered exactly once.
 
     Args:
-        create_engine: is given what the engine has to call with its outputs.
-        infer: asks stage 1; see :class:`glm_triton.preprocessing.Preprocessing`.
-        on_end: is called for each job that was answered, and must not raise; see
+        create_engine: receives the callback for the outputs of the engine.
+        infer: calls stage 1; see :class:`glm_triton.preprocessing.Preprocessing`.
+        on_end: called for each answered job; must not raise. See
             :class:`glm_triton.responder.Responder`.
     """
 
@@ -54,7 +54,7 @@ class Pipeline:
         self.engine = create_engine(self._take_outputs)
         self._admission = Admission(config, self.engine.stats)
         self._responder = Responder(
-            self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_BEAT
+            self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_WORKER
         )
         self.preprocessing = Preprocessing(
             self.engine, self._admission, infer, self._responder.fail
@@ -63,7 +63,7 @@ class Pipeline:
 
     @property
     def num_jobs(self) -> int:
-        """Jobs that are not answered yet."""
+        """Number of jobs that are not answered yet."""
         return self._responder.num_jobs
 
     @property
@@ -78,22 +78,22 @@ class Pipeline:
         self.preprocessing.start()
 
     def accept(self, job: Job) -> None:
-        """Take a job over; nothing here waits.
+        """Accept a job; does not block.
 
         Raises:
-            GenerationError: it is refused, and nothing has been sent to its client.
+            GenerationError: it is rejected; nothing has been sent to its client.
         """
         self._admission.admit(job, is_idle=self.preprocessing.is_idle)
         self._responder.open(job)
         self.preprocessing.put(job)
 
     def cancel(self, cancel_key: bytes) -> None:
-        """Cancel the job with this key, if there is one."""
+        """Cancel the job with this key, if there is any."""
         if job := self._admission.by_cancel_key(cancel_key):
             self._responder.cancel(job)
 
     def stop(self) -> None:
-        """Let live jobs finish for a while, fail the rest, and end every thread."""
+        """Let running jobs finish for a grace period, fail the rest, join all threads."""
         self.preprocessing.close()
         self.engine.stop(timeout=_DRAIN_SECONDS)
         self.preprocessing.join()
@@ -110,6 +110,6 @@ class Pipeline:
     def _respond(self) -> None:
         try:
             self._responder.run()
-        except Exception:  # nothing gets answered without it
-            logger.exception("a thread failed")
+        except Exception:  # without this thread nothing gets answered
+            logger.exception("responder thread failed")
             self._heartbeat.fail()

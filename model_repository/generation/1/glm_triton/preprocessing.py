@@ -1,4 +1,4 @@
-"""Jobs in, prompts to the engine out: what stage 2 does with stage 1. Free of Triton."""
+"""Gets the prompts of jobs from stage 1 for the engine. Independent of Triton."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ from glm_engine.vision import KnownImage
 from glm_triton.admission import Admission
 from glm_triton.jobs import Job
 
-# The first four are the prompt itself, in the forms that it may have.
+# The first four are the alternative forms of the prompt.
 PROMPT_INPUTS = (
     "messages",
     "text_input",
@@ -39,7 +39,7 @@ PROMPT_INPUTS = (
     "image_max_pixels",
     "video",
 )
-# What stage 1 is told about the entries of `image`, besides: see its config.pbtxt.
+# Additional inputs of stage 1 that describe the entries of `image`; see its config.pbtxt.
 KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
 PROMPT_OUTPUTS = (
     "input_ids",
@@ -51,19 +51,19 @@ PROMPT_OUTPUTS = (
     "image_frames",
     "image_size",
 )
-# Of an image's content hash, as preprocessing makes it too.
+# Size of an image's content hash; must match stage 1.
 _HASH_BYTES = 16
-# BLS calls wait for a preprocessing process; more threads than processes keep those busy.
+# BLS calls block until a preprocessing process is free; more threads than processes keep all busy.
 _THREADS = 8
-# A picture that killed one process may kill another, but no third.
+# A picture that kills a process is retried once only, so it kills two processes at most.
 _ATTEMPTS = 2
-# As long as whoever watches Triton may need to load it again; then requests fail at once.
+# Time for the launcher to reload stage 1; after that, requests fail at once.
 _PATIENCE_SECONDS = 15.0
 _RETRY_SECONDS = 0.1
-# Triton's own sentences: while preprocessing is loaded again, of a process of it that has died,
+# Triton's own messages: while preprocessing is being reloaded, for a process that has died,
 _NOT_LOADED = re.compile(r"is not ready|unknown model|not found|no available versions")
 _DEAD_PROCESS = re.compile(r"is not healthy|Stub process")
-# and of a tensor for which /dev/shm has no room.
+# and for a tensor that does not fit into /dev/shm.
 _NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
 
 Tensors = Mapping[str, "np.ndarray[Any, Any]"]
@@ -73,7 +73,7 @@ logger = logging.getLogger("generation")
 
 
 class StageOneError(Exception):
-    """What Triton or stage 1 answered instead of a prompt; ``text`` as it came."""
+    """An error of Triton or of stage 1; ``text`` is its unmodified message."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -81,16 +81,16 @@ class StageOneError(Exception):
 
 
 class Preprocessing:
-    """Gets the prompts of jobs from stage 1, and hands them to the engine.
+    """Gets the prompts of jobs from stage 1, and passes them to the engine.
 
     Args:
-        infer: from a request id and the inputs of stage 1 to its outputs; called by several
-            threads. Raises StageOneError.
-        fail: ends a job that the engine does not get.
+        infer: calls stage 1 with a request id and inputs, and returns its outputs; must be
+            thread-safe. Raises StageOneError.
+        fail: fails a job that does not reach the engine.
 
     Attributes:
-        seconds: from a job's arrival to its prompt, one entry each; readers take them from the
-            left.
+        seconds: for each job the time from its arrival to its prompt; readers pop entries from
+            the left.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Preprocessing:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job waits for a thread."""
+        """Whether no job is waiting for a thread."""
         return not self._queue
 
     def start(self) -> None:
@@ -123,15 +123,15 @@ class Preprocessing:
             thread.start()
 
     def put(self, job: Job) -> None:
-        """Prepare this job when its tenant's turn comes."""
+        """Enqueue a job; tenants are served in turn."""
         self._queue.put(job.tenant, job)
 
     def close(self) -> None:
-        """Take no more; what waits is still prepared."""
+        """Accept no more jobs; those in the queue are still prepared."""
         self._queue.close()
 
     def join(self) -> None:
-        """Wait until what waited has been prepared."""
+        """Wait until the queue has been drained."""
         for thread in self._threads:
             thread.join()
 
@@ -146,7 +146,7 @@ class Preprocessing:
             job.taken = time.monotonic()
             inputs: Tensors = job.prompt_inputs
             known: Mapping[bytes, KnownImage] = {}
-            if "return_image_sizes" not in job.flags:  # which only the file tells
+            if "return_image_sizes" not in job.flags:  # the sizes are only in the file
                 inputs, known = self._without_known_images(inputs)
             outputs = self._call(job, inputs)
             job.image_sizes = outputs["image_size"]
@@ -165,15 +165,15 @@ class Preprocessing:
             self.seconds.append(time.monotonic() - job.received)
             for choice in choices:
                 self._engine.add(choice.request)
-            if job.cancelled:  # set while this thread was between the two checks
-                # A job that was answered already has forgotten them.
+            if job.cancelled:  # set since the check above
+                # A job that was answered already has released its choices.
                 for choice in choices:
                     self._engine.abort(choice.request)
         except GenerationError as error:
             self._fail(job, error)
         except Exception as error:
             logger.exception(
-                "request %(request_id)s failed before it reached the engine",
+                "preparing the request failed request_id=%(request_id)s",
                 {"request_id": job.request_id},
             )
             is_full = isinstance(error, MemoryError) or _NO_SHARED_MEMORY.search(str(error))
@@ -181,7 +181,7 @@ class Preprocessing:
             self._fail(job, OutOfMemory() if is_full else fault)
 
     def _call(self, job: Job, inputs: Tensors) -> Tensors:
-        """Stage 1's outputs. A process of it that dies is loaded again while its requests wait."""
+        """Call stage 1. If its process dies, retry until it has been reloaded."""
         attempts = 0
         while True:
             try:
@@ -205,13 +205,13 @@ class Preprocessing:
             time.sleep(_RETRY_SECONDS)
 
     def _without_known_images(self, inputs: Tensors) -> tuple[Tensors, dict[bytes, KnownImage]]:
-        """Inputs that say what is known of the images, instead of those images; and what it is."""
+        """Replace known images by hashes and grids; returns the inputs and the known images."""
         if "image" not in inputs or not inputs["image"].size:
             return inputs, {}
         entries = inputs["image"].ravel()
         budgets = inputs.get("image_max_pixels", np.zeros(len(entries), np.int32)).tolist()
         if len(budgets) != len(entries):
-            return inputs, {}  # stage 1 refuses it
+            return inputs, {}  # stage 1 rejects it
         hashes = [_content_hash(*image) for image in zip(entries, budgets, strict=True)]
         known = {name: found for name in hashes if (found := self._engine.known_image(name))}
         grids = [known[name].grid if name in known else (0, 0, 0) for name in hashes]
@@ -245,8 +245,10 @@ class Preprocessing:
 
 
 def error_of_stage_one(text: str) -> GenerationError:
-    """An error of stage 1 by its details, or of Triton by its sentence: BLS (Triton 24.10) makes
-    every code INTERNAL."""
+    """Convert an error of stage 1 by its details, or one of Triton by its message.
+
+    The code cannot be used: BLS (Triton 24.10) reports all errors as INTERNAL.
+    """
     try:
         details = json.loads(text)
     except ValueError:
@@ -259,7 +261,7 @@ def error_of_stage_one(text: str) -> GenerationError:
 
 
 def _content_hash(image: bytes, max_pixels: int) -> bytes:
-    """The name of an image, as preprocessing gives it."""
+    """The key of an image; must match that of stage 1."""
     name = blake2b(image, digest_size=_HASH_BYTES)
     if max_pixels:
         name.update(b"%d" % max_pixels)
@@ -267,6 +269,6 @@ def _content_hash(image: bytes, max_pixels: int) -> bytes:
 
 
 def _tools(prompt_inputs: Tensors) -> list[dict[str, Any]]:
-    """The tools that stage 1 has found to be in order."""
+    """The tools of a request, which stage 1 has checked."""
     given = prompt_inputs.get("tools")
     return json.loads(given.ravel()[0]) or [] if given is not None and given.size else []

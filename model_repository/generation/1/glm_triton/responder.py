@@ -1,8 +1,8 @@
-"""Outputs of the engine in, responses to the clients out. Free of Triton.
+"""Turns outputs of the engine into responses to clients. Independent of Triton.
 
-One thread alone sends responses, so no job is answered twice, and it polls every live job for
-cancellation, whatever the job is doing. It takes time from the engine's thread, so it wakes up for
-the first and the last text of an answer, and else every few milliseconds.
+A single thread sends all responses, so no job is answered twice, and polls every live job for
+cancellation, whatever its state. It competes with the engine's thread for the GIL, so it wakes up
+at once only for the first and the last text of an answer, and otherwise every few milliseconds.
 """
 
 import logging
@@ -22,18 +22,18 @@ from glm_format.events import CallDelta, CallStart, Event, TextDelta, ThoughtDel
 from glm_triton.admission import Pace
 from glm_triton.jobs import Choice, Job, Response
 
-# Asking whether a client has gone is a call of the server: each request is asked for in every fifth
-# of these turns where there are many.
+# Checking whether a client is gone is a call to the server; with many requests, each is checked in
+# every fifth poll only.
 _CANCELLATION_POLL_SECONDS = 0.02
 _LEAST_POLLS, _POLL_TURNS = 16, 5
-# A stream gets a response no more often than every few milliseconds, times the number of streams:
-# a response costs about 0.2 ms on its way to the client, and an eye sees 50 ms as at once. Its last
-# response is not held up, nor are its first ones.
+# The minimum interval between responses of a stream grows with the number of streams: a response
+# costs about 0.2 ms, and 50 ms appear instantaneous. The first and the last responses are sent at
+# once.
 _RESPONSE_SECONDS = 0.005
 _RESPONSE_SECONDS_A_STREAM = 0.001
 _MAX_RESPONSE_SECONDS = 0.05
-# Where requests wait for free blocks streams get half as many, which gives the engine time for
-# them.
+# While requests are waiting for free blocks, streams get half as many responses, which leaves more
+# time for the engine.
 _QUEUE_FACTOR = 2
 
 OnEnd = Callable[[Job, str, GenerationError | None], None]
@@ -43,70 +43,70 @@ logger = logging.getLogger("generation")
 
 @dataclass(frozen=True)
 class _Failed:
-    """A job that ended before the engine had it."""
+    """A job that failed before it reached the engine."""
 
     job: Job
     error: GenerationError
 
 
-# What the thread gets: a new job, the outputs of a step, a job that failed, or the end.
+# An item for the thread: a new job, the outputs of a step, a failed job, or None to stop.
 _Item = Job | Sequence[Output] | _Failed | None
 
 
 class _Outbox:
-    """Items for the thread, in order. It is woken only for those that cannot wait."""
+    """A queue of items for the thread, which is woken for urgent ones only."""
 
     def __init__(self) -> None:
         self._items: deque[_Item] = deque()
         self._wake = threading.Event()
 
     def put(self, item: _Item, *, urgent: bool = True) -> None:
-        """Add an item; any thread may."""
+        """Add an item; thread-safe."""
         self._items.append(item)
         if urgent:
             self._wake.set()
 
     def take(self, timeout: float | None) -> list[_Item]:
-        """All items, once there is an urgent one or so many seconds have passed."""
+        """Return all items, as soon as there is an urgent one or after ``timeout`` seconds."""
         self._wake.wait(timeout)
         self._wake.clear()
         return [self._items.popleft() for _ in range(len(self._items))]
 
 
 class Responder:
-    """Answers every job that it was given exactly once.
+    """Answers every job exactly once.
 
     Args:
-        pace: is told when a job leaves the queue, and how long it ran.
-        on_end: is called for each job when it has been answered, with its finish reason and its
-            error, if it ended in one.
-        heartbeat: worker ``beat`` of it beats while there is something to send.
+        pace: notified when a job leaves the queue, and of its run time.
+        on_end: called for each answered job with its finish reason and its error, if any.
+        heartbeat: updated while there is something to send.
+        worker: number of this thread in ``heartbeat``.
     """
 
     def __init__(
-        self, engine: Engine, pace: Pace, on_end: OnEnd, heartbeat: Heartbeat, beat: int
+        self, engine: Engine, pace: Pace, on_end: OnEnd, heartbeat: Heartbeat, worker: int
     ) -> None:
         self._engine = engine
         self._pace = pace
         self._on_end = on_end
-        self._heartbeat, self._beat = heartbeat, beat
+        self._heartbeat, self._worker = heartbeat, worker
         self._outbox = _Outbox()
         self._jobs: set[Job] = set()
         self._to_poll: list[Job] = []
 
     @property
     def num_jobs(self) -> int:
-        """Jobs that are not answered yet."""
+        """Number of jobs that are not answered yet."""
         return len(self._jobs)
 
     # ---- any thread ----
 
     def open(self, job: Job) -> None:
-        """Answer this job when there is something to answer."""
+        """Register a job, before its first output."""
         self._outbox.put(job)
 
     def take_outputs(self, outputs: Sequence[Output]) -> None:
-        """Of one step of the engine, on its thread."""
+        """Accept the outputs of one step; called on the engine's thread."""
         urgent = any(
             output.is_final or ((choice := output.request.context) is not None and choice.is_new)
             for output in outputs
@@ -114,11 +114,11 @@ class Responder:
         self._outbox.put(outputs, urgent=urgent)
 
     def fail(self, job: Job, error: GenerationError) -> None:
-        """End a job that the engine does not have."""
+        """Fail a job that did not reach the engine."""
         self._outbox.put(_Failed(job, error))
 
     def cancel(self, job: Job) -> None:
-        """End a job for its client."""
+        """Cancel a job on behalf of its client."""
         job.cancelled = True
         if job.choices:
             self._abort(job)  # the engine answers
@@ -126,19 +126,19 @@ class Responder:
             self.fail(job, RequestCancelled())
 
     def stop(self) -> None:
-        """Nothing comes any more; ``run`` returns when what is there has been sent."""
+        """Make ``run`` return once all pending items have been sent."""
         self._outbox.put(None)
 
     # ---- its thread ----
 
     def run(self) -> None:
         """Send responses until ``stop``."""
-        waiting: dict[Choice, None] = {}  # those that have something to send
+        waiting: dict[Choice, None] = {}  # choices with unsent outputs
         polled = time.monotonic()
         while True:
-            self._heartbeat.rest(self._beat)
+            self._heartbeat.rest(self._worker)
             items = self._outbox.take(_RESPONSE_SECONDS if self._jobs else None)
-            self._heartbeat.beat(self._beat)
+            self._heartbeat.beat(self._worker)
             waiting.update(dict.fromkeys(self._sort_in(items)))
             now = time.monotonic()
             pause = self._pause()
@@ -152,13 +152,13 @@ class Responder:
                 return
 
     def _pause(self) -> float:
-        """Seconds between two responses of a stream."""
+        """Minimum interval between two responses of a stream, in seconds."""
         pause = _RESPONSE_SECONDS_A_STREAM * len(self._jobs)
         pause = min(max(_RESPONSE_SECONDS, pause), _MAX_RESPONSE_SECONDS)
         return pause * _QUEUE_FACTOR if self._engine.stats.waiting else pause
 
     def _sort_in(self, items: list[_Item]) -> list[Choice]:
-        """File the items under their jobs; the choices that have something to send, in order."""
+        """Assign the items to their jobs; returns the choices that can be sent, in order."""
         ready: dict[Choice, None] = {}
         for item in items:
             match item:
@@ -173,7 +173,7 @@ class Responder:
                         choice: Choice | None = output.request.context
                         if choice is None:
                             continue
-                        if choice.job not in self._jobs:  # it ended before it had its prompt
+                        if choice.job not in self._jobs:  # it ended before its prompt was ready
                             if output.is_final:
                                 choice.job.forget()
                             continue
@@ -195,12 +195,12 @@ class Responder:
 
     def _send_guarded(self, choice: Choice) -> None:
         if choice.job not in self._jobs:
-            return  # answered with an error meanwhile
+            return  # has been answered with an error meanwhile
         try:
             self._send(choice)
-        except Exception:  # of this job only: the thread answers all the others
+        except Exception:  # affects this job only; the thread serves all others
             logger.exception(
-                "request %(request_id)s could not be answered",
+                "sending the answer failed request_id=%(request_id)s",
                 {"request_id": choice.job.request_id},
             )
             self._close(choice.job, EngineFailure("the answer could not be sent"))
@@ -214,7 +214,9 @@ class Responder:
             return
         response = self._response(choice, outputs)
         if not (response.text or response.events) and not last.is_final:
-            choice.unsent = outputs  # no text yet; its tokens and logprobs are still to be sent
+            choice.unsent = (
+                outputs  # no text yet; keep its tokens and logprobs for the next response
+            )
             return
         is_last = job.num_open == 1 and last.is_final
         job.client.send(response, is_last=is_last)
@@ -259,12 +261,14 @@ class Responder:
             values["num_reasoning_tokens"] = last.num_thought_tokens - choice.num_thought_tokens
         if "return_image_sizes" in flags and not choice.num_sent:
             values["image_sizes"] = choice.job.image_sizes
+        if "return_limits" in flags and not choice.num_sent:
+            values["limits"] = self._engine.limits
         if "return_token_ids" in flags:
             values["token_ids"] = token_ids
         return Response(text, **values)
 
     def _encoded(self, event: Event, with_logprobs: bool) -> dict[str, Any]:
-        """An event as it is sent, in JSON."""
+        """The JSON form of an event."""
         match event:
             case CallStart(index, name):
                 return {"call": index, "name": name}
@@ -304,8 +308,8 @@ class Responder:
             self._engine.abort(choice.request)
 
     def _close(self, job: Job, error: GenerationError) -> None:
-        """End a job by an error; what the engine sends of it later is dropped."""
-        if job not in self._jobs:  # it ended before it had its prompt
+        """End a job with an error; later outputs of the engine are dropped."""
+        if job not in self._jobs:  # it ended before its prompt was ready
             job.forget()
             return
         job.client.fail(error)

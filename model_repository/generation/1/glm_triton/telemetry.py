@@ -1,4 +1,4 @@
-"""What stage 2 logs and traces of its requests. Free of Triton."""
+"""Logs and traces of requests in stage 2. Independent of Triton."""
 
 import logging
 import time
@@ -24,18 +24,18 @@ def configure_logging(config: EngineConfig) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name in ("generation", "glm_engine"):  # libraries have too much to say when debugged
+    for name in ("generation", "glm_engine"):  # libraries are too verbose at DEBUG
         logging.getLogger(name).setLevel(config.log_level.upper())
 
 
 class Telemetry:
-    """Logs each job that has ended, and traces it where OpenTelemetry is on."""
+    """Logs each completed job, and traces it if OpenTelemetry is enabled."""
 
     def __init__(self) -> None:
         self._tracer = _create_tracer()
 
     def ended(self, job: Job, finish_reason: str, error: GenerationError | None) -> None:
-        """A job has got its last response; it still knows its choices."""
+        """Record a job after its last response, while it still has its choices."""
         ended = time.monotonic()
         fields = {
             "request_id": job.request_id,
@@ -55,11 +55,11 @@ class Telemetry:
                     [choice.request for choice in job.choices],
                     finish_reason if error is None else error,
                 )
-            except Exception:  # a trace less is no reason to end the thread that answers
-                logger.exception("request %(request_id)s could not be traced", fields)
+            except Exception:  # a lost trace must not end the responder thread
+                logger.exception("tracing failed request_id=%(request_id)s", fields)
 
     def shut_down(self) -> None:
-        """Send what is left."""
+        """Flush pending spans."""
         if self._tracer is not None:
             self._tracer.shut_down()
 

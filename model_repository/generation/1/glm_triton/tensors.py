@@ -1,4 +1,4 @@
-"""Triton's requests and responses as this package's jobs and responses, and back."""
+"""Converts between Triton's requests and responses and those of this package."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from glm_engine.request import GenerationDefaults, parse_sampling_parameters
 from glm_triton.jobs import Job, Response
 from glm_triton.preprocessing import PROMPT_INPUTS, PROMPT_OUTPUTS, StageOneError
 
-# The parameter of a request whose errors are to be JSON, to stage 1 as well.
+# The request parameter that selects JSON errors; also sent to stage 1.
 _ERROR_DETAILS = "error_details"
 _FLAGS = (
     "return_finish_reason",
@@ -28,6 +28,7 @@ _FLAGS = (
     "return_token_ids",
     "return_events",
     "return_image_sizes",
+    "return_limits",
 )
 _COUNTS = (
     "index",
@@ -44,7 +45,7 @@ logger = logging.getLogger("generation")
 
 
 class TritonClient:
-    """Whoever sent a request to Triton; see :class:`glm_triton.jobs.Client`."""
+    """The sender of a Triton request; see :class:`glm_triton.jobs.Client`."""
 
     def __init__(self, triton_request: Any) -> None:
         self._sender = triton_request.get_response_sender()
@@ -62,8 +63,8 @@ class TritonClient:
             text = wire_text(error, details=self._wants_details)
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
             self._sender.send(response, flags=_FINAL)
-        except Exception:  # as when shared memory is full
-            logger.exception("an error could not be sent")
+        except Exception:  # for example, because shared memory is full
+            logger.exception("sending the error response failed")
             with contextlib.suppress(Exception):
                 self.end()
 
@@ -75,22 +76,22 @@ class TritonClient:
         """Whether the client closed its stream."""
         try:
             return bool(self._sender.is_cancelled())
-        except Exception:  # of this request only: the thread polls all the others
-            logger.exception("a request could not be asked whether it is cancelled")
+        except Exception:  # affects this request only; the thread polls all others
+            logger.exception("polling for cancellation failed")
             return False
 
 
 def cancel_key(triton_request: Any) -> bytes | None:
-    """Of the request that this one cancels; None where it asks for an answer."""
+    """The cancel key of the request that this one cancels; None if it is a normal request."""
     key: bytes | None = _value(triton_request, "cancel")
     return key
 
 
 def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefaults) -> Job:
-    """The job that a request of Triton asks for.
+    """Read the job from a Triton request.
 
     Raises:
-        InvalidRequest: naming the input.
+        InvalidRequest: names the invalid input.
     """
     stream = _flag(triton_request, "stream", default=False)
     prompt_inputs = {
@@ -127,10 +128,10 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
 def infer_stage_one(
     request_id: str, inputs: Mapping[str, "np.ndarray[Any, Any]"]
 ) -> dict[str, "np.ndarray[Any, Any]"]:
-    """A prompt by stage 1, through BLS.
+    """Get a prompt from stage 1, through BLS.
 
     Raises:
-        StageOneError: it, or Triton, has none.
+        StageOneError: stage 1 or Triton returned an error.
     """
     response = pb_utils.InferenceRequest(
         model_name="preprocessing",
@@ -167,13 +168,15 @@ def _to_tensors(response: Response) -> list[Any]:
         tensors.append(_string_tensor("logprobs", json.dumps(response.logprobs)))
     if response.image_sizes is not None:
         tensors.append(pb_utils.Tensor("image_sizes", response.image_sizes))
+    if response.limits is not None:
+        tensors.append(_string_tensor("limits", json.dumps(response.limits)))
     if response.token_ids is not None:
         tensors.append(pb_utils.Tensor("token_ids", np.array(response.token_ids, np.int32)))
     return tensors
 
 
 def _prefix(triton_request: Any, stream: bool) -> str:
-    """vllm_backend's rule: without a stream the input comes first, unless the client asks not."""
+    """As in vllm_backend: without streaming the output includes the input unless excluded."""
     text = _text(triton_request, "text_input")
     exclude = _flag(triton_request, "exclude_input_in_output", default=stream or text is None)
     if exclude:
@@ -181,7 +184,7 @@ def _prefix(triton_request: Any, stream: bool) -> str:
     if stream or text is None:
         raise InvalidRequest(
             "exclude_input_in_output",
-            "false needs text_input, and does not go together with stream",
+            "false requires text_input, and cannot be combined with stream",
         )
     return text
 
@@ -189,7 +192,7 @@ def _prefix(triton_request: Any, stream: bool) -> str:
 def _parameter(triton_request: Any, name: str) -> bool:
     try:
         return bool(json.loads(triton_request.parameters() or "{}").get(name))
-    except ValueError:  # a client may send what Triton cannot write as JSON, such as NaN
+    except ValueError:  # a client may send values that are not valid JSON, such as NaN
         return False
 
 
@@ -206,7 +209,7 @@ def _flag(triton_request: Any, name: str, *, default: bool) -> bool:
 
 
 def _trace_context(triton_request: Any) -> str:
-    """W3C traceparent; empty where there is none."""
+    """W3C traceparent; empty if there is none."""
     given = _text(triton_request, "trace_context") or ""
     if given and not _TRACEPARENT.fullmatch(given):
         raise InvalidRequest(

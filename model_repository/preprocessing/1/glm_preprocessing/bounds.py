@@ -1,36 +1,36 @@
-"""Files whose reading takes long for their pixels are refused before Pillow gets them.
+"""Rejects image files that are expensive to decode relative to their pixel count.
 
-The number of pixels bounds neither how often a progressive JPEG goes over them nor what stands
-beside them: Pillow reads each chunk, segment and block of metadata in Python.
+Runs before Pillow opens the file. A limit on pixels bounds neither the number of scans of a
+progressive JPEG nor the amount of metadata: Pillow reads each chunk, segment and block in Python.
 """
 
 import re
 
 from glm_preprocessing.errors import InvalidInput
 
-# Some ten in a normal file. Each may go over all pixels: 50 megapixels take up to 0.15 s.
+# A normal file has about ten. Each may cover all pixels: 0.15 s for 50 megapixels.
 MAX_SCANS = 50
-# Chunks, segments and blocks, and bytes that are lost between them: 0.2 s.
+# Chunks, segments and blocks, and stray bytes between them: 0.2 s.
 MAX_PARTS = 100_000
-# Pillow's decoder of run lengths is in Python as well: 0.7 s a MB.
+# Pillow's run-length decoder is in Python as well: 0.7 s per MB.
 MAX_RUN_LENGTH_BYTES = 4 * 1024**2
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# In a scan FF 00 is a byte of pixels, and a restart changes nothing.
+# Within a scan, FF 00 is an escaped data byte, and restart markers can be ignored.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-# Start, end and TEM, and what Pillow takes for such.
+# Markers without a segment: start, end, TEM, and those that Pillow treats alike.
 _JPEG_ALONE = frozenset({0x01, 0xC8, 0xD8, _END_OF_IMAGE, *range(0xF0, 0xFE)})
 
 _GIF_EXTENSION, _GIF_COMMENT, _GIF_APPLICATION = b"!", b"\xfe", b"\xff"
 
 
 def check_parts(data: bytes, field: str) -> None:
-    """Check an image file's structure; whether it is one, and whole, is for its decoder to say.
+    """Check the structure of an image file; the decoder checks whether it is valid and complete.
 
     Raises:
-        InvalidInput: it has too many scans, or too much beside its pixels.
+        InvalidInput: it has too many scans, or too much metadata.
     """
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data, field)
@@ -52,13 +52,15 @@ class _Parts:
     def count(self, number: int = 1) -> None:
         self._left -= number
         if self._left < 0:
-            raise InvalidInput(self._field, f"the file has more than {MAX_PARTS} parts")
+            raise InvalidInput(
+                self._field, f"the file has more than {MAX_PARTS} chunks or segments"
+            )
 
 
 def _check_jpeg(data: bytes, field: str) -> None:
     parts, scans, end = _Parts(field), 0, 2
     while marker := _JPEG_MARKER.search(data, end):
-        if not scans:  # else those are pixels
+        if not scans:  # within scans these are pixel data
             parts.count(marker.start() - end)
         parts.count()
         end = marker.end()
@@ -68,9 +70,7 @@ def _check_jpeg(data: bytes, field: str) -> None:
         if code == _START_OF_SCAN:
             scans += 1
             if scans > MAX_SCANS:
-                raise InvalidInput(
-                    field, f"the JPEG has more than {MAX_SCANS} scans, which takes too long"
-                )
+                raise InvalidInput(field, f"too many scans in the JPEG (maximum {MAX_SCANS})")
         if code not in _JPEG_ALONE:
             end += int.from_bytes(data[end : end + 2], "big")
     if not scans:
@@ -83,7 +83,7 @@ def _check_png(data: bytes, field: str) -> None:
         parts.count()
         kind = data[start + 4 : start + 8]
         profiles += kind == b"iCCP"
-        if profiles > 1:  # each may be unpacked to 1 MB
+        if profiles > 1:  # each may decompress to 1 MB
             raise InvalidInput(field, "the PNG has more than one colour profile")
         if kind == b"IEND":
             return
@@ -91,7 +91,7 @@ def _check_png(data: bytes, field: str) -> None:
 
 
 def _check_gif(data: bytes, field: str) -> None:
-    """Up to the first frame, and as Pillow reads it, which is what costs the time."""
+    """Check up to the first frame, parsing as Pillow does, since that is what takes time."""
     parts, position = _Parts(field), 13
     if data[10:11] >= b"\x80":
         position += 3 << ((data[10] & 7) + 1)
@@ -124,5 +124,6 @@ def _check_bmp(data: bytes, field: str) -> None:
     compression = int.from_bytes(data[30:34], "little") if header >= 40 else 0
     if compression in (1, 2) and len(data) > MAX_RUN_LENGTH_BYTES:
         raise InvalidInput(
-            field, f"a compressed BMP may have at most {MAX_RUN_LENGTH_BYTES} bytes; send a PNG"
+            field,
+            f"a compressed BMP must not exceed {MAX_RUN_LENGTH_BYTES} bytes; send a PNG instead",
         )

@@ -13,24 +13,24 @@ from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.tokenizer import END_MARK, PromptTokenizer
 
 DETAILS: dict[str | None, int] = {None: 0, "auto": 0, "high": 0, "low": 512 * 512}
-"""OpenAI's words for how closely a picture is looked at, as pixels that it may have."""
+"""OpenAI's ``detail`` levels, as the maximum number of pixels of a picture; 0 for no limit."""
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_MESSAGES = 4096
 
-# GLM's own switch: a user turn that ends in it is answered without a thought. Typing it is allowed.
+# GLM's own switch: a user turn that ends in it is answered without thinking. Users may type it.
 _USER_TAGS = frozenset({"/nothink"})
-# What an assistant turn of the history may hold because the model wrote it itself.
+# Tags allowed in an assistant turn of the history, as the model may have written them itself.
 _THINK, _END_THINK = "<think>", "</think>"
 _ASSISTANT_TAGS = frozenset({_THINK, _END_THINK, "<|begin_of_box|>", "<|end_of_box|>"})
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image part of a message: where it stands, and its data URI if it brings its own image.
+    """An image part of a message: its path in the request, and its data URI if it has one.
 
     Attributes:
-        max_pixels: that it is scaled down to; 0 for the checkpoint's own limit.
+        max_pixels: to scale the image down to; 0 for the checkpoint's own limit.
     """
 
     field: str
@@ -40,7 +40,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class VideoPart:
-    """A video part of a message: where it stands, and its data URI if it brings its own video."""
+    """A video part of a message: its path in the request, and its data URI if it has one."""
 
     field: str
     data_uri: str | None
@@ -48,10 +48,10 @@ class VideoPart:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in the form that the chat template takes, every user-written tag escaped.
+    """Messages in the form that the chat template expects, with every user-written tag escaped.
 
     Attributes:
-        continues: whether the answer goes on with the last message instead of beginning a turn.
+        continues: whether the answer continues the last message instead of starting a new turn.
     """
 
     messages: list[dict[str, Any]]
@@ -76,10 +76,10 @@ class ChatTemplate:
         self._template = environment.from_string(source)
 
     def render(self, conversation: Conversation) -> str:
-        """The prompt up to where the assistant's answer begins, or goes on.
+        """The prompt up to where the assistant's answer begins or continues.
 
         Raises:
-            InvalidInput: the template refuses the conversation.
+            InvalidInput: the template rejects the conversation.
         """
         try:
             prompt = self._template.render(
@@ -89,7 +89,7 @@ class ChatTemplate:
                 **conversation.template_kwargs,
             )
         except (jinja2.TemplateError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidInput("messages", f"the chat template refuses them ({error})") from None
+            raise InvalidInput("messages", f"rejected by the chat template ({error})") from None
         return prompt.partition(END_MARK)[0] if conversation.continues else prompt
 
 
@@ -111,7 +111,7 @@ def user_turn(text: str, num_images: int, num_videos: int) -> list[dict[str, Any
 def parse_conversation(
     messages: Any, tools: Any, template_kwargs: Any, tokenizer: PromptTokenizer
 ) -> Conversation:
-    """Check messages in OpenAI chat form and bring them into the form that the template takes.
+    """Check messages in OpenAI chat form and convert them for the template.
 
     Args:
         messages: parsed JSON; content is text or a list of parts of type ``text``, ``image``,
@@ -120,16 +120,18 @@ def parse_conversation(
         template_kwargs: parsed JSON object for the template, or None.
 
     Raises:
-        InvalidInput: naming the path of what is wrong.
+        InvalidInput: names the path of the invalid value.
     """
     if not isinstance(messages, list) or not messages:
-        raise InvalidInput("messages", "has to be a list of at least one message")
+        raise InvalidInput("messages", "must be a list of at least one message")
     if len(messages) > MAX_MESSAGES:
-        raise InvalidInput("messages", f"has {len(messages)}, at most {MAX_MESSAGES} are taken")
+        raise InvalidInput(
+            "messages", f"too many messages: {len(messages)} (maximum {MAX_MESSAGES})"
+        )
     parser = _MessageParser(tokenizer)
     parsed = [parser.message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     if template_kwargs is not None and not isinstance(template_kwargs, dict):
-        raise InvalidInput("chat_template_kwargs", "has to be a JSON object")
+        raise InvalidInput("chat_template_kwargs", "must be a JSON object")
     kwargs = {
         str(key): _map_strings(value, tokenizer.escape)
         for key, value in (template_kwargs or {}).items()
@@ -139,7 +141,7 @@ def parse_conversation(
             raise InvalidInput(f"chat_template_kwargs.{key}", "is set by the server")
     continues = kwargs.pop("continue_final_message", False)
     if not isinstance(continues, bool):
-        raise InvalidInput("chat_template_kwargs.continue_final_message", "has to be true or false")
+        raise InvalidInput("chat_template_kwargs.continue_final_message", "must be true or false")
     if continues:
         _mark_end(parsed[-1], f"messages[{len(parsed) - 1}]")
     return Conversation(
@@ -155,23 +157,23 @@ def parse_conversation(
 def _mark_end(message: dict[str, Any], field: str) -> None:
     """Mark where the answer goes on: behind the text of an assistant's turn."""
     if message["role"] != "assistant":
-        raise InvalidInput(f"{field}.role", "has to be assistant for its message to be continued")
+        raise InvalidInput(f"{field}.role", "must be assistant for the message to be continued")
     content = message["content"]
     if isinstance(content, list) and len(content) == 1 and content[0]["type"] == "text":
         content = message["content"] = content[0]["text"]
     begun = content.lstrip() if isinstance(content, str) else ""
     if begun.startswith(_THINK) and _END_THINK not in begun:
-        # The template would end a thought before it; this one goes on.
+        # The template would close the thought; this one continues.
         message["reasoning_content"] = begun.removeprefix(_THINK) + END_MARK
         message["content"] = ""
     elif not content and message.get("reasoning_content"):
         message["reasoning_content"] += END_MARK
     elif isinstance(content, list):
         if not content or content[-1]["type"] != "text":
-            raise InvalidInput(f"{field}.content", "has to end in text to be continued")
+            raise InvalidInput(f"{field}.content", "must end in text to be continued")
         content[-1]["text"] += END_MARK
     elif message.get("tool_calls") or not content.strip():
-        raise InvalidInput(f"{field}.content", "has to be text to be continued")
+        raise InvalidInput(f"{field}.content", "must be text to be continued")
     else:
         message["content"] = content + END_MARK
 
@@ -185,12 +187,10 @@ class _MessageParser:
 
     def message(self, message: Any, field: str) -> dict[str, Any]:
         if not isinstance(message, dict):
-            raise InvalidInput(field, "has to be a JSON object")
+            raise InvalidInput(field, "must be a JSON object")
         role = message.get("role")
         if role not in ROLES:
-            raise InvalidInput(
-                f"{field}.role", f"has to be one of {', '.join(ROLES)}, not {role!r}"
-            )
+            raise InvalidInput(f"{field}.role", f"must be one of {', '.join(ROLES)}, not {role!r}")
         allowed = _ASSISTANT_TAGS if role == "assistant" else _USER_TAGS
         parsed: dict[str, Any] = {
             "role": role,
@@ -200,7 +200,7 @@ class _MessageParser:
             reasoning = message.get("reasoning_content")
             if reasoning is not None:
                 if not isinstance(reasoning, str):
-                    raise InvalidInput(f"{field}.reasoning_content", "has to be text")
+                    raise InvalidInput(f"{field}.reasoning_content", "must be text")
                 parsed["reasoning_content"] = self._escape(reasoning)
             if message.get("tool_calls"):
                 parsed["tool_calls"] = self._tool_calls(
@@ -214,13 +214,13 @@ class _MessageParser:
         if isinstance(content, str):
             return self._escape(content, allowed)
         if content is None and role == "assistant":
-            return ""  # as in a turn of tool calls only; the template would write "None"
+            return ""  # as in a turn with tool calls only; the template would write "None"
         if isinstance(content, dict):
             content = [content]
         if not isinstance(content, list):
-            raise InvalidInput(field, "has to be text or a list of parts")
+            raise InvalidInput(field, "must be text or a list of parts")
         parts = [self._part(part, f"{field}[{i}]", allowed) for i, part in enumerate(content)]
-        # The template joins parts; "<|us" and "er|>" must not become a tag by that.
+        # The template joins parts; "<|us" and "er|>" must not form a tag.
         for before, part in pairwise(parts):
             if before["type"] == part["type"] == "text":
                 part["text"] = self._separate(part["text"])
@@ -228,11 +228,11 @@ class _MessageParser:
 
     def _part(self, part: Any, field: str, allowed: frozenset[str]) -> dict[str, Any]:
         if not isinstance(part, dict):
-            raise InvalidInput(field, "has to be a JSON object")
+            raise InvalidInput(field, "must be a JSON object")
         match part.get("type"):
             case "text":
                 if not isinstance(part.get("text"), str):
-                    raise InvalidInput(f"{field}.text", "has to be text")
+                    raise InvalidInput(f"{field}.text", "must be text")
                 return {"type": "text", "text": self._escape(part["text"], allowed)}
             case "image":
                 self.image_parts.append(ImagePart(field, None))
@@ -244,7 +244,7 @@ class _MessageParser:
                     url, detail = given.get("url"), given.get("detail")
                 if detail not in DETAILS:
                     raise InvalidInput(
-                        f"{field}.image_url.detail", "has to be one of auto, low, high"
+                        f"{field}.image_url.detail", "must be one of auto, low, high"
                     )
                 part_field = f"{field}.image_url.url"
                 uri = _data_uri(url, part_field)
@@ -262,31 +262,47 @@ class _MessageParser:
             case other:
                 raise InvalidInput(
                     f"{field}.type",
-                    f"has to be one of text, image, image_url, video, video_url, not {other!r}",
+                    f"must be one of text, image, image_url, video, video_url, not {other!r}",
                 )
 
     def _tool_calls(self, calls: Any, field: str) -> list[dict[str, Any]]:
         if not isinstance(calls, list):
-            raise InvalidInput(field, "has to be a list")
+            raise InvalidInput(field, "must be a list")
         parsed = []
         for i, call in enumerate(calls):
             path = f"{field}[{i}].function"
             function = call.get("function") if isinstance(call, dict) else None
             if not isinstance(function, dict) or not isinstance(function.get("name"), str):
                 raise InvalidInput(f"{path}.name", "is missing")
-            arguments = function.get("arguments", {})
-            if isinstance(arguments, str):  # OpenAI's form: JSON in a string
-                arguments = parse_json(arguments or "{}", f"{path}.arguments")
-            if not isinstance(arguments, dict):
-                raise InvalidInput(f"{path}.arguments", "has to be a JSON object")
+            arguments = past_arguments(function.get("arguments"))
             function = {"name": function["name"], "arguments": arguments}
             parsed.append({"type": "function", "function": _map_strings(function, self._escape)})
         return parsed
 
 
+def past_arguments(given: Any) -> dict[str, Any]:
+    """The arguments of a call of an earlier answer, which the template needs as an object.
+
+    History never blocks a conversation: text that is no object, as that of a call that was cut, is
+    kept as one argument.
+
+    Args:
+        given: an object, or its JSON text; null for none.
+    """
+    if isinstance(given, dict):
+        return given
+    if given is None or given == "":
+        return {}
+    try:
+        value = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"arguments": given}
+
+
 def _data_uri(url: Any, field: str) -> str:
     if not isinstance(url, str) or url[:5].lower() != "data:":
-        raise InvalidInput(field, "has to be a data URI; no address is fetched here")
+        raise InvalidInput(field, "must be a data URI; URLs are not fetched here")
     return url
 
 
@@ -294,7 +310,7 @@ def _parse_tools(tools: Any, tokenizer: PromptTokenizer) -> list[dict[str, Any]]
     if tools is None:
         return None
     if not isinstance(tools, list):
-        raise InvalidInput("tools", "has to be a list")
+        raise InvalidInput("tools", "must be a list")
     for i, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -314,7 +330,7 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def parse_json(text: str, field: str) -> Any:
-    """Parse JSON that came as text; raises InvalidInput naming ``field``."""
+    """Parse JSON text; raises InvalidInput naming ``field``."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

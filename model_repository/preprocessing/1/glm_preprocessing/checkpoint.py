@@ -25,7 +25,7 @@ class Checkpoint:
         tokenizer: ``tokenizer.json``, parsed.
         chat_template: Jinja source.
         image_processor: the image processor's configuration.
-        video_processor: likewise; empty where the checkpoint has none.
+        video_processor: the video processor's; empty if the checkpoint has none.
     """
 
     config: dict[str, Any]
@@ -36,7 +36,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, model: str) -> Self:
-        """Load from a local folder, or from the hub where ``model`` is no folder.
+        """Load from a local folder, or from the hub if ``model`` is not a folder.
 
         Raises:
             FileNotFoundError: a file is missing; the message names it.

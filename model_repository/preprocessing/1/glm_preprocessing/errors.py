@@ -1,6 +1,6 @@
-"""What stage 1 answers where it has no prompt, and how that crosses the wire.
+"""Errors of stage 1, and their form on the wire.
 
-``glm_client/errors.py`` is the other side; ``tests/contract/test_errors.py`` holds them together.
+``glm_client/errors.py`` is the counterpart; ``tests/contract/test_errors.py`` compares them.
 """
 
 import json
@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 
 class PreprocessingError(Exception):
-    """A fault of ours. Its message is for clients and names none of its causes.
+    """An internal error. Its message is shown to clients and does not reveal the cause.
 
     Attributes:
-        code: what went wrong, for programs; the frontend's ``ErrorCode`` has all of them.
+        code: machine-readable; the frontend's ``ErrorCode`` has all of them.
         status: Triton's code, by its name in ``pb_utils.TritonError``.
     """
 
@@ -24,12 +24,12 @@ class PreprocessingError(Exception):
         self.code = code or self.default_code
 
     def details(self) -> dict[str, Any]:
-        """What a client that asks for ``error_details`` gets, as JSON."""
+        """The JSON object for a client that asks for ``error_details``."""
         return {"status": self.status, "code": self.code, "message": self.message}
 
 
 class InvalidInput(PreprocessingError):
-    """A request that the client has to change.
+    """The request is invalid; the client must change it.
 
     Attributes:
         param: path of the offending input on the wire, such as ``messages[0].role`` or
@@ -48,7 +48,7 @@ class InvalidInput(PreprocessingError):
         return f"{self.param}: {self.message}"
 
     def details(self) -> dict[str, Any]:
-        """With ``param``."""
+        """Includes ``param``."""
         return super().details() | {"param": self.param}
 
 
@@ -56,5 +56,5 @@ def wire_text(error: PreprocessingError, *, details: bool) -> str:
     """The error as the text of a Triton error: as JSON, or as a sentence."""
     if details:
         return json.dumps(error.details())
-    # What a client sent may be part of it; Triton takes a NUL for the end of a text.
+    # The text may contain client input, and Triton truncates at a NUL.
     return str(error).encode(errors="replace").decode().replace("\0", "\\0")

@@ -1,4 +1,4 @@
-"""From the bytes that a client sent to an RGB image. Everything that comes in here is untrusted."""
+"""Decodes the bytes that a client sent to an RGB image. All input is untrusted."""
 
 import base64
 import binascii
@@ -13,13 +13,13 @@ from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.patches import check_aspect_ratio
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Registers every format; Image.open(formats=...) fails on one that is not registered yet.
+# Registers all formats; Image.open(formats=...) fails for one that is not registered yet.
 Image.init()
-# The limit is ours, per call of decode().
+# decode() enforces its own limit.
 Image.MAX_IMAGE_PIXELS = None
 
-# What undoes each EXIF orientation but 1, which is upright.
-_TURNS = {
+# The transposition that undoes each EXIF orientation; 1 is upright.
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,18 +30,18 @@ _TURNS = {
 }
 _STRIP_PIXELS = 1 << 20
 
-# Possessive, or text made for it would be tried in a quadratic number of ways.
+# Possessive quantifiers: crafted text would otherwise cause quadratic backtracking.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]++=*+\s*+")
 
 
 def file_bytes(data: bytes, field: str, kind: str = "image") -> bytes:
-    """The bytes of an image file, from those bytes themselves, their base64 text or a data URI.
+    """The bytes of an image file, given as raw bytes, base64 text or a data URI.
 
     Args:
-        kind: of the file, ``image`` or ``video``, for errors.
+        kind: ``image`` or ``video``, used in error messages.
 
     Raises:
-        InvalidInput: ``data`` is empty, or a data URI that is not base64 or whose base64 is broken.
+        InvalidInput: ``data`` is empty, or a data URI that is not base64, or the base64 is invalid.
     """
     if not data:
         raise InvalidInput(field, f"the {kind} is empty", code=f"empty_{kind}")
@@ -50,11 +50,11 @@ def file_bytes(data: bytes, field: str, kind: str = "image") -> bytes:
         if not comma or not header.lower().endswith(b";base64"):
             raise InvalidInput(
                 field,
-                f"a data URI has to begin with data:{kind}/<type>;base64, and then the base64 text",
+                f"a data URI must have the form data:{kind}/<type>;base64,<base64 text>",
                 code="invalid_base64",
             )
         return _decode_base64(body, field)
-    # A file never consists of base64's letters alone: each format has other bytes near its start.
+    # A file never consists of base64 characters alone: each format has other bytes near its start.
     if _BASE64.fullmatch(data):
         return _decode_base64(data, field)
     return data
@@ -65,23 +65,21 @@ def _decode_base64(text: bytes, field: str) -> bytes:
     try:
         decoded = base64.b64decode(compact, validate=True)
     except binascii.Error as error:
-        raise InvalidInput(
-            field, f"the base64 text is broken ({error})", code="invalid_base64"
-        ) from None
+        raise InvalidInput(field, f"invalid base64 ({error})", code="invalid_base64") from None
     if not decoded:
-        raise InvalidInput(field, "the base64 text is empty", code="invalid_base64")
+        raise InvalidInput(field, "the base64 data is empty", code="invalid_base64")
     return decoded
 
 
 def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
     """Decode an image file to RGB, upright, its first frame.
 
-    Transparent pixels are laid over white, as transformers' image processors do
+    Transparent pixels are composited over white, as transformers' image processors do
     (``image_transforms.convert_to_rgb``).
 
     Raises:
         InvalidInput: not an image of an accepted format, damaged, more than ``max_pixels`` pixels,
-            too narrow, or made to take long.
+            too narrow, or too expensive to decode.
     """
     check_parts(data, field)
     try:
@@ -89,33 +87,35 @@ def decode(data: bytes, field: str, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise InvalidInput(
-                field, f"{width} x {height} pixels are more than the limit of {max_pixels} pixels"
+                field, f"{width} x {height} pixels exceed the limit of {max_pixels} pixels"
             )
-        # Pillow takes memory for each row, so that a narrow one is larger than it looks.
+        # Pillow allocates memory per row, so a narrow image needs more than its pixels suggest.
         check_aspect_ratio(width, height, field)
         image.load()
         if image.format == "PNG":
-            _mend_transparency(image, bit_depth=data[24])
-        image = _upright(image)  # no longer needed as it was: large ones fill memory
+            _rescale_transparency(image, bit_depth=data[24])
+        image = _upright(image)  # drops the original: large images fill memory
         return _to_rgb(image)
     except InvalidInput:
         raise
     except UnidentifiedImageError:
-        raise InvalidInput(field, f"not an image that can be read ({', '.join(FORMATS)})") from None
+        raise InvalidInput(
+            field, f"not a readable image (supported: {', '.join(FORMATS)})"
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidInput(field, f"the image is damaged ({error})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF: viewers show the picture as well, as it is
+        turn = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF: show the image as it is, as viewers do
         return image
     return image if turn is None else image.transpose(turn)
 
 
-def _mend_transparency(image: Image.Image, bit_depth: int) -> None:
-    """Bring a PNG's transparent colour, which has the file's bit depth, to that of the pixels."""
+def _rescale_transparency(image: Image.Image, bit_depth: int) -> None:
+    """Convert a PNG's transparent colour from the file's bit depth to that of the pixels."""
     colour = image.info.get("transparency")
     if image.mode == "L" and colour is not None:
         highest = 2**bit_depth - 1
@@ -125,7 +125,7 @@ def _mend_transparency(image: Image.Image, bit_depth: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image over white; in strips, so that no third copy of all pixels is in memory."""
+    """Composite the image over white, in strips to avoid a third copy of all pixels in memory."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     rgb = Image.new("RGB", image.size)

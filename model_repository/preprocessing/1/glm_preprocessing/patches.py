@@ -2,11 +2,10 @@
 
 Source: ``transformers/models/glm46v/image_processing_pil_glm46v.py`` (5.23). The patches sent to
 stage 2 are the pixels before rescale and normalise, and without the duplicated temporal frame: 588
-bytes a patch where the processor's float32 rows have 4,704.
+bytes per patch, where the processor's float32 rows have 4,704.
 
-Frames of a video: ``video_processing_glm46v.py``. That one resizes by torchvision, which is not
-needed here: Pillow's bicubic filter is the same one, and differs by at most 2 of 255 in pictures
-that are not noise.
+Frames of a video: ``video_processing_glm46v.py``. That one resizes with torchvision, which is
+not needed here: Pillow's bicubic filter differs from it by at most 2 of 255, except for noise.
 """
 
 import math
@@ -21,13 +20,13 @@ from PIL import Image
 from glm_preprocessing.errors import InvalidInput
 
 _MAX_ASPECT_RATIO = 200
-# ``Glm46VVideoProcessor.size``, for a checkpoint that does not say.
+# ``Glm46VVideoProcessor.size``, the default of a checkpoint.
 _VIDEO_SIZE = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 2 * 30000}
 
 
 @dataclass(frozen=True, slots=True)
 class PatchConfig:
-    """Sizes from the checkpoint's ``preprocessor_config.json``, or from its twin for videos.
+    """Sizes from the checkpoint's ``preprocessor_config.json``, or the one for videos.
 
     ``min_pixels`` and ``max_pixels`` bound frames x height x width, and an image counts as
     ``temporal_patch_size`` frames.
@@ -55,7 +54,7 @@ class PatchConfig:
 
     @classmethod
     def from_video_processor(cls, config: dict[str, Any]) -> Self:
-        """Read the sizes; what the file leaves open is transformers' default."""
+        """Read the sizes; missing values default to those of transformers."""
         return cls.from_image_processor({"size": _VIDEO_SIZE, **config})
 
     @property
@@ -65,12 +64,12 @@ class PatchConfig:
 
     @property
     def row(self) -> int:
-        """Numbers in a patch."""
+        """Values in a patch."""
         return 3 * self.patch_size**2
 
 
 def check_aspect_ratio(width: int, height: int, field: str) -> None:
-    """Raises InvalidInput where one side is more than 200 times the other."""
+    """Raises InvalidInput if one side is more than 200 times the other."""
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise InvalidInput(
             field,
@@ -91,8 +90,8 @@ def target_size(
     """Width and height in pixels that an image is resized to, multiples of ``config.factor``.
 
     Args:
-        max_side: larger images are scaled down to this many pixels on their longer side first.
-        max_pixels: likewise to so many in all. 0 is for no limit, of both.
+        max_side: larger images are first scaled down to this many pixels on their longer side.
+        max_pixels: likewise for the total number of pixels. For both, 0 means no limit.
         frames: of a video, a multiple of ``config.temporal_patch_size``; 0 for an image.
 
     Raises:
@@ -146,11 +145,11 @@ def patchify(
 def patchify_frames(
     frames: Iterable[Image.Image], size: tuple[int, int], config: PatchConfig
 ) -> Iterator[tuple[npt.NDArray[np.uint8], tuple[int, int, int]]]:
-    """Resize RGB frames of a video to ``size`` and cut them, so many at a time as a patch has.
+    """Resize RGB frames of a video to ``size`` and cut each temporal patch's frames together.
 
     Yields:
-        What :func:`patchify` returns, but that each patch has a row for each of its frames, one
-        after the other: (grid_h * grid_w * temporal_patch_size, 3 * patch_size ** 2).
+        What :func:`patchify` returns, except that each patch has one row per frame, in sequence:
+        (grid_h * grid_w * temporal_patch_size, 3 * patch_size ** 2).
     """
     waiting: list[npt.NDArray[np.uint8]] = []
     for frame in frames:

@@ -18,11 +18,11 @@ def mrope_positions(
 ) -> tuple[npt.NDArray[np.int32], int]:
     """Positions of every token on the temporal, height and width axis.
 
-    Text advances all three axes by one a token. An image holds the temporal axis still, spreads
-    its tokens over the other two, and the text after it goes on behind its longer side.
+    Text advances all three axes by one per token. Within an image the temporal axis is constant
+    and the other two follow its grid; the text after it continues after its longer side.
 
     Args:
-        input_ids: (tokens,) prompt with its image placeholders already repeated, one a merged
+        input_ids: (tokens,) prompt with its image placeholders already repeated, one per merged
             patch.
         grids: (temporal, height, width) of each image in patches, in order of appearance.
 

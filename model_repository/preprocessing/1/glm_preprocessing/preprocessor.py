@@ -1,4 +1,4 @@
-"""The whole of stage 1: one request in, everything that the engine needs out."""
+"""Stage 1 as a whole: turns a request into everything that the engine needs."""
 
 import math
 import time
@@ -29,13 +29,13 @@ from glm_preprocessing.tokenizer import PromptTokenizer
 from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
 
 HASH_BYTES = 16
-# More than any context holds, and what a tool's schema costs to look at grows with its length.
+# More than any context holds; bounds the cost of processing tool schemas.
 MAX_TOOLS_CHARACTERS = 512 * 1024
 Grid = tuple[int, int, int]
 
 
 def content_hash(image: bytes, max_pixels: int = 0) -> bytes:
-    """The name of an image: a hash of what the client sent, file or text, and its pixel budget."""
+    """The key of an image: a hash of the bytes that the client sent and of its pixel budget."""
     name = blake2b(image, digest_size=HASH_BYTES)
     if max_pixels:
         name.update(b"%d" % max_pixels)
@@ -44,17 +44,17 @@ def content_hash(image: bytes, max_pixels: int = 0) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """What stage 1 gets: one of the first four; JSON fields still as text.
+    """Inputs of stage 1, of which one of the first four is set; JSON fields are unparsed text.
 
     Attributes:
-        prompt: a whole prompt, for which the chat template is not used: tags in it are tokens.
-        prompt_token_ids: a whole prompt, tokenised.
-        image_max_pixels: for each entry of ``image`` the pixels that it is scaled down to; 0 for
-            the checkpoint's own limit.
-        video: as ``image``, but each a video file.
-        image_hashes: content hash of each entry of ``image``, where the caller has them.
-        known_grids: the grids of images that need not be decoded, by content hash. Their entries of
-            ``image`` may be empty.
+        prompt: a complete prompt, used without the chat template: tags in it become special tokens.
+        prompt_token_ids: a complete prompt, tokenised.
+        image_max_pixels: for each entry of ``image`` the maximum number of pixels; 0 for the
+            checkpoint's own limit.
+        video: like ``image``, for video files.
+        image_hashes: content hash of each entry of ``image``, if the caller has them.
+        known_grids: by content hash, the grids of images that need not be decoded. Their entries
+            of ``image`` may be empty.
     """
 
     messages: str | None = None
@@ -72,12 +72,12 @@ class PromptRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Visual:
-    """What a run of image tokens stands for: a picture, or the frames of a video's temporal patch.
+    """The source of a run of image tokens: a picture, or one temporal patch of a video.
 
     Attributes:
-        patches: (patches * frames, 3 * patch_size ** 2) uint8; None for a picture that is known.
-        frames: 1 for a picture, which stands for all frames of a patch.
-        size: width and height of a picture, upright, before it was resized; zeros for a known one.
+        patches: (patches * frames, 3 * patch_size ** 2) uint8; None for a known picture.
+        frames: frames per patch; 1 for a picture, whose frame is used for all of them.
+        size: width and height of a picture, upright, before resizing; zeros for a known one.
     """
 
     content_hash: bytes
@@ -89,11 +89,11 @@ class _Visual:
 
 @dataclass(frozen=True, slots=True)
 class _SampledVideo:
-    """A video as the model sees it.
+    """The sampled frames of a video.
 
     Attributes:
-        visuals: its frames, so many together as a patch is deep.
-        seconds: when each of those begins.
+        visuals: its temporal patches.
+        seconds: start time of each of them.
     """
 
     visuals: Sequence[_Visual]
@@ -102,19 +102,19 @@ class _SampledVideo:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the engine needs. An image here is a picture, or a temporal patch of a video.
+    """The input of the engine. An image here is a picture, or a temporal patch of a video.
 
     Attributes:
-        input_ids: (tokens,) int32, image placeholders repeated once a merged patch.
+        input_ids: (tokens,) int32, image placeholders repeated once per merged patch.
         position_ids: (3, tokens) int32 M-RoPE positions.
         rope_delta: token n after the prompt is at position n + rope_delta on all axes.
-        patches: (rows, 3 * patch_size ** 2) uint8 of all images in order, but for known ones; a
-            row for each frame of a patch.
+        patches: (rows, 3 * patch_size ** 2) uint8 of all images in order, except known ones; one
+            row per frame of a patch.
         image_grid_thw: (images, 3) int32 grid of each image in patches.
         image_hash: (images, HASH_BYTES) uint8 content hash of each image.
-        image_frames: (images,) int32 frames of each patch: 1 in a picture, which stands for all.
-        image_size: (pictures, 2) int32 width and height of each picture, upright, before it was
-            resized; zeros for known ones.
+        image_frames: (images,) int32 frames per patch; 1 for a picture.
+        image_size: (pictures, 2) int32 width and height of each picture, upright, before
+            resizing; zeros for known ones.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -157,10 +157,10 @@ class Preprocessor:
         return cls(Checkpoint.load(settings.model), settings)
 
     def __call__(self, request: PromptRequest) -> Prompt:
-        """Render, tokenise, decode, resize and place.
+        """Render and tokenise the prompt; decode, resize and insert its images and videos.
 
         Raises:
-            InvalidInput: naming the field that the client has to change.
+            InvalidInput: names the invalid field.
         """
         field = _prompt_field(request)
         parts = [ImagePart(f"image[{i}]", None) for i in range(len(request.image))]
@@ -202,13 +202,13 @@ class Preprocessor:
 
     def _encode(self, prompt: str, field: str) -> list[int]:
         if not _is_text(prompt):
-            raise InvalidInput(field, "holds half a surrogate pair, which is no text")
+            raise InvalidInput(field, "contains an unpaired surrogate, which is not valid text")
         if self._tokenizer.min_tokens(prompt) >= self._context:
-            # Before the tokenizer spends seconds on what stage 2 refuses anyway.
+            # Saves seconds of tokenising a prompt that stage 2 would reject anyway.
             raise InvalidInput(
                 field,
-                f"the prompt of {len(prompt)} characters leaves no room for an answer in the "
-                f"context of {self._context}",
+                f"the prompt of {len(prompt)} characters leaves no tokens for an answer within the "
+                f"context length of {self._context}",
                 code="context_length_exceeded",
             )
         token_ids = self._tokenizer.encode(prompt)
@@ -222,13 +222,13 @@ class Preprocessor:
         if len(token_ids) >= self._context:
             raise InvalidInput(
                 "prompt_token_ids",
-                f"the prompt has {len(token_ids)} tokens and leaves no room for an answer in the "
-                f"context of {self._context}",
+                f"the prompt has {len(token_ids)} tokens, which leaves none for an answer within "
+                f"the context length of {self._context}",
                 code="context_length_exceeded",
             )
         for i, token_id in enumerate(token_ids):
             if not 0 <= token_id < self._tokenizer.num_tokens:
-                raise InvalidInput(f"prompt_token_ids[{i}]", f"there is no token {token_id}")
+                raise InvalidInput(f"prompt_token_ids[{i}]", f"token id {token_id} does not exist")
         return token_ids
 
     def _conversation(self, request: PromptRequest) -> Conversation:
@@ -238,7 +238,7 @@ class Preprocessor:
         else:
             messages = user_turn(request.text_input or "", len(request.image), len(request.video))
         if len(request.tools or "") > MAX_TOOLS_CHARACTERS:
-            raise InvalidInput("tools", f"have more than {MAX_TOOLS_CHARACTERS} characters")
+            raise InvalidInput("tools", f"must not exceed {MAX_TOOLS_CHARACTERS} characters")
         tools = _optional_json(request.tools, "tools")
         kwargs = _optional_json(request.chat_template_kwargs, "chat_template_kwargs")
         try:
@@ -248,25 +248,26 @@ class Preprocessor:
             raise InvalidInput(field, "is nested too deeply") from None
 
     def _images(self, parts: Sequence[ImagePart], request: PromptRequest) -> list[_Visual]:
-        """The pictures, in order; those that are known without patches."""
+        """The pictures, in order; known ones without patches."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
                 "image",
-                f"{len(parts)} given, at most {self._settings.max_images} are taken",
+                f"too many images: {len(parts)} (maximum {self._settings.max_images})",
                 code="too_many_images",
             )
         wanted = sum(part.data_uri is None for part in parts)
         if wanted != len(request.image):
             raise InvalidInput(
-                "image", f"{len(request.image)} given, but the messages have {wanted} image part(s)"
+                "image",
+                f"got {len(request.image)}, but the messages have {wanted} image part(s)",
             )
         budgets = request.image_max_pixels or [0] * len(request.image)
         if len(budgets) != len(request.image):
-            raise InvalidInput("image_max_pixels", "needs one entry for each image")
+            raise InvalidInput("image_max_pixels", "must have one entry for each image")
         if request.image_hashes and len(request.image_hashes) != len(request.image):
-            raise InvalidInput("image_hash", "needs one entry for each image")
+            raise InvalidInput("image_hash", "must have one entry for each image")
         if not all(map(self._is_grid, request.known_grids.values())):
-            raise InvalidInput("image_grid", "has to be the grid of an image, or zeros")
+            raise InvalidInput("image_grid", "must be the grid of an image, or zeros")
         seconds = self._settings.image_decode_timeout
         deadline = time.monotonic() + seconds
         sent = iter(range(len(request.image)))
@@ -281,25 +282,27 @@ class Preprocessor:
                 name = request.image_hashes[index] if request.image_hashes else None
                 max_pixels = budgets[index]
                 if max_pixels < 0:
-                    raise InvalidInput(f"image_max_pixels[{index}]", "has to be 0 or more")
+                    raise InvalidInput(f"image_max_pixels[{index}]", "must be 0 or more")
             name = name or content_hash(data, max_pixels)
             grid = request.known_grids.get(name)
             if not grid and time.monotonic() > deadline:
-                raise InvalidInput(field, f"the images before it took more than {seconds} s")
+                raise InvalidInput(
+                    field, f"decoding the images before it took more than {seconds} s"
+                )
             pictures.append(
                 _Visual(name, grid, None) if grid else self._image(data, field, name, max_pixels)
             )
         return pictures
 
     def _is_grid(self, grid: Grid) -> bool:
-        """Whether an image that fits the context could have it."""
+        """Whether it is a valid grid of an image that fits the context."""
         frames, *sides = grid
         merge = self._patch_config.merge_size
         is_whole = frames == 1 and all(side > 0 and side % merge == 0 for side in sides)
         return is_whole and math.prod(sides) // merge**2 < self._context
 
     def _image(self, data: bytes, field: str, name: bytes, max_pixels: int) -> _Visual:
-        """A picture's patches. Its pixels are given back before the next one is decoded."""
+        """The patches of a picture. Its pixels are freed before the next one is decoded."""
         file = images.file_bytes(data, field)
         image = images.decode(file, field, self._settings.max_image_pixels)
         side = self._settings.max_image_side
@@ -310,13 +313,14 @@ class Preprocessor:
         if len(parts) > self._settings.max_videos:
             raise InvalidInput(
                 "video",
-                f"{len(parts)} given, at most {self._settings.max_videos} are taken",
+                f"too many videos: {len(parts)} (maximum {self._settings.max_videos})",
                 code="too_many_videos",
             )
         wanted = sum(part.data_uri is None for part in parts)
         if wanted != len(request.video):
             raise InvalidInput(
-                "video", f"{len(request.video)} given, but the messages have {wanted} video part(s)"
+                "video",
+                f"got {len(request.video)}, but the messages have {wanted} video part(s)",
             )
         sent = iter(range(len(request.video)))
         videos = []
@@ -337,23 +341,23 @@ class Preprocessor:
         if not indices:
             raise InvalidInput(
                 field,
-                f"the video is too short: {video.num_frames} frame(s) at {video.fps:g} a second; "
-                "send an image",
+                f"the video is too short: {video.num_frames} frame(s) at {video.fps:g} fps; "
+                "send an image instead",
             )
         side = self._settings.max_image_side
         size = target_size(video.width, video.height, config, field, side, frames=len(indices))
         num_tokens = len(indices) // depth * size[0] * size[1] // config.factor**2
         if num_tokens >= self._context:
-            # Before seconds are spent on what stage 2 refuses anyway.
+            # Saves seconds of decoding a video that stage 2 would reject anyway.
             raise InvalidInput(
                 field,
-                f"the video has {num_tokens} tokens and leaves no room for an answer in the "
-                f"context of {self._context}",
+                f"the video has {num_tokens} tokens, which leaves none for an answer within the "
+                f"context length of {self._context}",
                 code="context_length_exceeded",
             )
         visuals = []
         for patches, grid in patchify_frames(video.frames(indices), size, config):
-            # By the pixels: frames that do not differ are the same to the model.
+            # Hash of the pixels: identical frames share their embeddings.
             name = content_hash(b"%d %d " % size + patches.tobytes())
             visuals.append(_Visual(name, grid, patches, depth))
         return _SampledVideo(visuals, timestamps(indices, video.fps, depth))
@@ -365,7 +369,7 @@ class Preprocessor:
         videos: Sequence[_SampledVideo],
         field: str,
     ) -> tuple[npt.NDArray[np.int32], list[_Visual]]:
-        """The prompt with each placeholder repeated, and what the placeholders stand for.
+        """The prompt with each placeholder repeated, and the source of each placeholder.
 
         Source for videos: ``Glm46VProcessor.replace_video_token`` in transformers 5.23.
         """
@@ -374,10 +378,11 @@ class Preprocessor:
         for token_id, kind in ((self._image_token_id, "image"), (self._video_token_id, "video")):
             placeholders = int(np.count_nonzero(ids == token_id))
             if placeholders != given[token_id]:
-                # As for an image before "</think>" in an assistant's turn: a thought is dropped.
+                # As for an image before "</think>" in an assistant turn: the template drops it.
                 raise InvalidInput(
                     "messages" if field == "text_input" else field,
-                    f"the prompt has room for {placeholders} of {given[token_id]} {kind}(s)",
+                    f"the prompt has {placeholders} {kind} placeholder(s), but "
+                    f"{given[token_id]} {kind}(s) were given",
                 )
         next_picture, next_video = iter(pictures), iter(videos)
         pieces: list[npt.NDArray[np.int32]] = []
@@ -406,22 +411,24 @@ class Preprocessor:
 
 
 def _prompt_field(request: PromptRequest) -> str:
-    """The field that the prompt comes from."""
+    """The field that contains the prompt."""
     fields = ("messages", "text_input", "prompt", "prompt_token_ids")
     given = [name for name in fields if getattr(request, name) is not None]
     if not given:
         raise InvalidInput("messages", f"is missing; give one of {', '.join(fields)}")
     if len(given) > 1:
-        raise InvalidInput(given[1], f"cannot be given beside {given[0]}")
+        raise InvalidInput(given[1], f"cannot be combined with {given[0]}")
     if given[0] in fields[2:]:
         for name in ("tools", "chat_template_kwargs"):
             if getattr(request, name) is not None:
-                raise InvalidInput(name, f"is for messages, not for {given[0]}")
+                raise InvalidInput(
+                    name, f"cannot be combined with {given[0]}; it applies to messages only"
+                )
     return given[0]
 
 
 def _is_text(text: str) -> bool:
-    """Whether UTF-8 can say it; JSON's escapes can also write halves of characters."""
+    """Whether it can be encoded as UTF-8; JSON escapes can contain unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -8,20 +8,20 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingSettings:
-    """Where the checkpoint is, and how large images and videos may be.
+    """Location of the checkpoint, and limits for images and videos.
 
     Attributes:
         model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
         max_image_side: larger images are scaled down to this many pixels on their longer side
             before the checkpoint's own limits apply; 0 for no limit (``GLM_MAX_IMAGE_SIDE``).
-            So are the frames of a video.
-        max_image_pixels: images, and frames of a video, with more pixels are refused before they
+            Applies to the frames of a video, too.
+        max_image_pixels: images, and frames of a video, with more pixels are rejected before they
             are decoded (``GLM_MAX_IMAGE_PIXELS``).
         max_images: in one request (``GLM_MAX_IMAGES``).
         image_decode_timeout: seconds after which no further image of a request is decoded
-            (``GLM_IMAGE_DECODE_TIMEOUT``). One alone takes some at the most.
+            (``GLM_IMAGE_DECODE_TIMEOUT``). A single one takes a few seconds at most.
         max_videos: in one request (``GLM_MAX_VIDEOS``).
-        max_video_frames: videos with more frames are refused before they are decoded
+        max_video_frames: videos with more frames are rejected before they are decoded
             (``GLM_MAX_VIDEO_FRAMES``).
         video_decode_timeout: seconds for reading and decoding one video
             (``GLM_VIDEO_DECODE_TIMEOUT``).

@@ -1,4 +1,4 @@
-"""Tokenise a rendered prompt so that only the chat template can write special tokens."""
+"""Tokenises a rendered prompt such that only the chat template can produce special tokens."""
 
 import json
 import re
@@ -7,25 +7,25 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-# A Unicode noncharacter, never part of real text. Put behind the first character of a tag that a
-# user typed, it keeps the tag from being taken for the token; it is removed before the text is
+# A Unicode noncharacter, never part of real text. Inserted after the first character of a tag that
+# a user typed, it prevents the tag from becoming a special token; it is removed before the text is
 # tokenised.
 _MARK = "\ufdd0"
 END_MARK = "\ufdd1"
-"""Another, for who wants to find a place of a conversation in the rendered prompt."""
+"""Another noncharacter, with which a caller can mark a position in the rendered prompt."""
 
 
 class PromptTokenizer:
     """A checkpoint's tokenizer, split into its special tokens and its plain-text part.
 
-    ``encode`` gives the same ids as transformers' tokenizer for the same checkpoint, but tags that
-    went through ``escape`` stay text.
+    ``encode`` gives the same ids as transformers' tokenizer for the same checkpoint, except that
+    tags that went through ``escape`` stay text.
     """
 
     def __init__(self, tokenizer_json: dict[str, Any]) -> None:
         added = tokenizer_json.get("added_tokens", [])
         self._token_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
-        # Longest first, or a tag that begins like another would be cut short.
+        # Longest first, so that a tag that is a prefix of another does not match first.
         tags = sorted(self._token_ids, key=len, reverse=True)
         self._any_tag = re.compile("|".join(map(re.escape, tags))) if tags else re.compile(r"(?!)")
         self._whole = Tokenizer.from_str(json.dumps(tokenizer_json))
@@ -33,14 +33,14 @@ class PromptTokenizer:
         self._longest_token = max(map(len, [*tokenizer_json["model"]["vocab"], *tags]))
 
     def token_id(self, tag: str) -> int:
-        """The id of a special token; raises ValueError where the checkpoint has no such token."""
+        """The id of a special token; raises ValueError if the checkpoint has no such token."""
         try:
             return self._token_ids[tag]
         except KeyError:
             raise ValueError(f"the checkpoint's tokenizer has no token {tag}") from None
 
     def escape(self, text: str, allowed: frozenset[str] = frozenset()) -> str:
-        """Mark the tags of special tokens in ``text`` as plain text, but for those ``allowed``."""
+        """Mark the tags of special tokens in ``text`` as plain text, except those ``allowed``."""
 
         def mark(match: re.Match[str]) -> str:
             tag = match.group()
@@ -49,11 +49,11 @@ class PromptTokenizer:
         return self._any_tag.sub(mark, text.replace(_MARK, "").replace(END_MARK, ""))
 
     def separate(self, text: str) -> str:
-        """Text that is joined to other text before it, so that the two make no tag together."""
+        """Mark text that is appended to other text, so that the two cannot form a tag together."""
         return _MARK + text
 
     def min_tokens(self, text: str) -> int:
-        """A lower bound of the length of ``text`` in tokens, for the price of its length."""
+        """A lower bound for the length of ``text`` in tokens, computed from its length alone."""
         return len(text) // self._longest_token
 
     def encode(self, prompt: str) -> list[int]:
@@ -67,7 +67,7 @@ class PromptTokenizer:
 
     @property
     def num_tokens(self) -> int:
-        """Token ids are below this."""
+        """Number of token ids; all ids are below it."""
         return int(self._whole.get_vocab_size(with_added_tokens=True))
 
     def _pieces(self, prompt: str) -> Iterator[list[int]]:

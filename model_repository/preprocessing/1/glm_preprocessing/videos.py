@@ -1,7 +1,7 @@
-"""From the bytes that a client sent to frames of a video. Everything that comes in is untrusted.
+"""Decodes the bytes that a client sent to frames of a video. All input is untrusted.
 
-No file is decoded as a whole into memory: its packets are counted first, then frames are decoded
-one after the other, and those that are wanted are handed out one at a time.
+A file is never decoded into memory as a whole: its packets are counted first, then the frames are
+decoded in sequence, and the requested ones are yielded one at a time.
 """
 
 import time
@@ -20,17 +20,17 @@ from PIL import Image
 from glm_preprocessing.errors import InvalidInput
 
 FORMATS = "MP4, MOV, WebM, Matroska, GIF"
-# FFmpeg reads much more than is needed, playlists that name other files among them.
+# FFmpeg supports far more than is needed, including playlists that reference other files.
 CODECS = frozenset({"av1", "gif", "h264", "hevc", "mjpeg", "mpeg4", "png", "vp8", "vp9"})
 
-# Of FFmpeg, for these codecs: nothing else looks at a file, not even to find out what it is.
+# FFmpeg decoders for these codecs; no others may touch a file, not even to probe its format.
 _DECODERS = sorted({*CODECS, "libdav1d"})
 
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 
 _RATE_TOLERANCE = 0.1
-# Some codecs have packets that are not for showing; where more frames are missing, they are lost.
+# Some codecs have packets that are not displayed; if more frames are missing, the file is damaged.
 _LEAST_SHOWN = 0.9
 # Of ``Glm46VVideoProcessor.sample_frames``.
 _MAX_SAMPLED_FRAMES = 640
@@ -39,11 +39,11 @@ _MAX_SAMPLED_SECONDS = 2400
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits:
-    """What a video may cost.
+    """Limits for one video.
 
     Attributes:
         max_pixels: of a frame.
-        max_frames: in the file, whether they are looked at or not.
+        max_frames: in the file, whether they are sampled or not.
         max_seconds: for reading and decoding the file.
     """
 
@@ -53,19 +53,19 @@ class VideoLimits:
 
 
 class Video:
-    """A video file that has been looked through.
+    """A video file whose packets have been counted.
 
     Attributes:
-        width, height: of a frame as it is to be seen, in pixels.
+        width, height: of a displayed frame, in pixels.
         num_frames: in the file.
-        fps: frames a second.
+        fps: frames per second.
     """
 
     def __init__(self, data: bytes, field: str, limits: VideoLimits) -> None:
         """Read the file up to its first frame and count the others.
 
         Args:
-            field: that is named in errors, also in those of :meth:`frames`.
+            field: named in errors, including those of :meth:`frames`.
 
         Raises:
             InvalidInput: not a video of an accepted format, damaged, or beyond the limits.
@@ -73,7 +73,7 @@ class Video:
         self._data, self._field, self._limits = data, field, limits
         self._format = _container_format(data)
         if self._format is None:
-            raise InvalidInput(field, f"not a video that can be read ({FORMATS})")
+            raise InvalidInput(field, f"not a readable video (supported: {FORMATS})")
         self._deadline = time.monotonic() + limits.max_seconds
         with self._open() as (container, stream):
             self._times = self._frame_times(container, stream)
@@ -82,12 +82,12 @@ class Video:
         with self._open() as (container, stream):
             frame = next(container.decode(stream), None)
             if frame is None:
-                raise InvalidInput(field, "the video has no frame that can be decoded")
+                raise InvalidInput(field, "the video has no decodable frame")
             self.width, self.height = frame.width, frame.height
             if frame.rotation % 180:
                 self.width, self.height = self.height, self.width
         if not rate:
-            raise InvalidInput(field, "the video does not tell how fast its frames follow")
+            raise InvalidInput(field, "the video has no frame rate")
         self.fps = float(rate)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Image.Image]:
@@ -102,7 +102,7 @@ class Video:
             for frame in container.decode(stream):
                 self._check_time()
                 count += 1
-                # By its time: the number is another where a packet before is not for showing.
+                # Compare times, not indices: preceding packets may not be displayed.
                 shown = (frame.pts or 0) * stream.time_base
                 if shown < self._times[wanted[0]]:
                     continue
@@ -124,15 +124,15 @@ class Video:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """The container and its video stream; FFmpeg's errors become ``InvalidInput``."""
-        # A frame of more pixels is refused by FFmpeg itself, before it takes memory for it.
+        """Open the container and its video stream; converts FFmpeg's errors to ``InvalidInput``."""
+        # FFmpeg itself rejects larger frames, before it allocates memory for them.
         bound = {"max_pixels": str(self._limits.max_pixels)}
         try:
             with av.open(
                 BytesIO(self._data),
                 format=self._format,
                 metadata_errors="replace",
-                # A file that names others gets none of them.
+                # A file must not open other files.
                 options={
                     **bound,
                     "protocol_whitelist": "none",
@@ -141,19 +141,19 @@ class Video:
             ) as container:
                 stream = next(iter(container.streams.video), None)
                 if stream is None:
-                    raise InvalidInput(self._field, "the file has no video, only other streams")
+                    raise InvalidInput(self._field, "the file has no video stream")
                 context = stream.codec_context
                 codec = context and context.codec.canonical_name
                 if codec not in CODECS:
                     raise InvalidInput(
                         self._field,
                         f"the codec {codec or 'of the video'} is not supported "
-                        f"({', '.join(sorted(CODECS))})",
+                        f"(supported: {', '.join(sorted(CODECS))})",
                     )
                 if stream.width * stream.height > self._limits.max_pixels:
                     raise InvalidInput(
                         self._field,
-                        f"{stream.width} x {stream.height} pixels are more than the limit of "
+                        f"{stream.width} x {stream.height} pixels exceed the limit of "
                         f"{self._limits.max_pixels} pixels",
                     )
                 context.options = bound
@@ -163,11 +163,11 @@ class Video:
             raise InvalidInput(self._field, f"the video is damaged ({error.strerror})") from None
 
     def _frame_times(self, container: Any, stream: Any) -> list[Fraction]:
-        """When each frame is shown, in seconds, as the packets say; nothing is decoded."""
+        """Presentation time of each frame in seconds, from the packets; nothing is decoded."""
         times, packets = [], 0
         for packet in container.demux(stream):
             self._check_time()
-            if not packet.size:  # the end
+            if not packet.size:  # end of stream
                 continue
             packets += 1
             if packets > self._limits.max_frames:
@@ -198,7 +198,7 @@ def _upright(frame: av.VideoFrame) -> Image.Image:
 
 
 def _container_format(data: bytes) -> str | None:
-    """FFmpeg's name of the format, by the first bytes; what FFmpeg would guess is not asked."""
+    """FFmpeg's name of the format, by the first bytes; FFmpeg's own probing is not used."""
     if data.startswith(_MATROSKA):
         return "matroska"
     if data.startswith((b"GIF87a", b"GIF89a")):
@@ -207,9 +207,9 @@ def _container_format(data: bytes) -> str | None:
 
 
 def _rate(stated: Fraction | None, times: Sequence[Fraction]) -> Fraction | None:
-    """Frames a second: what the file says, unless its frames' times say something else.
+    """Frames per second: as stated by the file, unless the frame times contradict it.
 
-    Browsers' recordings say 1000, where that is only the unit of their times.
+    Recordings of browsers state 1000, which is merely the unit of their timestamps.
     """
     span = times[-1] - times[0]
     if not span:
@@ -220,11 +220,11 @@ def _rate(stated: Fraction | None, times: Sequence[Fraction]) -> Fraction | None
 
 
 def sample_frames(num_frames: int, fps: float, frames_per_patch: int = 2) -> list[int]:
-    """The numbers of the frames that GLM looks at: an even count, ascending; none if too short.
+    """Indices of the frames that GLM samples: an even number, ascending; none if too short.
 
     Source: ``Glm46VVideoProcessor.sample_frames`` in
-    ``transformers/models/glm46v/video_processing_glm46v.py`` (5.23): so many pairs of frames a
-    second as the length of the video allows, at most 640 frames in all.
+    ``transformers/models/glm46v/video_processing_glm46v.py`` (5.23): the number of pairs of
+    frames per second depends on the duration; at most 640 frames in total.
     """
     duration = num_frames / fps
     seconds = min(duration, _MAX_SAMPLED_SECONDS)
@@ -248,5 +248,5 @@ def sample_frames(num_frames: int, fps: float, frames_per_patch: int = 2) -> lis
 
 
 def timestamps(indices: Sequence[int], fps: float, frames_per_patch: int = 2) -> list[float]:
-    """When each temporal patch begins, in seconds (``Glm46VProcessor.replace_video_token``)."""
+    """Start time of each temporal patch in seconds (``Glm46VProcessor.replace_video_token``)."""
     return [index / fps for index in indices[::frames_per_patch]]

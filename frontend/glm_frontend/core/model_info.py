@@ -1,0 +1,48 @@
+"""What the model server says of its model: limits, and defaults of sampling parameters."""
+
+import asyncio
+from collections.abc import Mapping
+
+from glm_client import Generation, GenerationRequest, GLMError
+from glm_frontend.core.backend import Backend
+
+ASK_TIMEOUT = 2.0
+
+TINY_REQUEST = GenerationRequest(
+    text_input="hi",
+    sampling_parameters={"max_tokens": 1, "temperature": 0},
+    request_id="health",
+    tenant="health",  # with a turn of its own, however many others wait
+    return_limits=True,
+)
+"""A request that is answered in a step."""
+
+
+class ModelInfo:
+    """Remembers what the first answer to ``TINY_REQUEST`` said.
+
+    Attributes:
+        known: as ``glm_client.GenerationDelta.limits``; empty until there was an answer.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._asking = asyncio.Lock()
+        self.known: Mapping[str, float] = {}
+
+    def note(self, answer: Generation) -> None:
+        """An answer to ``TINY_REQUEST``."""
+        self.known = answer.limits or self.known
+
+    async def get(self) -> Mapping[str, float]:
+        """What is known, after asking if that is nothing; empty where there is no answer."""
+        async with self._asking:
+            if not self.known:
+                try:
+                    answers = await self._backend.generate_choices(
+                        TINY_REQUEST, timeout=ASK_TIMEOUT
+                    )
+                except GLMError:  # asked again next time
+                    return {}
+                self.note(answers[0])
+        return self.known
