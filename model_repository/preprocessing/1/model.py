@@ -13,6 +13,10 @@ from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 
 
+# Who asks for these alone wants tokens as text, and need not send the images that they stand for.
+_TEXT_OUTPUTS = frozenset({"input_ids", "text", "token_text", "image_size"})
+
+
 class TritonPythonModel:
     """Non-decoupled: one response for each request."""
 
@@ -34,9 +38,13 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         self._heartbeat.beat()
         try:
-            prompt = self._preprocessor(_from_tensors(request))
-            tensors = _to_tensors(prompt)
-            wanted, token_ids = request.requested_output_names(), prompt.input_ids.tolist()
+            given, wanted = _from_tensors(request), frozenset(request.requested_output_names())
+            if given.prompt_token_ids is not None and wanted <= _TEXT_OUTPUTS:
+                token_ids = self._preprocessor.known(given.prompt_token_ids)
+                tensors = _token_tensors(token_ids)
+            else:
+                prompt = self._preprocessor(given)
+                tensors, token_ids = _to_tensors(prompt), prompt.input_ids.tolist()
             if "text" in wanted:
                 tensors.append(_text_tensor("text", [self._preprocessor.text(token_ids)]))
             if "token_text" in wanted:
@@ -110,6 +118,13 @@ def _text(request: Any, name: str) -> str | None:
 
 def _text_tensor(name: str, texts: list[str]) -> Any:
     return pb_utils.Tensor(name, np.array([text.encode() for text in texts], object))
+
+
+def _token_tensors(token_ids: list[int]) -> list[Any]:
+    return [
+        pb_utils.Tensor("input_ids", np.array(token_ids, np.int32)),
+        pb_utils.Tensor("image_size", np.empty((0, 2), np.int32)),
+    ]
 
 
 def _to_tensors(prompt: Prompt) -> list[Any]:

@@ -6,16 +6,23 @@ import pytest
 from starlette.testclient import TestClient
 
 from glm_client import InvalidRequestError
+from glm_frontend.apis.shared.schema import closed
 from unit.frontend.fakes import CHAT, MULTIMODAL, FakeBackend, chat
 
 SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
+CLOSED = {**SCHEMA, "additionalProperties": False}
 NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
 LOOK = {"type": "function", "function": {"name": "look"}}
 
 STRUCTURES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, {"json_object": True}, "response_format"),
-    ({"response_format": NAMED}, {"json": SCHEMA}, "response_format.json_schema.schema"),
+    ({"response_format": NAMED}, {"json": CLOSED}, "response_format.json_schema.schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {"json": SCHEMA},
+        "response_format.json_schema.schema",
+    ),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
         {"json_object": True},
@@ -148,4 +155,29 @@ def test_bad_choices_of_tools_are_named(
 def test_strict_tools_are_told_as_such(client: TestClient, backend: FakeBackend) -> None:
     strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
     assert client.post(CHAT, json=chat(tools=[strict])).status_code == 200
+    strict["function"]["parameters"] = CLOSED  # type: ignore[index]
     assert backend.requests[0].tools == [strict]
+
+
+def test_strict_closes_all_objects_that_are_open() -> None:
+    inner = {"type": "object", "properties": {"properties": {"enum": [{"properties": {}}]}}}
+    schema = {
+        "$defs": {"a": inner},
+        "properties": {
+            "b": {"type": "array", "items": inner},
+            "c": {"anyOf": [inner, {"type": "null"}]},
+            "d": {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
+            "e": {"type": "object"},
+        },
+    }
+    shut = {**inner, "additionalProperties": False}
+    assert closed(schema) == {
+        "$defs": {"a": shut},
+        "properties": {
+            "b": {"type": "array", "items": shut},
+            "c": {"anyOf": [shut, {"type": "null"}]},
+            "d": {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
+            "e": {"type": "object"},
+        },
+        "additionalProperties": False,
+    }

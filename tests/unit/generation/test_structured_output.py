@@ -408,6 +408,77 @@ def test_bad_parameters_of_a_tool_are_refused(grammars: Grammars, parameters: An
     assert (caught.value.param or "").startswith("tools")
 
 
+NULLABLE = {"anyOf": [{"type": "string", "enum": ["celsius", "fahrenheit"]}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        (NULLABLE, "celsius|fahrenheit|null"),
+        ({"type": ["string", "null"], "maxLength": 3}, r"(?s:.{0,3})|null"),
+        ({"type": ["integer", "null"], "minimum": 0, "maximum": 9}, "[0-9]|null"),
+        (
+            {"anyOf": [{"type": "string", "pattern": "^[a-c]{2}$"}, {"type": "boolean"}]},
+            "[a-c]{2}|true|false",
+        ),
+        ({"oneOf": [NULLABLE, {"const": 7}]}, "celsius|fahrenheit|null|7"),
+        ({"const": None}, "null"),
+        ({"enum": ["a", None, 2]}, "a|null|2"),
+        ({"type": "string", "format": "date"}, r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+        ({"type": "string", "format": "of no standard", "maxLength": 2}, r"(?s:.{0,2})"),
+        ({"$ref": "/$defs/a~1b"}, "x"),
+        ({"type": "array", "uniqueItems": True, "items": {"enum": [1]}, "maxItems": 1}, r"\[1?\]"),
+        (
+            {
+                "type": "object",
+                "propertyNames": {"type": "string"},
+                "additionalProperties": {"enum": [1]},
+                "maxProperties": 0,
+            },
+            r"\{\}",
+        ),
+        ({"type": "string", "pattern": "^(?=a)b$", "maxLength": 2}, r"(?s:.{0,2})"),
+    ],
+)
+def test_the_value_of_an_argument_follows_its_schema(
+    grammars: Grammars, schema: Any, pattern: str
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"x": schema},
+        "required": ["x"],
+        "$defs": {"a/b": {"enum": ["x"]}},
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    for seed in range(15):
+        guide = tool_guide(
+            grammars, [tool], tool_choice=ToolChoice(True), parallel_tool_calls=False
+        )
+        assert guide is not None
+        text = walk(guide, random.Random(seed), limit=3000)
+        value = re.search(r"<arg_value>((?s:.*))</arg_value>", text)
+        assert value is not None
+        # JSON may have a space between its parts.
+        told = (value[1], value[1].replace(" ", ""))
+        assert any(re.fullmatch(pattern, one) for one in told), text
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(?=a)b$"},
+        {"type": "array", "uniqueItems": True},
+        {"type": "object", "propertyNames": {"maxLength": 2}},
+    ],
+)
+def test_a_strict_tool_that_cannot_be_enforced_is_refused(grammars: Grammars, schema: Any) -> None:
+    parameters = {"type": "object", "properties": {"x": schema}}
+    function = {"name": "f", "parameters": parameters, "strict": True}
+    with pytest.raises(InvalidRequest) as caught:
+        tool_guide(grammars, [{"type": "function", "function": function}])
+    assert (caught.value.param or "").startswith("tools")
+
+
 # ---- sampling parameters ----
 
 

@@ -35,6 +35,7 @@ from glm_frontend.apis.shared.schema import (
     Usage,
     as_arguments,
     check_only_structure,
+    closed,
     effort_thinks,
     only_functions,
     thinking_kwargs,
@@ -529,7 +530,10 @@ class ChatCompletionRequest(SamplingParameters):
             return Structure("json", wanted.schema_, "response_format.schema")
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
             return Structure("json_object", True, "response_format")
-        return Structure("json", wanted.json_schema.schema_, "response_format.json_schema.schema")
+        schema = wanted.json_schema.schema_
+        if wanted.json_schema.strict:
+            schema = closed(schema)
+        return Structure("json", schema, "response_format.json_schema.schema")
 
 
 class FunctionCall(BaseModel):

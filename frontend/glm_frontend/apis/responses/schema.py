@@ -33,6 +33,7 @@ from glm_frontend.apis.shared.schema import (
     Structure,
     as_arguments,
     check_only_structure,
+    closed,
     effort_thinks,
     only_functions,
     thinking_kwargs,
@@ -524,7 +525,8 @@ class ResponsesRequest(SamplingParameters):
         match self.text and self.text.format:
             case JSONObject():
                 return Structure("json_object", True, "text.format")
-            case JSONSchema(schema_=schema):
+            case JSONSchema(schema_=schema, strict=strict):
+                schema = closed(schema) if strict else schema
                 return Structure("json", schema, "text.format.schema")
         return super().structure()
 

@@ -366,11 +366,35 @@ class Usage(BaseModel):
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[^\s<>]{1,128}$")]
 
 
+def closed(schema: Any) -> Any:
+    """A schema as ``strict: true`` means it: objects have no members but those that it names."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _OF_NAMES and isinstance(value, dict):
+            inner[key] = {name: closed(one) for name, one in value.items()}
+        else:
+            inner[key] = value if key in _VALUES else closed(value)
+    if isinstance(schema.get("properties"), dict) and "patternProperties" not in schema:
+        inner.setdefault("additionalProperties", False)
+    return inner
+
+
+# Keywords of a JSON schema that hold schemas by name, and values instead of schemas.
+_OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+
+
 def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
     """A tool in OpenAI's form, without what asks for nothing."""
     given = function.model_dump(exclude={"type"}, exclude_none=True)
     if not function.strict:
         given.pop("strict", None)
+    elif function.parameters is not None:
+        given["parameters"] = closed(function.parameters)
     return {"type": "function", "function": given}
 
 

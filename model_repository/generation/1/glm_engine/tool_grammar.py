@@ -8,6 +8,7 @@ else as JSON. Source: the chat template of GLM-4.6V, which writes earlier calls 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from llguidance import regex_to_lark
@@ -30,6 +31,7 @@ _MAX_STEPS = 32
 # Schema entries that are visited; real tools need a few thousand.
 _MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
+_ANY_TEXT = "ANY_TEXT?"
 _WHITE_SPACE = " "
 """White space allowed between the parts of a JSON document: one space at most.
 
@@ -38,13 +40,37 @@ indentation wastes tokens.
 """
 
 
-def json_rule(schema: Any) -> str:
-    """A rule for documents of a JSON schema."""
+def json_rule(schema: Any, *, lenient: bool = False) -> str:
+    """A rule for documents of a JSON schema.
+
+    Args:
+        lenient: whether keywords that cannot be enforced are left out, instead of being refused.
+    """
     if schema is True:
         schema = {}
     if isinstance(schema, dict):
-        schema = {**schema, "x-guidance": {"whitespace_pattern": _WHITE_SPACE}}
+        if lenient:
+            schema = _without_look_around(schema)
+        options = {"whitespace_pattern": _WHITE_SPACE, "lenient": lenient}
+        schema = {**schema, "x-guidance": options}
     return f"%json {json.dumps(schema)}"
+
+
+def _without_look_around(schema: Any) -> Any:
+    """The schema without patterns that look ahead or back, which no automaton can."""
+    if isinstance(schema, list):
+        return [_without_look_around(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _without_look_around(value)
+        for key, value in schema.items()
+        if not (key == "pattern" and isinstance(value, str) and _looks_around(value))
+    }
+
+
+def _looks_around(pattern: str) -> bool:
+    return re.search(r"\(\?<?[=!]|\\[1-9]", pattern) is not None
 
 
 def literal(text: str) -> str:
@@ -83,7 +109,8 @@ class ToolGrammar:
             self._add_call(f"call_{i}", tool["function"], field)
 
     def _add_call(self, name: str, function: Mapping[str, Any], field: str) -> None:
-        root = function.get("parameters") or {}
+        root = _with_local_references(function.get("parameters") or {})
+        is_strict = bool(function.get("strict"))
         if not isinstance(root, dict):
             raise InvalidRequest(field, "must be a JSON schema of an object")
         schema = _resolved(root, root, field, self._work)
@@ -104,11 +131,11 @@ class ToolGrammar:
                     raise InvalidRequest(f"{field}.{key}", "is required, but allows no value")
                 continue
             rule = f"{name}_argument_{i}"
-            value = self._value_of(own, root, f"{field}.{key}")
+            value = self._value_of(own, root, f"{field}.{key}", is_strict=is_strict)
             self._add_argument(rule, literal(key), value, field)
             arguments.append(rule if key in required else f"{rule}?")
         if not properties and schema.get("additionalProperties") is not False and root:
-            self._add_argument(f"{name}_argument", "/[^<>\\n]+/", "ANY_TEXT?", field)
+            self._add_argument(f"{name}_argument", "/[^<>\\n]+/", _ANY_TEXT, field)
             arguments.append(f"{name}_argument*")
         self.names.append(name)
         self._add(
@@ -132,20 +159,32 @@ class ToolGrammar:
             raise InvalidRequest(field, f"is larger than {MAX_GRAMMAR_BYTES} bytes as a grammar")
         self.rules.append(rule)
 
-    def _value_of(self, schema: Any, root: Mapping[str, Any], field: str) -> str:
-        """The rule for the value of an argument."""
-        resolved = _resolved(schema, root, field, self._work)
-        values = [resolved["const"]] if "const" in resolved else resolved.get("enum")
+    def _value_of(
+        self, schema: Any, root: Mapping[str, Any], field: str, *, is_strict: bool
+    ) -> str:
+        """The rule for the value of an argument: one of those of its alternatives."""
+        rules: dict[str, None] = {}
+        for leaf in _leaves(schema, root, field, self._work):
+            rule = self._leaf_of(leaf, root, field, is_strict=is_strict)
+            if rule == _ANY_TEXT:
+                return rule  # which includes all others
+            rules[rule] = None
+        return " | ".join(rules)
+
+    def _leaf_of(
+        self, leaf: dict[str, Any], root: Mapping[str, Any], field: str, *, is_strict: bool
+    ) -> str:
+        values = [leaf["const"]] if "const" in leaf else leaf.get("enum")
         if isinstance(values, list) and values:
             texts = [v if isinstance(v, str) else json.dumps(v) for v in values]
             return " | ".join(literal(text) if text else '""' for text in texts)
-        types = _json_types(resolved, root, field, self._work)
-        if types == {"string"}:
-            return _text_of(resolved, field)
-        if not types or "string" in types:
-            return "ANY_TEXT?"  # other types are included in any text
+        kind = leaf.get("type")
+        if kind == "string":
+            return _text_of(leaf, field, is_strict=is_strict)
+        if kind is None:
+            return _ANY_TEXT  # a text is one of the values that are allowed
         definitions = {name: root[name] for name in _DEFINITIONS if name in root}
-        return json_rule({**definitions, **resolved})
+        return json_rule({**definitions, **leaf}, lenient=not is_strict)
 
 
 class _Work:
@@ -190,6 +229,54 @@ def _json_types(
             return set()
         types |= own
     return types
+
+
+def _leaves(schema: Any, root: Mapping[str, Any], field: str, work: _Work) -> list[dict[str, Any]]:
+    """The alternatives that a schema is, each with one type, or with none if it does not say.
+
+    What stands beside ``anyOf``, ``oneOf`` or a list of types holds for each of them.
+    """
+    leaves: list[dict[str, Any]] = []
+    todo: list[Any] = [schema]
+    seen: set[int] = set()
+    while todo:
+        part = _resolved(todo.pop(0), root, field, work)
+        options = _options(part)
+        if options is not None:
+            beside = {k: v for k, v in part.items() if k not in ("anyOf", "oneOf")}
+            new = [option for option in options if id(option) not in seen]
+            work.spend(len(options) * (1 + len(beside)), field)
+            seen.update(map(id, new))
+            todo += [_merged(beside, option) for option in new]
+            continue
+        kinds = _own_types(part)
+        if len(kinds) < 2:
+            leaves.append({**part, "type": next(iter(kinds))} if kinds else part)
+            continue
+        values = part.get("enum")
+        if isinstance(values, list):  # the values tell all that the types would
+            leaves.append(part)
+        else:
+            leaves += [{**part, "type": kind} for kind in sorted(kinds)]
+    return leaves
+
+
+def _merged(beside: Mapping[str, Any], option: Any) -> Any:
+    return {**beside, **option} if isinstance(option, dict) else option
+
+
+def _with_local_references(schema: Any) -> Any:
+    """The schema with all references as JSON schema has them; some clients leave the ``#`` out."""
+    if isinstance(schema, list):
+        return [_with_local_references(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: f"#{value}"
+        if key == "$ref" and isinstance(value, str) and value.startswith("/")
+        else _with_local_references(value)
+        for key, value in schema.items()
+    }
 
 
 def _options(schema: Mapping[str, Any]) -> list[Any] | None:
@@ -244,21 +331,40 @@ def _found(path: Any, root: Mapping[str, Any]) -> Any:
     return place
 
 
-def _text_of(schema: Mapping[str, Any], field: str) -> str:
+# Of a string's ``format``, for texts without quotation marks.
+_FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        "date": r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
+        "time": r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
+        "date-time": r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):"
+        r"[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
+        "duration": r"P([0-9]+[YMWD])*(T([0-9]+[HMS])+)?",
+        "email": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+",
+        "hostname": r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*",
+        "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}"
+        r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+        "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"]+",
+        "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    }
+)
+
+
+def _text_of(schema: Mapping[str, Any], field: str, *, is_strict: bool) -> str:
     """A terminal for a string that is written without quotation marks."""
     pattern, low, high = schema.get("pattern"), schema.get("minLength"), schema.get("maxLength")
-    if pattern is None and low is None and high is None:
-        return "ANY_TEXT?"
     terminals = []
     if pattern is not None:
         if not isinstance(pattern, str):
             raise InvalidRequest(f"{field}.pattern", "must be a string")
-        terminals.append(regex(_searching(pattern)))
+        if is_strict or not _looks_around(pattern):
+            terminals.append(regex(_searching(pattern)))
     if low is not None or high is not None:
         if not all(one is None or (isinstance(one, int) and one >= 0) for one in (low, high)):
             raise InvalidRequest(field, "has a length that is not a non-negative integer")
         terminals.append(f"/(?s:.{{{low or 0},{'' if high is None else high}}})/")
-    return " & ".join(terminals)
+    if (form := _FORMATS.get(str(schema.get("format")))) is not None:
+        terminals.append(regex(form))
+    return " & ".join(terminals) or _ANY_TEXT
 
 
 def _searching(pattern: str) -> str:

@@ -62,11 +62,28 @@ def value_of(text: str, types: set[str]) -> Any:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
+        if read is ast.literal_eval and type(value) in (int, float, complex):
+            continue  # 123_456 or 0x10, which JSON does not know
         if "string" in types and isinstance(value, str):
             return text
+        if types == {"integer"} and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if types and isinstance(value, str):
+            inner = _inner_value(value, types)
+            if inner is not None:
+                return inner
         if not types or any(_is_a(value, kind) for kind in types):
             return value
     return text
+
+
+def _inner_value(text: str, types: set[str]) -> Any:
+    """The number or word of JSON that a string holds, where no string is asked for."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if any(_is_a(value, kind) for kind in types) else None
 
 
 def _is_a(value: Any, kind: str) -> bool:
@@ -82,7 +99,8 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
             case {"$ref": str(path)}:
                 schema = root
                 for step in path.removeprefix("#").split("/", _MAX_REFERENCES)[1:]:
-                    schema = schema.get(step) if isinstance(schema, Mapping) else None
+                    key = step.replace("~1", "/").replace("~0", "~")
+                    schema = schema.get(key) if isinstance(schema, Mapping) else None
             case {"allOf": [only]} if not _TELLING & schema.keys():
                 schema = only
             case _:

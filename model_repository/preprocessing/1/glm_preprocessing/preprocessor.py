@@ -192,6 +192,14 @@ class Preprocessor:
             image_size=np.array([picture.size for picture in pictures], np.int32).reshape(-1, 2),
         )
 
+    def known(self, token_ids: Sequence[int]) -> list[int]:
+        """The same tokens, all of which exist.
+
+        Raises:
+            InvalidInput: one does not, or there are more than a prompt may have.
+        """
+        return list(self._checked(token_ids))
+
     def texts(self, input_ids: Sequence[int]) -> list[str]:
         """Each token by itself as text; incomplete characters as U+FFFD."""
         return [self._tokenizer.decode([token_id]) for token_id in input_ids]
