@@ -273,6 +273,7 @@ def _join(deltas: list[GenerationDelta]) -> Generation:
     return Generation(
         text="".join(delta.text for delta in deltas),
         events=tuple(event for delta in deltas for event in delta.events),
+        prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs), ()),
         limits=next((delta.limits for delta in deltas if delta.limits), None),
         image_sizes=next((delta.image_sizes for delta in deltas if delta.image_sizes), ()),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),

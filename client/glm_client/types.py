@@ -183,6 +183,8 @@ class GenerationDelta(_Parsed):
         num_reasoning_tokens: those of ``num_output_tokens`` that belong to the thought.
         image_sizes: original width and height of each picture in pixels, upright; in the first
             piece, if requested.
+        prompt_logprobs: of the tokens of the prompt, when ``sampling_parameters`` have
+            ``prompt_logprobs``; NaN for the first, before which nothing comes. In the first piece.
         limits: ``max_model_len`` and ``vocab_size`` in tokens, and the checkpoint's defaults of
             ``temperature``, ``top_p`` and ``top_k``; in the first piece, if requested.
     """
@@ -201,6 +203,7 @@ class GenerationDelta(_Parsed):
     num_reasoning_tokens: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
     limits: Mapping[str, float] | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +223,7 @@ class Generation(_Parsed):
     logprobs: tuple[TokenLogprobs, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
     limits: Mapping[str, float] | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

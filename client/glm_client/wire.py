@@ -4,6 +4,7 @@ The counterpart is ``model_repository/generation/config.pbtxt``.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
@@ -75,6 +76,7 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "events": "BYTES",
         "image_sizes": "INT32",
         "limits": "BYTES",
+        "prompt_logprobs": "BYTES",
     }
 )
 
@@ -135,6 +137,7 @@ def _outputs(request: GenerationRequest) -> list[str]:
         "events": not request.return_events,
         "image_sizes": not request.return_image_sizes,
         "limits": not request.return_limits,
+        "prompt_logprobs": request.sampling_parameters.get("prompt_logprobs") is None,
         "logprobs": request.return_events or not _wants_logprobs(request),
         "index": request.num_choices == 1,
     }
@@ -230,6 +233,7 @@ def parse_response(result: InferResult) -> GenerationDelta:
         num_output_tokens=_count(result, "num_output_tokens") or 0,
         num_reasoning_tokens=_count(result, "num_reasoning_tokens") or 0,
         image_sizes=_sizes(result.as_numpy("image_sizes")),
+        prompt_logprobs=_logprobs(json.loads(_first(result, "prompt_logprobs", b"[]"))),
         limits=json.loads(_first(result, "limits", b"null")),
     )
 
@@ -258,7 +262,7 @@ def _logprobs(given: Sequence[Mapping[str, Any]]) -> tuple[TokenLogprobs, ...]:
                 int(token_id),
                 entry["decoded_token"],
                 bytes(entry["bytes"]),
-                entry["logprob"],
+                math.nan if entry["logprob"] is None else entry["logprob"],
                 entry["rank"],
             )
             for token_id, entry in entries.items()

@@ -113,6 +113,7 @@ class Generator:
             reasoning=sum(answer.num_reasoning_tokens for answer in answers),
         )
         record.finish_reasons += [answer.finish_reason for answer in answers]
+        echo = [replace(begin, logprobs=answers[0].prompt_logprobs) for begin in echo]
         events = []
         for choice, answer in enumerate(answers):
             boxes = None
@@ -137,8 +138,9 @@ class Generator:
                     usage = _with(usage, delta)
                     events = list(_events(delta, request))
                     if echo:  # before the first token of any answer, to all of them
+                        begin = replace(echo[0], logprobs=delta.prompt_logprobs)
                         for choice in range(request.num_choices):
-                            yield AnswerEvent(choice, echo[0], usage)
+                            yield AnswerEvent(choice, begin, usage)
                         echo = ()
                     if request.finds_boxes:
                         texts[delta.index] += delta.content

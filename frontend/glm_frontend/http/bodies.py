@@ -91,6 +91,7 @@ REFUSED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "num_beams": (1,),
         "previous_response_id": ("",),
         "prompt": (),
+        "prompt_logprobs": (),
         "response_format": ({"type": "text"},),
         "return_tokens_as_token_ids": (False,),
         "structural_tag": (),

@@ -12,7 +12,6 @@ from glm_preprocessing.heartbeat import Heartbeat
 from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 
-
 # Who asks for these alone wants tokens as text, and need not send the images that they stand for.
 _TEXT_OUTPUTS = frozenset({"input_ids", "text", "token_text", "image_size"})
 

@@ -143,6 +143,7 @@ class FakeBackend:
                 num_reasoning_tokens=sum(item.num_reasoning_tokens for item in own),
                 logprobs=tuple(logprobs for item in own for logprobs in item.logprobs),
                 image_sizes=own[0].image_sizes,
+                prompt_logprobs=own[0].prompt_logprobs,
             )
             for own in pieces
         )

@@ -1,12 +1,14 @@
 """Texts that go on: prompts in all forms, and OpenAI's older shape of the answer."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 from starlette.testclient import TestClient
 
-from glm_client import InvalidRequestError, TokenLogprob, TokenLogprobs
+from glm_client import GenerationDelta, InvalidRequestError, TokenLogprob, TokenLogprobs
 from unit.frontend.fakes import FakeBackend, delta, events
 
 PATH = "/v1/completions"
@@ -91,6 +93,30 @@ def test_echo(client: TestClient, prompt: Any, echo: str, stream: bool) -> None:
     assert text == f"{echo}<think> red"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_with_log_probabilities(
+    client: TestClient, backend: FakeBackend, stream: bool
+) -> None:
+    def note(text: str, logprob: float) -> TokenLogprobs:
+        token = TokenLogprob(len(text), text, text.encode(), logprob, 1)
+        return TokenLogprobs(token, (token,))
+
+    prompt = (note("Sa", math.nan), note("y", -0.25))
+    first, *rest = backend.script
+    assert isinstance(first, GenerationDelta)
+    backend.script = [replace(first, prompt_logprobs=prompt), *rest]
+    response = client.post(PATH, json=body(prompt="Say", echo=True, logprobs=1, stream=stream))
+    assert backend.requests[0].sampling_parameters == {"logprobs": 1, "prompt_logprobs": 1}
+    chunks = events(response.text) if stream else [response.json()]
+    told = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"]]
+    begin = told[0]
+    assert begin["tokens"][:2] == ["Sa", "y"]
+    assert begin["token_logprobs"][:2] == [None, -0.25]
+    assert begin["top_logprobs"][:2] == [None, {"y": -0.25}]
+    offsets = [offset for part in told if part for offset in part["text_offset"]]
+    assert offsets[:2] == [0, 2] and offsets[2] >= 3
+
+
 def test_usage_of_a_stream(client: TestClient) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     response = client.post(PATH, json=body(prompt=["A", "B"], stream=True, stream_options=options))
@@ -112,8 +138,6 @@ def test_usage_of_a_stream(client: TestClient) -> None:
         ({"prompt": [1, -1]}, "prompt[1]"),
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"n": 2, "best_of": 3}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"suffix": "end"}, "suffix"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"thinking_token_budget": 5}, "thinking_token_budget"),

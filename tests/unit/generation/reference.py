@@ -87,6 +87,13 @@ class Reference:
         logits: torch.Tensor = self.model(**self.inputs(prompt)).logits[0, -1]
         return logits
 
+    @torch.inference_mode()
+    def logprobs(self, prompt: Prompt, num_tokens: int) -> torch.Tensor:
+        """(tokens, num_tokens) log probabilities after each token of the prompt."""
+        self.model.model.rope_deltas = None
+        logits: torch.Tensor = self.model(**self.inputs(prompt)).logits[0, :, :num_tokens]
+        return logits.log_softmax(-1)
+
 
 @cache
 def reference() -> Reference:

@@ -438,3 +438,30 @@ def test_a_checkpoint_without_some_weights_does_not_load(tmp_path: Path) -> None
 def test_max_model_len_beyond_the_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"GLM_MAX_MODEL_LEN=999999 exceeds"):
         Harness(max_model_len=999_999)
+
+
+@pytest.mark.parametrize("limit", [4096, 64])
+def test_log_probabilities_of_the_prompt_are_those_of_transformers(
+    make_harness: MakeHarness, make_prompt: MakePrompt, limit: int
+) -> None:
+    """Also where the prompt is computed in parts, beside others, and has been computed before."""
+    harness = make_harness(max_num_batched_tokens=limit)
+    prompt = make_prompt("How many shapes are there? " * 6, [3])
+    harness.wait(harness.add(prompt, max_tokens=2))
+    other = harness.add(make_prompt("hello"), max_tokens=40, ignore_eos=True)
+    request = harness.add(prompt, max_tokens=2, prompt_logprobs=2)
+    harness.wait(request)
+    harness.wait(other)
+    assert sorted(request.prompt_logprobs) == list(range(1, prompt.num_tokens))
+    expected = reference().logprobs(prompt, len(harness.engine.table))
+    image = harness.engine.image_token_id
+    for position, note in request.prompt_logprobs.items():
+        token_id = int(prompt.input_ids[position])
+        if token_id == image:
+            continue  # nobody predicts an image
+        value, rank = note.entries[token_id]
+        row = expected[position - 1]
+        assert value == pytest.approx(float(row[token_id]), abs=1e-4)
+        assert rank == int((row > row[token_id]).sum()) + 1
+        best = sorted(entry for key, entry in note.entries.items() if key != token_id)
+        assert len(best) in (1, 2)

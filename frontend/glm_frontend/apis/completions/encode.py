@@ -4,6 +4,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import isnan
 from typing import Any
 
 from glm_client import FinishReason, TextDelta, TokenLogprobs
@@ -89,14 +90,15 @@ class CompletionEncoder(Encoder):
             offset += len(token.chosen.text)
         return CompletionLogprobs(
             tokens=[token.chosen.text for token in tokens],
-            token_logprobs=[token.chosen.logprob for token in tokens],
-            top_logprobs=[
-                {
-                    one.text: one.logprob
-                    for one in token.top
-                    if one.rank <= top or one is token.chosen
-                }
-                for token in tokens
-            ],
+            token_logprobs=[_or_none(token.chosen.logprob) for token in tokens],
+            top_logprobs=[None if isnan(t.chosen.logprob) else _likeliest(t, top) for t in tokens],
             text_offset=offsets,
         )
+
+
+def _or_none(logprob: float) -> float | None:
+    return None if isnan(logprob) else logprob
+
+
+def _likeliest(token: TokenLogprobs, top: int) -> dict[str, float]:
+    return {one.text: one.logprob for one in token.top if one.rank <= top or one is token.chosen}

@@ -68,7 +68,8 @@ class CompletionRequest(SamplingParameters):
         description="How likely each token was, and so many of the likeliest in its place.",
     )
     echo: bool | None = Field(
-        None, description="true: the text begins with the prompt. Not with `logprobs`."
+        None,
+        description="true: the text begins with the prompt, `logprobs` with those of its tokens.",
     )
     stream: bool | None = Field(
         None,
@@ -92,22 +93,6 @@ class CompletionRequest(SamplingParameters):
             raise PydanticCustomError("best_of", "has to be the same as n")
         return value
 
-    @field_validator("echo")
-    @classmethod
-    def _not_with_logprobs(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value and info.data.get("logprobs") is not None:
-            raise PydanticCustomError("echo_logprobs", "cannot be given beside logprobs")
-        return value
-
-    @field_validator("stream_options")
-    @classmethod
-    def _only_with_stream(
-        cls, value: StreamOptions | None, info: ValidationInfo
-    ) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise PydanticCustomError("only_with_stream", "is only for requests with stream: true")
-        return value
-
     def prompts(self) -> list[tuple[str, str | list[int]]]:
         """Each prompt, and where it stands."""
         given: Any = self.prompt
@@ -122,6 +107,8 @@ class CompletionRequest(SamplingParameters):
             sampling["n"] = self.n
         if self.logprobs is not None:
             sampling["logprobs"] = self.logprobs
+            if self.echo:
+                sampling["prompt_logprobs"] = self.logprobs
         return sampling
 
 
@@ -129,8 +116,12 @@ class CompletionLogprobs(BaseModel):
     """How likely the tokens were."""
 
     tokens: list[str]
-    token_logprobs: list[float] = Field(description="Natural logarithms of their probabilities.")
-    top_logprobs: list[dict[str, float]] = Field(description="The likeliest in each place.")
+    token_logprobs: list[float | None] = Field(
+        description="Natural logarithms of their probabilities; null for a prompt's first token."
+    )
+    top_logprobs: list[dict[str, float] | None] = Field(
+        description="The likeliest in each place, and the token itself."
+    )
     text_offset: list[int] = Field(description="Where in the text each begins, in characters.")
 
 

@@ -6,7 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glm_engine.request import Request
 from glm_engine.scheduler import Scheduled
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Consecutive prompt tokens of a request whose successors are scored.
+
+    Attributes:
+        start: position of the first one in the prompt.
+        row: its row in the batch.
+        count: number of tokens.
+    """
+
+    request: Request
+    start: int
+    row: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +39,8 @@ class Batch:
         block_tables: (parts, blocks of the longest) int32 block ids, padded with 0.
         num_computed: (parts,) int32 number of tokens that are in the KV cache already.
         query_start_loc: (parts + 1,) int32 cumulative numbers of tokens.
+        scored: those of ``parts`` with prompt tokens whose successors' log probabilities are
+            requested.
         sampled: those of ``parts`` for which a next token is sampled.
         sampled_rows: (sampled,) int64 rows of their last tokens; None if these are all rows.
     """
@@ -34,6 +53,7 @@ class Batch:
     block_tables: npt.NDArray[np.int32]
     num_computed: npt.NDArray[np.int32]
     query_start_loc: npt.NDArray[np.int32]
+    scored: list[Scored]
     sampled: list[Scheduled]
     sampled_rows: npt.NDArray[np.int64] | None
 
@@ -80,6 +100,12 @@ class Batch:
             block_tables=block_tables,
             num_computed=np.array([part.start for part in parts], np.int32),
             query_start_loc=query_start_loc,
+            scored=[
+                Scored(part.request, part.start, int(row), count)
+                for part, row in zip(parts, query_start_loc, strict=False)
+                if part.request.scores_prompt
+                and (count := min(part.end, part.request.prompt.num_tokens - 1) - part.start) > 0
+            ],
             sampled=[parts[index] for index in last],
             sampled_rows=None if every else query_start_loc[1:][last].astype(np.int64) - 1,
         )

@@ -5,6 +5,7 @@ input are one matrix product, and no modules are called. Same arithmetic as ``Gl
 transformers 5.23.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,27 +113,44 @@ class LanguageModel:
         """(tokens,) int64 ids -> (tokens, hidden size)."""
         return F.embedding(input_ids, self._embeddings).to(self._operations.hidden_dtype)
 
-    def __call__(self, hidden: torch.Tensor, batch: Batch, cache: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        batch: Batch,
+        cache: torch.Tensor,
+        on_hidden: Callable[[torch.Tensor], None] | None = None,
+    ) -> torch.Tensor:
         """Run all layers.
 
         Args:
             hidden: (tokens, hidden size) embeddings; may be modified.
             batch: the tokens.
             cache: the KV cache's layers; modified.
+            on_hidden: called with the final hidden states of all tokens, for ``logits``.
 
         Returns:
             (sampled rows, vocabulary) float32 logits.
         """
-        if self._compiled and len(hidden) <= COMPILED_ROWS and batch.sampled_rows is None:
+        few = len(hidden) <= COMPILED_ROWS and batch.sampled_rows is None
+        if self._compiled and few and on_hidden is None:
             return self._compiled(hidden, batch, self.rotary, cache)
         attend = self._operations.attention(batch, self.rotary, cache, self.num_heads)
         rows = None
         if batch.sampled_rows is not None:
             rows = torch.from_numpy(batch.sampled_rows).to(hidden.device, non_blocking=True)
-        return self.layers(hidden, attend, cache, rows)
+        return self.layers(hidden, attend, cache, rows, on_hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(tokens, hidden size) final hidden states -> (tokens, vocabulary) float32."""
+        return self._head(hidden).float()
 
     def layers(
-        self, hidden: torch.Tensor, attend: Attend, cache: torch.Tensor, rows: torch.Tensor | None
+        self,
+        hidden: torch.Tensor,
+        attend: Attend,
+        cache: torch.Tensor,
+        rows: torch.Tensor | None,
+        on_hidden: Callable[[torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Run all layers with inputs on the device; see ``__call__``."""
         operations = self._operations
@@ -146,9 +164,11 @@ class LanguageModel:
             hidden, normed = operations.norm_add_norm(
                 hidden, expanded, layer.after_mlp_norm, layer.next_norm
             )
+        if on_hidden is not None:
+            on_hidden(normed)
         if rows is not None:
             normed = normed.index_select(0, rows)
-        return self._head(normed).float()
+        return self.logits(normed)
 
 
 class _CompiledDecode:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.linear import linear_for
 from glm_engine.operations import GPUOperations, operations_for
 from glm_engine.request import Prompt, PromptImage, Request, SamplingParams, ThinkingTokens
-from glm_engine.sampler import Sampled, Sampler
+from glm_engine.sampler import Sampled, Sampler, token_logprobs
 from glm_engine.scheduler import Scheduled
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
 
 _CPU_KV_CACHE_MEMORY = 512 * 2**20
+# At a vocabulary of 150,000 some 150 MB of logits and as much again of their logarithms.
+_SCORED_ROWS = 256
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 512, 4096
 
 logger = logging.getLogger(__name__)
@@ -290,7 +293,7 @@ class ModelRunner:
         The images of the step must have been encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
-        if self._graphs and self._graphs.takes(batch):
+        if self._graphs and not batch.scored and self._graphs.takes(batch):
             logits = self._graphs(batch)
         else:
             logits = self._forward(batch, self.cache)
@@ -302,7 +305,20 @@ class ModelRunner:
     def _forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         hidden = self._language.embed(self._to_device(batch.ids))
         self._place_images(batch, hidden)
-        return self._language(hidden, batch, cache.layers)
+        on_hidden = partial(self._score, batch) if batch.scored else None
+        return self._language(hidden, batch, cache.layers, on_hidden)
+
+    def _score(self, batch: Batch, hidden: torch.Tensor) -> None:
+        """Note the log probabilities of prompt tokens, a slice at a time: logits are large."""
+        for scored in batch.scored:
+            request, top = scored.request, scored.request.params.prompt_logprobs or 0
+            for first in range(0, scored.count, _SCORED_ROWS):
+                count = min(_SCORED_ROWS, scored.count - first)
+                row, position = scored.row + first, scored.start + first + 1
+                logits = self._language.logits(hidden[row : row + count])
+                following = request.prompt.input_ids[position : position + count].astype(np.int64)
+                found = token_logprobs(logits, self._to_device(following), [top] * count)
+                request.prompt_logprobs.update(enumerate(found, position))
 
     def _place_images(self, batch: Batch, hidden: torch.Tensor) -> None:
         row = 0

@@ -85,6 +85,7 @@ class SamplingParams:
         temperature: 0 for greedy decoding.
         top_k: 0 for off.
         logprobs: number of alternatives to report for each token; None for no log probabilities.
+        prompt_logprobs: like ``logprobs``, for the tokens of the prompt.
         thinking_token_budget: tokens after which the thought is forced to end; None for no limit.
         structured_outputs: constraint on the answer, excluding its thought.
         tool_choice: whether it must call one of the request's tools.
@@ -110,6 +111,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     thinking_token_budget: int | None = None
     structured_outputs: StructuredOutputs | None = None
     tool_choice: ToolChoice = ToolChoice()
@@ -312,6 +314,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "ignore_eos": _flag,
     "skip_special_tokens": _flag,
     "logprobs": _whole(0, MAX_LOGPROBS),
+    "prompt_logprobs": _whole(0, MAX_LOGPROBS),
     "thinking_token_budget": _whole(0),
     "structured_outputs": _structured_outputs,
     "tool_choice": _tool_choice,
@@ -463,6 +466,7 @@ class Request:
             limit.
         token_ids: the answer so far.
         cumulative_logprob: sum of the log probabilities of ``token_ids``, if requested.
+        prompt_logprobs: of the prompt's tokens after the first, by position, if requested.
         num_computed: number of tokens whose keys and values are in the cache.
         num_cached: number of prompt tokens found in the cache when it was first scheduled.
         table: its blocks in the cache.
@@ -490,6 +494,7 @@ class Request:
     max_thinking_tokens: int | None = None
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float = 0.0
+    prompt_logprobs: "dict[int, TokenLogprobs]" = field(default_factory=dict)
     num_computed: int = 0
     num_cached: int = 0
     table: BlockTable = field(default_factory=BlockTable)
@@ -516,6 +521,11 @@ class Request:
     def is_thinking(self) -> bool:
         """Whether the answer is in its thought."""
         return self.reader is not None and self.reader.channel is Channel.THOUGHT
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log probabilities of the prompt's tokens are requested."""
+        return self.params.prompt_logprobs is not None and self.leader is None
 
     def ids_between(self, start: int, end: int) -> npt.NDArray[np.int32]:
         """Tokens of prompt and answer from ``start`` to ``end``: (end - start,) int32."""

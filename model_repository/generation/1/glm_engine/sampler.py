@@ -90,7 +90,11 @@ class Sampler:
         reported = [row for row, r in enumerate(requests) if r.params.logprobs is not None]
         logprobs: dict[int, TokenLogprobs] = {}
         if reported:
-            logprobs = _logprobs(reported, requests, logits, chosen)
+            at = torch.tensor(reported, device=self._device)
+            tops = [requests[row].params.logprobs or 0 for row in reported]
+            logprobs = dict(
+                zip(reported, token_logprobs(logits[at], chosen[at], tops), strict=True)
+            )
         return [
             Sampled(token_id, logprobs.get(row)) for row, token_id in enumerate(chosen.tolist())
         ]
@@ -261,26 +265,30 @@ def _is_edited(params: SamplingParams) -> bool:
     )
 
 
-def _logprobs(
-    rows: Sequence[int], requests: Sequence[Request], logits: torch.Tensor, chosen: torch.Tensor
-) -> dict[int, TokenLogprobs]:
-    at = torch.tensor(rows, device=logits.device)
-    logprobs = logits[at].log_softmax(-1)
-    own = logprobs.gather(-1, chosen[at][:, None])
+def token_logprobs(
+    logits: torch.Tensor, chosen: torch.Tensor, tops: Sequence[int]
+) -> list[TokenLogprobs]:
+    """The log probability of one token for each row, with the best alternatives.
+
+    Args:
+        logits: (rows, vocabulary) float32.
+        chosen: (rows,) int64 token ids; one outside the vocabulary, as an image's, counts as 0.
+        tops: for each row the number of alternatives.
+    """
+    logprobs = logits.log_softmax(-1)
+    own = logprobs.gather(-1, chosen.clamp(max=logprobs.shape[-1] - 1)[:, None])
     ranks = (logprobs > own).sum(-1) + 1
-    most = max(requests[row].params.logprobs or 0 for row in rows)
-    best, best_ids = logprobs.topk(min(most, logprobs.shape[-1]))
-    reported = zip(
-        rows, chosen[at].tolist(), own[:, 0].tolist(), ranks.tolist(),
-        best.tolist(), best_ids.tolist(), strict=True,
+    best, best_ids = logprobs.topk(min(max(tops), logprobs.shape[-1]))
+    rows = zip(
+        chosen.tolist(), own[:, 0].tolist(), ranks.tolist(), best.tolist(), best_ids.tolist(),
+        tops, strict=True,
     )  # fmt: skip
-    found = {}
-    for row, token_id, value, rank, values, ids in reported:
+    found = []
+    for token_id, value, rank, values, ids, top in rows:
         entries = {token_id: (value, rank)}
-        pairs = zip(ids, values, strict=True)
-        for place, (other, other_value) in enumerate(pairs, 1):
-            if place > (requests[row].params.logprobs or 0):
+        for place, (other, other_value) in enumerate(zip(ids, values, strict=True), 1):
+            if place > top:
                 break
             entries[other] = (other_value, place)
-        found[row] = TokenLogprobs(token_id, entries)
+        found.append(TokenLogprobs(token_id, entries))
     return found

@@ -183,8 +183,8 @@ class Scheduler:
 
     def _cached_hashes(self, request: Request) -> list[bytes]:
         """Hashes of the cached blocks that a starting request can reuse."""
-        if not self._blocks.prefix_caching:
-            return []
+        if not self._blocks.prefix_caching or request.scores_prompt:
+            return []  # the log probabilities of cached tokens are not cached
         # The last token is always computed: its logits are needed for sampling.
         self._extend_hashes(request, request.num_tokens - 1)
         usable = request.block_hashes[: (request.num_tokens - 1) // self._blocks.block_size]

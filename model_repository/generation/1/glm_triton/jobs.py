@@ -27,6 +27,8 @@ class Response:
         logprobs: for each token, by token id: ``logprob``, ``rank``, ``decoded_token``, ``bytes``.
         num_input_tokens: of the prompt, like ``num_image_tokens`` and ``num_cached_tokens``.
         image_sizes: (pictures, 2) int32 original width and height; in the first response.
+        prompt_logprobs: like ``logprobs``, for each token of the prompt; the first one has none. In
+            the first response.
         limits: see ``limits`` in config.pbtxt; in the first response.
         num_output_tokens: in this response, like ``num_reasoning_tokens`` and ``token_ids``.
     """
@@ -46,6 +48,7 @@ class Response:
     token_ids: Sequence[int] | None = None
     image_sizes: np.ndarray[Any, Any] | None = None
     limits: Mapping[str, float] | None = None
+    prompt_logprobs: Sequence[Mapping[int, Mapping[str, Any]]] | None = None
 
 
 class Client(Protocol):

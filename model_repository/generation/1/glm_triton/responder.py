@@ -6,6 +6,7 @@ at once only for the first and the last text of an answer, and otherwise every f
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any
 from glm_engine.engine import Engine
 from glm_engine.errors import EngineFailure, GenerationError, RequestCancelled
 from glm_engine.heartbeat import Heartbeat
-from glm_engine.request import Output, TokenLogprobs
+from glm_engine.request import Output, Request, TokenLogprobs
 from glm_format.events import CallDelta, CallStart, Event, TextDelta, ThoughtDelta, merged
 from glm_triton.admission import Pace
 from glm_triton.jobs import Choice, Job, Response
@@ -263,6 +264,8 @@ class Responder:
             values["image_sizes"] = choice.job.image_sizes
         if "return_limits" in flags and not choice.num_sent:
             values["limits"] = self._engine.limits
+        if request.scores_prompt and not choice.num_sent:
+            values["prompt_logprobs"] = self._prompt_logprobs(request)
         if "return_token_ids" in flags:
             values["token_ids"] = token_ids
         return Response(text, **values)
@@ -280,6 +283,14 @@ class Responder:
                     return {key: text}
                 return {key: text, "logprobs": [self._readable(note) for note in notes]}
         raise AssertionError(event)
+
+    def _prompt_logprobs(self, request: Request) -> list[dict[int, dict[str, Any]]]:
+        first = int(request.prompt.input_ids[0])
+        unknown = TokenLogprobs(first, {first: (math.nan, 0)})  # nothing comes before it
+        found = [unknown, *(note for _, note in sorted(request.prompt_logprobs.items()))]
+        readable = [self._readable(note) for note in found]
+        readable[0][first]["logprob"] = None
+        return readable
 
     def _readable(self, token: TokenLogprobs) -> dict[int, dict[str, Any]]:
         table = self._engine.table

@@ -168,6 +168,8 @@ def _to_tensors(response: Response) -> list[Any]:
         tensors.append(_string_tensor("logprobs", json.dumps(response.logprobs)))
     if response.image_sizes is not None:
         tensors.append(pb_utils.Tensor("image_sizes", response.image_sizes))
+    if response.prompt_logprobs is not None:
+        tensors.append(_string_tensor("prompt_logprobs", json.dumps(response.prompt_logprobs)))
     if response.limits is not None:
         tensors.append(_string_tensor("limits", json.dumps(response.limits)))
     if response.token_ids is not None:
