@@ -23,6 +23,17 @@ def test_what_is_left_open_comes_from_the_checkpoint() -> None:
         assert params.max_tokens is None
 
 
+def test_values_may_be_texts_and_stand_beside() -> None:
+    """As clients of Triton's HTTP endpoint send them."""
+    text = '{"max_tokens": "5", "top_k": 7.0, "ignore_eos": "True", "temperature": null}'
+    beside = {"temperature": "0.1", "max_tokens": 9, "binary_data_output": True}
+    params = parse_sampling_parameters(text, DEFAULTS, beside)
+    assert (params.max_tokens, params.top_k, params.ignore_eos) == (5, 7, True)
+    assert params.temperature == DEFAULTS.temperature  # what is in the input counts, null as well
+    params = parse_sampling_parameters(None, DEFAULTS, beside)
+    assert (params.max_tokens, params.temperature) == (9, 0.1)
+
+
 def test_every_parameter_is_read() -> None:
     params = _parse(
         max_tokens=7, temperature=0, top_p=1, top_k=-1, min_p=0.1, seed=3, stop="END",

@@ -1,5 +1,6 @@
 """A request: its parameters and its state in the engine. Independent of torch."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -120,8 +121,16 @@ class SamplingParams:
     priority: int = 0
 
 
-def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) -> SamplingParams:
+def parse_sampling_parameters(
+    text: str | None,
+    defaults: GenerationDefaults,
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> SamplingParams:
     """Read the JSON object of the input ``sampling_parameters``.
+
+    Args:
+        beside: parameters of the Triton request, in which clients of its HTTP endpoint send the
+            same keys; others of it are not for the engine.
 
     Raises:
         InvalidRequest: names the key that is unknown or out of range.
@@ -132,6 +141,7 @@ def parse_sampling_parameters(text: str | None, defaults: GenerationDefaults) ->
         raise InvalidRequest("sampling_parameters", f"is not valid JSON ({error})") from None
     if not isinstance(given, dict):
         raise InvalidRequest("sampling_parameters", "must be a JSON object")
+    given = {key: value for key, value in beside.items() if key in _READERS} | given
     values: dict[str, Any] = {
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
@@ -164,6 +174,7 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, s
     """A reader for numbers from ``low`` to ``high``; ``above`` excludes ``low`` itself."""
 
     def read(value: Any, path: str) -> float:
+        value = _from_text(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidRequest(path, f"must be a number, not {value!r}")
         # Written such that NaN is out of range.
@@ -177,6 +188,9 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, s
 
 def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
     def read(value: Any, path: str) -> int:
+        value = _from_text(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequest(path, f"must be an integer, not {value!r}")
         if value < low or (high is not None and value > high):
@@ -187,7 +201,16 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
     return read
 
 
+def _from_text(value: Any) -> Any:
+    """The number or truth value that a text is: clients of Triton write all values as texts."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value.strip().lower())
+    return value
+
+
 def _flag(value: Any, path: str) -> bool:
+    value = _from_text(value)
     if not isinstance(value, bool):
         raise InvalidRequest(path, f"must be true or false, not {value!r}")
     return value

@@ -49,7 +49,7 @@ class TritonClient:
 
     def __init__(self, triton_request: Any) -> None:
         self._sender = triton_request.get_response_sender()
-        self._wants_details = _parameter(triton_request, _ERROR_DETAILS)
+        self._wants_details = bool(_parameters(triton_request).get(_ERROR_DETAILS))
 
     def send(self, response: Response, *, is_last: bool) -> None:
         """Send one response."""
@@ -100,7 +100,11 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
         if (tensor := pb_utils.get_input_tensor_by_name(triton_request, name)) is not None
     }
     flags = frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False))
-    params = parse_sampling_parameters(_text(triton_request, "sampling_parameters"), defaults)
+    beside = _parameters(triton_request)
+    beside.pop("priority", None)  # Triton's own
+    params = parse_sampling_parameters(
+        _text(triton_request, "sampling_parameters"), defaults, beside
+    )
     if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
         params = replace(params, logprobs=0)
     return Job(
@@ -191,11 +195,12 @@ def _prefix(triton_request: Any, stream: bool) -> str:
     return text
 
 
-def _parameter(triton_request: Any, name: str) -> bool:
+def _parameters(triton_request: Any) -> dict[str, Any]:
     try:
-        return bool(json.loads(triton_request.parameters() or "{}").get(name))
+        found: dict[str, Any] = json.loads(triton_request.parameters() or "{}")
     except ValueError:  # a client may send values that are not valid JSON, such as NaN
-        return False
+        return {}
+    return found
 
 
 def _value(triton_request: Any, name: str) -> Any:
