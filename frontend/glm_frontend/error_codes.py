@@ -72,7 +72,7 @@ class ErrorCode(StrEnum):
         "invalid_value",
         400,
         "A field has a value that is out of range, of another type, or cannot be honoured.",
-        "The message says what `param` has to be.",
+        "The message says what `param` must be.",
         "INVALID_ARG",
     )
     UNKNOWN_FIELD = (

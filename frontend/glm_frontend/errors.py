@@ -14,7 +14,7 @@ from glm_frontend.error_codes import ErrorCode
 RETRY_AFTER_SECONDS = 1
 
 REFUSALS = ("requests", "share", "bytes", "queue", "rate_limit", "connections", "draining")
-"""What there was no room for: as many requests, or bytes of them, are under way as may be; or, the
+"""Reasons for rejecting a request: too many requests, or bytes of them, are under way; or, the
 `share`, as one key may have; the model server's queue is full; a key's rate is reached; there are
 too many connections; the server is shutting down."""
 
@@ -102,7 +102,7 @@ _SENTENCES: Mapping[ErrorCode, str] = MappingProxyType(
         ),
     }
 )
-"""What a client is told of the model server's state; its own words may name what is inside."""
+"""What clients receive about the model server's state; its own sentences may name internals."""
 
 
 def from_client_error(error: GLMError) -> APIError:

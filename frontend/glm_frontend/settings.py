@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[
         tuple[Annotated[SecretStr, AfterValidator(_visible)], ...], *CommaSeparated
     ] = ()
-    """Bearer keys that are let in, separated by commas; empty: no key is asked for."""
+    """Accepted Bearer keys, separated by commas; empty: no key is required."""
     api_keys_file: Path | None = None
     """File with more of them, one a line; after it may stand ``name=NAME`` and ``rate=LIMITS``."""
     cors_origins: Annotated[
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[APIKey, ...]:
-        """All keys that are let in."""
+        """All accepted keys."""
         return self._keys
 
 

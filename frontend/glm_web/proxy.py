@@ -98,7 +98,7 @@ class Proxy:
 
 
 class _EventRelay(StreamingResponse):
-    """Passes a stream of events on. A frontend that breaks off is told by one more event."""
+    """Passes a stream of events on. If the frontend breaks off, one more event reports it."""
 
     def __init__(self, answer: httpx2.Response, headers: dict[str, str], request_id: str) -> None:
         self._answer = answer

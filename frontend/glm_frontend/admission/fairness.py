@@ -2,7 +2,7 @@
 
 Each may hold fewer than ``SHARE`` times what is left (a dynamic threshold, as switches share their
 buffers): one alone gets four fifths of all, two four ninths each. So whoever comes finds capacity,
-however much another sends, and no share has to be set aside for those who do not.
+however much another sends, and no share must be set aside for those who do not.
 """
 
 SHARE = 4

@@ -65,7 +65,7 @@ class RequestBytes:
         self._held = 0
 
     def hold(self, size: int, principal: str | None = None) -> None:
-        """Count so many bytes more; the first call says whose they are.
+        """Count ``size`` more bytes; the first call determines whose they are.
 
         Raises:
             APIError: 429.

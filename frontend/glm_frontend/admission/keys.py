@@ -86,7 +86,7 @@ def is_key(text: str) -> bool:
 
 
 class KeyRing:
-    """The keys that are let in; with none, everybody is."""
+    """The accepted keys; without any, everybody is accepted."""
 
     def __init__(self, keys: Sequence[APIKey]) -> None:
         # Digests have one length, so that a comparison tells nothing about that of a key.

@@ -1,4 +1,4 @@
-"""Requests under way: so many at once, and nobody waits for a permit."""
+"""Concurrent requests: a bounded number of permits, and nobody waits for one."""
 
 from types import TracebackType
 from typing import Self

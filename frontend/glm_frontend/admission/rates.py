@@ -1,4 +1,4 @@
-"""Rate limits: so many requests a minute."""
+"""Rate limits: requests per interval, in moving windows."""
 
 import math
 import time

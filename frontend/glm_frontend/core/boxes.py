@@ -12,9 +12,7 @@ from dataclasses import dataclass
 _FULL = 1000
 _NUMBER = r"\s*(\d{1,4}(?:\.\d+)?)\s*"
 # Also with other brackets, or as two corners: ((x1, y1), (x2, y2)).
-_BOX = re.compile(
-    rf"[\[(<]{_NUMBER},{_NUMBER}(?:[\])>]\s*,\s*[\[(<]|,){_NUMBER},{_NUMBER}[\])>]"
-)
+_BOX = re.compile(rf"[\[(<]{_NUMBER},{_NUMBER}(?:[\])>]\s*,\s*[\[(<]|,){_NUMBER},{_NUMBER}[\])>]")
 _LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 

@@ -13,7 +13,7 @@ class Caller:
     tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
         asked for.
     record: what happens to the request is noted here.
-    hold: is told how many bytes were fetched for it; raises APIError where they are too many.
+    hold: called with the number of bytes fetched for it; raises APIError if they are too many.
     """
 
     request_id: str

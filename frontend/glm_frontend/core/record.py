@@ -26,7 +26,7 @@ class AnswerRecord:
     _num_choices: int = 1
 
     def note_piece(self, usage: TokenUsage, num_choices: int) -> None:
-        """A piece of a stream of so many answers goes to the client."""
+        """A chunk is sent to the client, of a stream of ``num_choices`` answers."""
         self._last = time.perf_counter()
         if not self._first:
             self._first, self._first_tokens = self._last, usage.completion

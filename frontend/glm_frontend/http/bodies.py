@@ -51,7 +51,7 @@ def text_or_list(items: str) -> Discriminator:
 
 
 def at_most(count: int) -> tuple[Any, ...]:
-    """For ``Annotated``: a list or an object of at most so many entries.
+    """For ``Annotated``: a list or an object of at most ``count`` entries.
 
     They are counted before any is looked at: pydantic would first describe what is wrong with each
     of a million.

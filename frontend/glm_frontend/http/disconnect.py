@@ -12,7 +12,7 @@ T = TypeVar("T")
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of ``work``, which is cancelled when the client leaves.
 
-    The body has to be read before: what comes after it is only the client's leaving.
+    The body must be read before: what comes after it is only the client's leaving.
 
     Raises:
         ClientDisconnect: the client left first.

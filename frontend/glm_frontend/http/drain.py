@@ -20,7 +20,7 @@ class DrainingServer(uvicorn.Server):
     """uvicorn's server, which drains before it exits.
 
     Args:
-        app: is told by ``app.state.services.draining``.
+        app: notified by ``app.state.services.draining``.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:

@@ -249,7 +249,7 @@ class BodyLimitMiddleware:
         if encoding not in ("identity", "", *_COMPRESSIONS):
             error = APIError(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-                f"The content-encoding has to be gzip, deflate or none, not {encoding[:64]!a}.",
+                f"The content-encoding must be gzip, deflate or none, not {encoding[:64]!a}.",
             )
             await error_response(error, scope)(scope, receive, send)
             return
@@ -285,7 +285,7 @@ class BodyLimitMiddleware:
 
 
 def _inflated(inflater: "zlib._Decompress", message: Message, most: int) -> Message:
-    """A piece of a compressed body, decompressed: at most so many bytes."""
+    """A piece of a compressed body, decompressed, at most ``most`` bytes."""
     try:
         body = inflater.decompress(message.get("body", b""), max(1, most))
     except zlib.error:

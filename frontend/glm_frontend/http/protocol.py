@@ -200,7 +200,7 @@ def bounded_protocol(
     """The protocol for uvicorn's ``http``; it makes an instance for each connection.
 
     Args:
-        on_refused: is told the code of the error that a connection got in the application's place.
+        on_refused: receives the code of the error that was sent in the application's place.
     """
     attributes = {
         "max_connections": max_connections,

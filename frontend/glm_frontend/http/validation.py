@@ -18,7 +18,7 @@ from glm_frontend.observability.logs import LOGGER_NAME
 Model = TypeVar("Model", bound=BaseModel)
 
 # In JSON's own sense, roughly. Any text that fits the context has fewer commas and brackets, and as
-# Python objects so many take up to 100 MB for a moment.
+# Python objects they take up to 100 MB for a moment.
 MAX_VALUES = 1_000_000
 MAX_SHOWN_ERRORS = 3
 MAX_SHOWN_VALUE = 64
@@ -30,7 +30,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 
 async def read_json(request: Request, model: type[Model]) -> Model:
-    """The body of ``request``, which has to be a JSON object.
+    """The body of ``request``, which must be a JSON object.
 
     Raises:
         APIError: 400 or 415.
@@ -39,7 +39,7 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     if media_type != "application/json":
         raise APIError(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-            f"The content-type has to be application/json, not {media_type or 'absent'}.",
+            f"The content-type must be application/json, not {media_type or 'absent'}.",
         )
     body = (await request.body()).removeprefix(codecs.BOM_UTF8)
     if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
@@ -97,7 +97,7 @@ def validate(
         APIError: 400, about the first errors; ``param`` is the first one's field.
     """
     if not isinstance(data, dict):
-        raise invalid(None, "The body has to be a JSON object.", code=ErrorCode.INVALID_JSON)
+        raise invalid(None, "The body must be a JSON object.", code=ErrorCode.INVALID_JSON)
     ignored: list[str] = []
     try:
         return model.model_validate(data, strict=strict, context={IGNORED: ignored}), ignored
@@ -157,7 +157,7 @@ def _describe(details: Mapping[str, Any]) -> tuple[str, str]:
         if isinstance(details["input"], dict) and field in details["input"]:
             reason += _shown(details["input"][field])
     elif reason.startswith("Input should be "):
-        reason = "has to be " + reason.removeprefix("Input should be ") + _shown(details["input"])
+        reason = "must be " + reason.removeprefix("Input should be ") + _shown(details["input"])
     else:
         reason = reason[0].lower() + reason[1:]
     return _path(location), reason

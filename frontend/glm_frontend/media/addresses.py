@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-# IPv6 addresses that stand for an IPv4 address, which has to be public itself. The standard library
+# IPv6 addresses that stand for an IPv4 address, which must be public itself. The standard library
 # knows of the mapped, 6to4 and Teredo forms; these two hold it in their last four bytes.
 _IPV4_COMPATIBLE = IPv6Network("::/96")
 _NAT64 = IPv6Network("64:ff9b::/96")

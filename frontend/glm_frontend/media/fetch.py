@@ -105,7 +105,7 @@ class ImageFetcher:
     Args:
         transport: sends one request to one address; see :func:`create_transport`.
         resolve: from host and port to addresses.
-        on_fetched: is told of each that was dialled for: image or video, ``ok`` or the code of the
+        on_fetched: notified of each download: image or video, ``ok`` or the code of the
             error, and the seconds that it took.
     """
 
@@ -133,10 +133,10 @@ class ImageFetcher:
     async def load_all(
         self, pictures: Sequence[Picture], hold: Callable[[int], None] = lambda size: None
     ) -> list[bytes]:
-        """The files of all, in order; what has to be fetched is fetched at the same time.
+        """The files of all, in order; what must be fetched is fetched at the same time.
 
         Args:
-            hold: is told of every piece that comes how many bytes it has; what it raises ends all.
+            hold: called with the size of every chunk in bytes; what it raises ends all downloads.
 
         Raises:
             APIError: 400, naming the picture or video.
@@ -181,7 +181,7 @@ class ImageFetcher:
         if scheme["scheme"].lower() not in ("http", "https"):
             raise invalid(
                 param,
-                f"{scheme['scheme'].lower()}: URLs are not taken, only data, http and https",
+                f"{scheme['scheme'].lower()}: URLs are not accepted, only data, http and https",
                 code=kind.error("invalid_{}_url"),
             )
         if not self._enabled:
@@ -272,7 +272,7 @@ class ImageFetcher:
                 "accept": ", ".join(t + "*" * t.endswith("/") for t in kind.media_types),
                 "accept-encoding": "identity",
             },
-            # The name that the certificate has to be for.
+            # The name that the certificate must be for.
             extensions={"sni_hostname": host},
         )
 
@@ -353,7 +353,7 @@ def _from_base64(text: str, param: str, kind: _Kind, *, hint: str) -> bytes:
     except ValueError as error:
         reason = str(error).removeprefix("Invalid base64-encoded string: ")
         raise invalid(
-            param, f"the base64 text is broken ({reason}){hint}", code=ErrorCode.INVALID_BASE64
+            param, f"invalid base64 ({reason}){hint}", code=ErrorCode.INVALID_BASE64
         ) from None
     return _bounded(data, param, kind)
 

@@ -73,7 +73,7 @@ class Metrics:
         for code in ErrorCode:  # so that the first of a kind is seen as an increase
             self._errors.labels(code)
         self._refusals = self._counter(
-            "requests_rejected", "Requests that there was no room for", "reason"
+            "requests_rejected", "Requests rejected before they began", "reason"
         )
         for reason in REFUSALS:
             self._refusals.labels(reason)
@@ -155,7 +155,7 @@ class Metrics:
             self.count_refusal("connections")
 
     def count_refusal(self, reason: str) -> None:
-        """There was no room for a request; ``reason`` is of ``errors.REFUSALS``."""
+        """A request was rejected; ``reason`` is one of ``errors.REFUSALS``."""
         self._refusals.labels(reason).inc()
 
     def count_fetch(self, kind: str, result: str, seconds: float) -> None:

@@ -238,7 +238,7 @@ def picture(url: str = PIXEL) -> dict[str, Any]:
 
 
 def events(text: str) -> list[Any]:
-    """The events of a stream, parsed; its end has to be ``[DONE]``."""
+    """The events of a stream, parsed; its end must be ``[DONE]``."""
     *data, done, rest = text.split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     assert all(line.startswith("data: ") for line in data)

@@ -177,7 +177,7 @@ async def test_fetch_from_an_ipv6_address() -> None:
 async def test_other_schemes_are_refused_by_name(url: str) -> None:
     web = Web()
     error = await refused(url, web=web)
-    assert f"{url.partition(':')[0]}: URLs are not taken" in error.message
+    assert f"{url.partition(':')[0]}: URLs are not accepted" in error.message
     assert not web.requests
 
 

@@ -493,20 +493,20 @@ def test_of_a_cut_call_there_is_what_is_complete(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens: has to be greater than or equal to 1, not 0"),
+        ({"max_tokens": 0}, "max_tokens: must be greater than or equal to 1, not 0"),
         ({"messages": []}, "messages: "),
         ({"messages": [{"role": "tool", "content": ""}]},
          "messages[0].role: must be 'user', 'assistant' or 'system', not \"tool\""),
         ({"messages": [{"role": "user"}]}, "messages[0].content: is required"),
         ({"messages": [{"role": "user", "content": 1}]},
          "messages[0].content: must be a string or a list of blocks"),
-        ({"temperature": 2.5}, "temperature: has to be less than or equal to 2, not 2.5"),
+        ({"temperature": 2.5}, "temperature: must be less than or equal to 2, not 2.5"),
         ({"top_k": -2}, "top_k: "),
         ({"stop_sequences": "x"}, "stop_sequences: "),
         ({"stop_sequences": ["x", ""]}, "stop_sequences[1]: "),
         ({"system": [IMAGE]}, "system[0].type: "),
         ({"thinking": {"type": "enabled", "budget_tokens": 64}},
-         "thinking.budget_tokens: has to be less than max_tokens"),
+         "thinking.budget_tokens: must be less than max_tokens"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type: "),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema: is required"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name: "),
@@ -534,10 +534,10 @@ def test_bad_fields_are_named(client: TestClient, fields: dict[str, Any], messag
         ({"type": "image", "source": {"type": "file", "file_id": "f"}},
          "messages[0].content[1].source.type: must be 'base64' or 'url', not \"file\""),
         ({"type": "image", "source": IMAGE["source"] | {"data": "a!"}},  # type: ignore[operator]
-         "messages[0].content[1].source.data: the base64 text is broken (Only base64 data is "
+         "messages[0].content[1].source.data: invalid base64 (Only base64 data is "
          "allowed)"),
         ({"type": "image", "source": {"type": "url", "url": "file:///etc/passwd"}},
-         "messages[0].content[1].source.url: file: URLs are not taken"),
+         "messages[0].content[1].source.url: file: URLs are not accepted"),
         ({"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/a.png"}},
          "messages[0].content[1].source.url: the host 127.0.0.1 is not on the public internet"),
     ],

@@ -76,7 +76,7 @@ def test_the_multimodal_endpoint_has_them_too(client: TestClient, backend: FakeB
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"response_format": {"type": "xml"}}, "response_format.type", "has to be"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "must be"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "needs json_schema"),
         (
             {"response_format": {"type": "json_object", "json_schema": NAMED["json_schema"]}},
@@ -86,12 +86,12 @@ def test_the_multimodal_endpoint_has_them_too(client: TestClient, backend: FakeB
         (
             {"response_format": NAMED, "guided_regex": "a"},
             "response_format",
-            "cannot be given beside guided_regex",
+            "cannot be combined with guided_regex",
         ),
         (
             {"guided_choice": ["a"], "structured_outputs": {"regex": "a"}},
             "guided_choice",
-            "cannot be given beside structured_outputs",
+            "cannot be combined with structured_outputs",
         ),
         ({"structured_outputs": {}}, "structured_outputs", "exactly one key"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "one key"),

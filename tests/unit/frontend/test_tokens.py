@@ -52,7 +52,7 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
             {"prompt": "a", "messages": MESSAGES},
             "messages: give either prompt or messages",
         ),
-        ("/tokenize", {"prompt": 3}, "prompt: has to be a valid string"),
+        ("/tokenize", {"prompt": 3}, "prompt: must be a valid string"),
         ("/detokenize", {"tokens": []}, "tokens: "),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]: "),
         ("/detokenize", {"tokens": [1, 2**31]}, "tokens[1]: "),

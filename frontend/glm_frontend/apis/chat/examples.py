@@ -123,7 +123,7 @@ CHAT_EXAMPLES: dict[str, Any] = {
         },
     },
     "required": {
-        "summary": "A tool that has to be called",
+        "summary": "A tool that must be called",
         "value": {
             "model": "glm-4.6v-flash",
             "messages": question("Paint what you see.", RED_DISC),

@@ -228,7 +228,7 @@ ToolChoice = Annotated[
 
 
 class ResponseFormat(RequestModel):
-    """What the answer has to be, but for its thought."""
+    """What the answer must be, but for its thought."""
 
     type: Literal["text", "json_object", "json_schema"] = Field(
         description="`text`: anything. `json_object`: any JSON object; say in the prompt what "
@@ -395,7 +395,7 @@ class ChatCompletionRequest(SamplingParameters):
         None, description="false: of several calls only the first is given. Default true."
     )
     response_format: ResponseFormat | None = Field(
-        None, description="What the answer has to be. Default `text`."
+        None, description="What the answer must be. Default `text`."
     )
     reasoning_effort: ReasoningEffort | None = Field(
         None,
@@ -461,7 +461,7 @@ class ChatCompletionRequest(SamplingParameters):
         continues = bool(info.data.get("continue_final_message"))
         if value is not None and value == continues:
             raise PydanticCustomError(
-                "names_disagree", "has to be the opposite of continue_final_message"
+                "names_disagree", "must be the opposite of continue_final_message"
             )
         return value
 

@@ -65,7 +65,7 @@ class CompletionRequest(SamplingParameters):
         None,
         ge=0,
         le=MAX_TOP_LOGPROBS,
-        description="How likely each token was, and so many of the likeliest in its place.",
+        description="Report the log probability of each token, and this many alternatives.",
     )
     echo: bool | None = Field(
         None,
@@ -77,7 +77,7 @@ class CompletionRequest(SamplingParameters):
         "after the other. Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
-    user: str | None = Field(None, description="Taken for compatibility, without effect.")
+    user: str | None = Field(None, description="Accepted without effect.")
 
     @field_validator("chat_template_kwargs", "thinking_token_budget")
     @classmethod
@@ -90,7 +90,7 @@ class CompletionRequest(SamplingParameters):
     @classmethod
     def _is_n(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value != (info.data.get("n") or 1):
-            raise PydanticCustomError("best_of", "has to be the same as n")
+            raise PydanticCustomError("best_of", "must be the same as n")
         return value
 
     def prompts(self) -> list[tuple[str, str | list[int]]]:

@@ -90,7 +90,7 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
     if thinking is not None and thinking.type == "enabled":
         budget = thinking.budget_tokens
     if budget is not None and body.max_tokens is not None and budget >= body.max_tokens:
-        raise invalid("thinking.budget_tokens", "has to be less than max_tokens")
+        raise invalid("thinking.budget_tokens", "must be less than max_tokens")
     output = body.answer_format
     sampling: dict[str, Any] = {
         **ALL_THAT_IS_LEFT,

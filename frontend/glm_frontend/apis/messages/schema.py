@@ -237,7 +237,7 @@ class Thinking(RequestModel):
     budget_tokens: int | None = Field(
         None,
         ge=0,
-        description="With `enabled`: after so many tokens the thought is made to end, and the "
+        description="With `enabled`: number of tokens after which the thought must end; the "
         "answer follows. Less than `max_tokens`.",
     )
     display: Hint = Field(None, description="Without effect: the whole thought is sent.")
@@ -307,7 +307,7 @@ class OutputConfig(RequestModel):
 
     format: JSONOutputFormat | None = Field(
         None,
-        description="What the answer has to be; the model can write nothing else. Its thought "
+        description="What the answer must be; the model can write nothing else. Its thought "
         "stays free.",
     )
     effort: Hint = Field(
@@ -343,7 +343,7 @@ class CountTokensRequest(RequestModel):
 
     @property
     def answer_format(self) -> JSONOutputFormat | None:
-        """What the answer has to be, under whichever name it came."""
+        """What the answer must be, under whichever name it came."""
         output = None if self.output_config is None else self.output_config.format
         return self.output_format if output is None else output
 

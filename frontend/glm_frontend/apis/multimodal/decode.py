@@ -53,7 +53,7 @@ async def read_body(request: Request, max_bytes: int) -> tuple[MultimodalRequest
         case other:
             raise APIError(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-                "The content-type has to be application/json or multipart/form-data, "
+                "The content-type must be application/json or multipart/form-data, "
                 f"not {other or 'absent'}.",
             )
 
@@ -98,4 +98,4 @@ def _parse_json(name: str, text: str) -> Any:
     try:
         return from_json(text)
     except ValueError:
-        raise invalid(name, "has to be JSON", code=ErrorCode.INVALID_JSON) from None
+        raise invalid(name, "must be JSON", code=ErrorCode.INVALID_JSON) from None

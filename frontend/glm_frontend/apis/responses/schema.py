@@ -442,7 +442,7 @@ class ResponsesRequest(SamplingParameters):
     @classmethod
     def _has_an_item(cls, value: Input) -> Input:
         if value == []:
-            raise PydanticCustomError("no_item", "has to have at least one item")
+            raise PydanticCustomError("no_item", "must have at least one item")
         return value
 
     @field_validator("tool_choice")

@@ -124,7 +124,7 @@ def effort_thinks(effort: ReasoningEffort | None) -> bool | None:
 
 
 class StructuredOutputs(RequestModel):
-    """What the answer has to be, but for its thought; give exactly one. Names are vLLM's."""
+    """What the answer must be, but for its thought; give exactly one. Names are vLLM's."""
 
     schema_: dict[str, Any] | str | bool | None = Field(
         None, alias="json", description="A document of this JSON schema."
@@ -166,7 +166,7 @@ def check_only_structure(value: Any, info: ValidationInfo) -> Any:
     others = [name for name in _STRUCTURE_FIELDS if info.data.get(name) is not None]
     if value is not None and others:
         raise PydanticCustomError(
-            "structured_twice", "cannot be given beside {other}", {"other": others[0]}
+            "structured_twice", "cannot be combined with {other}", {"other": others[0]}
         )
     return value
 
@@ -244,7 +244,7 @@ class SamplingParameters(RequestModel):
     min_tokens: int | None = Field(
         None,
         ge=0,
-        description="The model does not end the answer before so many tokens; `stop` may. "
+        description="Minimum number of tokens before the model may end the answer; `stop` may. "
         "Default 0.",
     )
     ignore_eos: bool | None = Field(
@@ -253,7 +253,7 @@ class SamplingParameters(RequestModel):
     thinking_token_budget: int | None = Field(
         None,
         ge=0,
-        description="After so many tokens the thought is made to end, and the answer follows. "
+        description="Number of tokens after which the thought must end, and the answer follows. "
         "Default: no limit.",
     )
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
@@ -261,7 +261,7 @@ class SamplingParameters(RequestModel):
     )
     structured_outputs: StructuredOutputs | None = Field(
         None,
-        description="What the answer has to be; the model can write nothing else. Its thought "
+        description="What the answer must be; the model can write nothing else. Its thought "
         "stays free.",
     )
     guided_json: dict[str, Any] | str | bool | None = Field(
@@ -283,7 +283,7 @@ class SamplingParameters(RequestModel):
     @classmethod
     def _has_one_key(cls, value: StructuredOutputs | None) -> StructuredOutputs | None:
         if value is not None and len(value.model_dump(exclude_none=True)) != 1:
-            raise PydanticCustomError("one_key", "has to have exactly one key")
+            raise PydanticCustomError("one_key", "must have exactly one key")
         return value
 
     @field_validator("min_tokens")

@@ -37,7 +37,7 @@ class TokenizeRequest(RequestModel):
         None, description="With `messages`: as for chat completions."
     )
     add_special_tokens: bool | None = Field(
-        None, description="Taken for compatibility: the tokenizer adds none by itself."
+        None, description="Accepted: the tokenizer adds none by itself."
     )
     return_token_strs: bool | None = Field(
         None, description="true: also the text of each token. Default false."
@@ -48,7 +48,7 @@ class TokenizeRequest(RequestModel):
     def _is_one_of_two(
         cls, value: list[Message] | None, info: ValidationInfo
     ) -> list[Message] | None:
-        # Where `prompt` is wrong itself, that is told.
+        # If `prompt` itself is invalid, that is the error reported.
         if "prompt" in info.data and (info.data["prompt"] is None) == (value is None):
             raise PydanticCustomError("one_of", "give either prompt or messages")
         return value
