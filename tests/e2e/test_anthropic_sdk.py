@@ -215,5 +215,5 @@ def test_errors_are_the_clients_own_exceptions(sdk: anthropic.Anthropic) -> None
         with pytest.raises(anthropic.BadRequestError) as bad:
             sdk.messages.create(model=MODEL, max_tokens=9, messages=[turn], stream=stream)
         assert str(bad.value.api_message).startswith("messages[0].content[1].source.data: ")
-    with pytest.raises(anthropic.BadRequestError, match=r"max_tokens: .* context of"):
-        sdk.messages.create(**ask() | {"max_tokens": 100_000}, timeout=60)
+    # As clients send fixed large values: what the context leaves.
+    assert sdk.messages.create(**ask() | {"max_tokens": 100_000}, timeout=60).content

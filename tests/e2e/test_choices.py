@@ -83,8 +83,9 @@ def test_a_token_is_told_even_where_it_is_none_of_the_likeliest(stack: Stack) ->
     tokens = post(stack, body).json()["choices"][0]["logprobs"]["content"]
     assert len(tokens) == 5
     for token in tokens:
-        (best,) = token["top_logprobs"]
+        best, own = token["top_logprobs"]
         assert token["token"] != best["token"] and token["logprob"] < best["logprob"]
+        assert (own["token"], own["logprob"]) == (token["token"], token["logprob"])
 
 
 def test_without_asking_there_are_none(stack: Stack) -> None:

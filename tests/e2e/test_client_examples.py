@@ -72,7 +72,7 @@ def test_curl_streams_from_triton(stack: Stack, tmp_path: Path) -> None:
     bad = _run(
         stack, tmp_path, str(EXAMPLES / "generate_stream.sh"), stack.triton_http_url, __file__
     )
-    assert bad.returncode == 22 and "image[0]: not an image" in bad.stdout
+    assert bad.returncode == 22 and "image[0]: not a readable image" in bad.stdout
 
 
 def _batch(*arguments: str) -> list[str]:
@@ -122,7 +122,7 @@ def test_a_batch_keeps_errors_and_asks_again_for_those_alone(stack: Stack, tmp_p
     assert run.returncode == 1 and "1 answered, 1 failed, 0 were there before" in run.stdout
     lines = {line["file"]: line for line in _lines(tmp_path / "answers.jsonl")}
     assert lines["good.png"]["answer"] == "The number 42."
-    assert lines["bad.png"]["error"].startswith("InvalidRequestError: image[0]: not an image")
+    assert lines["bad.png"]["error"].startswith("InvalidRequestError: image[0]: not a")
     (tmp_path / "bad.png").write_bytes((PICTURES / "plot-42.png").read_bytes())
     run = _run(stack, tmp_path, *command)
     assert run.returncode == 0 and "1 answered, 0 failed, 1 were there before" in run.stdout
@@ -172,7 +172,7 @@ async def test_a_full_server_is_told_and_waited_for(stack: Stack, tmp_path: Path
     [
         (["--concurrency", "0"], "--concurrency: must be at least 1"),
         (["--timeout", "nan"], "--timeout: must be more than 0"),
-        (["--folder", "nowhere"], "--folder: nowhere is no folder"),
+        (["--folder", "nowhere"], "--folder: nowhere is not a folder"),
         (["--output", __file__], "holds something else than answers"),
     ],
 )

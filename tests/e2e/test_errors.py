@@ -70,7 +70,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "temperature 3": (lambda: chat("hi", temperature=3), "temperature"),
     "prompt longer than the context": (lambda: chat("word " * 6000), "messages"),
     "max_tokens beyond the context": (lambda: chat("hi", max_tokens=100_000), "max_tokens"),
-    "unknown field": (lambda: chat("hi", colour="red"), "colour"),
+    "beam search": (lambda: chat("hi", use_beam_search=True), "use_beam_search"),
     "unsupported field": (lambda: chat("hi", audio={"voice": "alloy"}), "audio"),
     "too many answers": (lambda: chat("hi", n=17), "n"),
     "no messages": (lambda: {"model": MODEL}, "messages"),

@@ -290,9 +290,11 @@ def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:
         client.responses.create(**arguments)
     assert bad.value.param == "input[0].content[0].image_url"
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{place"}
+    assert client.responses.create(**ask(tools=[LOOK], input=[call])).status == "completed"
+    result = {"type": "function_call_output", "call_id": "b", "output": "?"}
     with pytest.raises(openai.BadRequestError) as bad:
-        client.responses.create(**ask(tools=[LOOK], input=[call]))
-    assert bad.value.param == "input[0].arguments"
+        client.responses.create(**ask(tools=[LOOK], input=[call, result]))
+    assert bad.value.param == "input[1].call_id"
     with pytest.raises(openai.BadRequestError) as bad:
         client.responses.create(**ask(previous_response_id="resp_1"))
     assert bad.value.code == "unsupported_field"

@@ -183,7 +183,7 @@ def test_several_answers_to_one_prompt(client: grpc.InferenceServerClient) -> No
     ("inputs", "message"),
     [
         ([], "messages: is missing"),
-        ([_text("text_input", b"hi"), _text("image", b"no image")], "image[0]: not an image"),
+        ([_text("text_input", b"hi"), _text("image", b"no image")], "image[0]: not a readable"),
         ([_text("messages", b"[]")], "messages: "),
         ([_text("text_input", b"\xff\xfe")], "text_input: is not valid UTF-8"),
         (
@@ -215,7 +215,7 @@ def test_errors_as_data_for_those_who_ask(stack: Stack, client: grpc.InferenceSe
     with pytest.raises(InferenceServerException) as caught:
         _responses(client, *too_long, parameters=asked)
     details = json.loads(caught.value.message())
-    assert details.pop("message").startswith("99999 and the prompt's")
+    assert details.pop("message").startswith("99999 plus the prompt's")
     assert details == {
         "status": "INVALID_ARG",
         "code": "context_length_exceeded",

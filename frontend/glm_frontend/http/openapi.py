@@ -60,7 +60,10 @@ an event as well. Closing the connection cancels the request.
 
 ## Fields
 
-A field that is unknown, or that this server does not have, is refused by its name, never ignored.
+null, defaults, hints and metadata are accepted. A field that nobody knows is left out and named in
+the response header `x-glm-ignored-fields` (or refused, if the operator sets
+`GLM_UNKNOWN_FIELDS=refuse`). A field that would change the answer and is not supported is refused
+by name. History is data: an old call that is cut or malformed never blocks a conversation.
 What is left open comes from the model's `generation_config.json`.
 
 ## Errors

@@ -144,6 +144,7 @@ class FakeBackend:
                 logprobs=tuple(logprobs for item in own for logprobs in item.logprobs),
                 image_sizes=own[0].image_sizes,
                 prompt_logprobs=own[0].prompt_logprobs,
+                limits=own[0].limits,
             )
             for own in pieces
         )
