@@ -37,7 +37,7 @@ from glm_frontend.apis.shared.schema import (
     check_only_structure,
     closed,
     effort_thinks,
-    only_functions,
+    only_tools,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import TAG, RequestModel, at_most, chosen_by
@@ -169,7 +169,7 @@ class Tool(RequestModel):
     function: FunctionDefinition
 
 
-Tools = Annotated[list[Tool], *at_most(MAX_TOOLS), BeforeValidator(only_functions)]
+Tools = Annotated[list[Tool], *at_most(MAX_TOOLS), only_tools("function")]
 
 
 class NamedToolChoice(RequestModel):

@@ -21,9 +21,10 @@ from glm_frontend.apis.shared.schema import (
     FunctionName,
     Hint,
     StopString,
+    note_ignored,
+    only_tools,
 )
 from glm_frontend.http.bodies import (
-    IGNORED,
     TAG,
     NamedEvent,
     RequestModel,
@@ -108,9 +109,7 @@ def _texts(parts: Sequence[Any]) -> str:
 
 
 def _left_out(kind: str, info: ValidationInfo) -> dict[str, Any]:
-    ignored = (info.context or {}).get(IGNORED)
-    if ignored is not None:
-        ignored.append(kind[:64])
+    note_ignored(info, kind[:64])
     return {"type": "text", "text": ""}
 
 
@@ -243,21 +242,6 @@ class Thinking(RequestModel):
     display: Hint = Field(None, description="Without effect: the whole thought is sent.")
 
 
-def only_custom_tools(tools: Any, info: ValidationInfo) -> Any:
-    """A validator: tools that other servers run are left out, and named."""
-    if not isinstance(tools, list):
-        return tools
-    kept = []
-    for place, tool in enumerate(tools):
-        if isinstance(tool, dict) and tool.get("type") not in (None, "custom", "function"):
-            ignored = (info.context or {}).get(IGNORED)
-            if ignored is not None:
-                ignored.append(f"tools[{place}]")
-            continue
-        kept.append(tool)
-    return kept
-
-
 class CustomTool(RequestModel):
     """A function that the model may call."""
 
@@ -331,7 +315,7 @@ class CountTokensRequest(RequestModel):
         None, description="Whether the model thinks before it answers. Default: it does not."
     )
     tools: (
-        Annotated[list[CustomTool], *at_most(MAX_TOOLS), BeforeValidator(only_custom_tools)] | None
+        Annotated[list[CustomTool], *at_most(MAX_TOOLS), only_tools("custom", "function")] | None
     ) = Field(None, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'

@@ -35,12 +35,12 @@ from glm_frontend.apis.shared.schema import (
     check_only_structure,
     closed,
     effort_thinks,
-    only_functions,
+    note_ignored,
+    only_tools,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import (
     CHOICE_ERROR,
-    IGNORED,
     TAG,
     RequestModel,
     at_most,
@@ -238,9 +238,7 @@ def _item_of_another_server(item: Any, info: ValidationInfo) -> Any:
             )
     kind = item.get("type")
     if isinstance(kind, str) and "role" not in item and kind not in _ITEMS:
-        ignored = (info.context or {}).get(IGNORED)
-        if ignored is not None:
-            ignored.append(f"input.{kind[:64]}")
+        note_ignored(info, f"input.{kind[:64]}")
         return {"type": "other"}
     return item
 
@@ -287,7 +285,7 @@ class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looke
     """A function that the model may call."""
 
 
-FunctionTools = Annotated[list[FunctionTool], *at_most(MAX_TOOLS), BeforeValidator(only_functions)]
+FunctionTools = Annotated[list[FunctionTool], *at_most(MAX_TOOLS), only_tools("function")]
 
 
 class NamedFunction(ChosenFunction, OfFunction):

@@ -398,19 +398,29 @@ def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
     return {"type": "function", "function": given}
 
 
-def only_functions(tools: Any, info: ValidationInfo) -> Any:
-    """A validator of tools: those that are run by other servers are left out, and named."""
-    if not isinstance(tools, list):
-        return tools
-    kept = []
-    for place, tool in enumerate(tools):
-        if isinstance(tool, dict) and tool.get("type", "function") not in ("function", None):
-            ignored = (info.context or {}).get(IGNORED)
-            if ignored is not None:
-                ignored.append(f"{info.field_name}[{place}]")
-            continue
-        kept.append(tool)
-    return kept
+def only_tools(*types: str) -> BeforeValidator:
+    """A validator of a list of tools: those of other types, which other servers run, are left out
+    and named."""
+
+    def check(tools: Any, info: ValidationInfo) -> Any:
+        if not isinstance(tools, list):
+            return tools
+        kept = []
+        for place, tool in enumerate(tools):
+            if isinstance(tool, dict) and tool.get("type") not in (*types, None):
+                note_ignored(info, f"{info.field_name}[{place}]")
+            else:
+                kept.append(tool)
+        return kept
+
+    return BeforeValidator(check)
+
+
+def note_ignored(info: ValidationInfo, path: str) -> None:
+    """Name what a validator leaves out; see ``http.validation.validate``."""
+    ignored = (info.context or {}).get(IGNORED)
+    if ignored is not None:
+        ignored.append(path)
 
 
 def as_arguments(arguments: Any) -> Any:
