@@ -26,6 +26,7 @@ class APIError(Exception):
         code: for programs; status and type come with it.
         status: of the response; only HTTP's own refusals have another than their code's.
         param: path of the field in the client's JSON, such as ``messages[0].role``.
+        details: for Anthropic's clients, which read some of their errors by these.
         refusal: of ``REFUSALS``, where the request was not even begun; for the metrics.
     """
 
@@ -38,6 +39,7 @@ class APIError(Exception):
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         refusal: str | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -48,6 +50,7 @@ class APIError(Exception):
         if code.is_temporary:
             self.headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
         self.refusal = refusal
+        self.details = details
 
     def openai_body(self, request_id: str) -> dict[str, Any]:
         """The error as OpenAI writes it."""
@@ -63,7 +66,9 @@ class APIError(Exception):
 
     def anthropic_body(self, request_id: str) -> dict[str, Any]:
         """The error as Anthropic writes it; the field's path is in the message only."""
-        error = {"type": self.code.anthropic_type, "message": self.message}
+        error: dict[str, Any] = {"type": self.code.anthropic_type, "message": self.message}
+        if self.details is not None:
+            error["details"] = self.details
         return {"type": "error", "error": error, "request_id": request_id}
 
 

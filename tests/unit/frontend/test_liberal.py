@@ -429,3 +429,31 @@ def test_some_of_the_tools_are_allowed(client: TestClient, backend: FakeBackend)
     say(client, respond_to(tools=tools, tool_choice=choice), RESPONSES)
     offered = backend.requests[0].tools or ()
     assert [tool["function"]["name"] for tool in offered] == ["g"]
+
+
+# ---- endpoints that SDKs know ----
+
+
+def test_models_in_anthropics_form(client: TestClient) -> None:
+    headers = {"anthropic-version": "2023-06-01"}
+    page = client.get("/v1/models", headers=headers).json()
+    (card,) = page["data"]
+    assert card["type"] == "model" and card["display_name"] == card["id"]
+    assert (page["has_more"], page["first_id"], page["last_id"]) == (False, card["id"], card["id"])
+    assert client.get(f"/v1/models/{card['id']}", headers=headers).json() == card
+
+
+def test_a_thread_is_refused_as_the_sdk_expects(client: TestClient) -> None:
+    response = client.post(MESSAGES, json=message_of(thread={"type": "create"}))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["details"] == {
+        "error_code": "thread_unsupported_request",
+        "unsupported": ["thread"],
+    }
+
+
+def test_tokens_of_a_response_are_counted(client: TestClient) -> None:
+    answer = say(client, respond_to(instructions="Be brief."), "/v1/responses/input_tokens").json()
+    assert answer == {"object": "response.input_tokens", "input_tokens": 3}

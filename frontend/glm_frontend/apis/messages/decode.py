@@ -27,7 +27,8 @@ from glm_frontend.core.conversation import (
     arguments_text,
 )
 from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
-from glm_frontend.errors import invalid
+from glm_frontend.error_codes import ErrorCode
+from glm_frontend.errors import APIError, invalid
 from glm_frontend.media.fetch import Picture
 
 ERROR_MARK = "Error: "
@@ -48,6 +49,14 @@ def decode_prompt(body: CountTokensRequest) -> AnswerRequest:
     Raises:
         APIError: 400, parts of it do not go together.
     """
+    if body.thread is not None:
+        raise APIError(
+            ErrorCode.UNSUPPORTED_FIELD,
+            "thread: is not supported by this server; send the conversation in messages",
+            param="thread",
+            # By this the SDK's tool runner knows that it has to.
+            details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+        )
     conversation = ConversationBuilder()
     if body.system:
         content = _content(body.system, "system")

@@ -321,6 +321,7 @@ class CountTokensRequest(RequestModel):
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
     )
     output_config: OutputConfig | None = Field(None, description="How the answer is to be.")
+    thread: Hint = Field(None, description="Not supported: the conversation is sent whole.")
     output_format: JSONOutputFormat | None = Field(
         None, description="Earlier name of `output_config.format`."
     )

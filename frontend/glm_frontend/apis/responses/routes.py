@@ -10,15 +10,12 @@ from glm_frontend.apis.responses.decode import decode
 from glm_frontend.apis.responses.encode import ResponseEncoder
 from glm_frontend.apis.responses.events import RESPONSE_EVENTS
 from glm_frontend.apis.responses.examples import RESPONSES_EXAMPLES
-from glm_frontend.apis.responses.schema import ResponseObject, ResponsesRequest
+from glm_frontend.apis.responses.schema import InputTokens, ResponseObject, ResponsesRequest
 from glm_frontend.apis.shared.encoder import respond
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
-from glm_frontend.http.openapi import (
-    INFERENCE_ERRORS,
-    event_stream,
-    json_body,
-)
+from glm_frontend.http.disconnect import until_disconnect
+from glm_frontend.http.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.sse import ResponseStream
 from glm_frontend.http.validation import read_json
@@ -53,6 +50,26 @@ async def create_response(
         encoder,
         stream=bool(body.stream),
         style=partial(ResponseStream, failed=encoder.failed),
+    )
+
+
+@router.post(
+    "/responses/input_tokens",
+    summary="Count the tokens of such a request",
+    response_model=InputTokens,
+    responses=INFERENCE_ERRORS,
+    openapi_extra={"requestBody": json_body(ResponsesRequest, RESPONSES_EXAMPLES)},
+)
+async def count_input_tokens(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """How many tokens the model would read; nothing is written."""
+    body = await read_json(request, ResponsesRequest)
+    services.check_model(body.model)
+    counting = services.generator.tokenize(decode(body), caller)
+    prompt = await until_disconnect(request, counting)
+    return json_response(
+        InputTokens(object="response.input_tokens", input_tokens=len(prompt.token_ids))
     )
 
 

@@ -613,6 +613,13 @@ class OutputTokensDetails(BaseModel):
     reasoning_tokens: int = Field(description="Tokens of the thought.")
 
 
+class InputTokens(BaseModel):
+    """How long a prompt is."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int = Field(description="Tokens of all of it, its pictures and tools included.")
+
+
 class ResponseUsage(BaseModel):
     """Tokens that a request took."""
 
