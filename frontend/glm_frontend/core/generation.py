@@ -131,30 +131,35 @@ class Generator:
         texts = [""] * request.num_choices
         sizes: Sequence[tuple[int, int]] = ()
         usage = TokenUsage()
+        early: list[GenerationDelta] = []
         try:
             async with aclosing(self._backend.stream(on_wire, timeout=self._timeout)) as deltas:
                 async for delta in deltas:
                     self._health.note_success()
-                    usage = _with(usage, delta)
-                    events = list(_events(delta, request))
-                    if echo:  # before the first token of any answer, to all of them
+                    if echo and delta.index:
+                        early.append(delta)  # the first answer has what begins all of them
+                        continue
+                    for choice in range(request.num_choices if echo else 0):
                         begin = replace(echo[0], logprobs=delta.prompt_logprobs)
-                        for choice in range(request.num_choices):
-                            yield AnswerEvent(choice, begin, usage)
-                        echo = ()
-                    if request.finds_boxes:
-                        texts[delta.index] += delta.content
-                        sizes = delta.image_sizes or sizes
-                    if delta.finish_reason is not None:
-                        record.finish_reasons.append(delta.finish_reason)
-                        boxes = None
+                        yield AnswerEvent(choice, begin, _with(usage, delta))
+                    echo = ()
+                    for piece in (delta, *early):
+                        usage = _with(usage, piece)
+                        events = list(_events(piece, request))
                         if request.finds_boxes:
-                            boxes = find_boxes(texts[delta.index], sizes[-1])
-                        events.append(Finish(delta.finish_reason, delta.stop_reason, boxes))
-                    if events:
-                        record.note_piece(usage, request.num_choices)
-                    for event in events:
-                        yield AnswerEvent(delta.index, event, usage)
+                            texts[piece.index] += piece.content
+                            sizes = piece.image_sizes or sizes
+                        if piece.finish_reason is not None:
+                            record.finish_reasons.append(piece.finish_reason)
+                            boxes = None
+                            if request.finds_boxes:
+                                boxes = find_boxes(texts[piece.index], sizes[-1])
+                            events.append(Finish(piece.finish_reason, piece.stop_reason, boxes))
+                        if events:
+                            record.note_piece(usage, request.num_choices)
+                        for event in events:
+                            yield AnswerEvent(piece.index, event, usage)
+                    early.clear()
         except GLMError as error:
             raise self._failed(error, request) from error
 

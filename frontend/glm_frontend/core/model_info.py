@@ -1,12 +1,14 @@
 """What the model server says of its model: limits, and defaults of sampling parameters."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from glm_client import Generation, GenerationRequest, GLMError
 from glm_frontend.core.backend import Backend
 
 ASK_TIMEOUT = 2.0
+ASK_AGAIN_SECONDS = 5.0
 
 TINY_REQUEST = GenerationRequest(
     text_input="hi",
@@ -27,7 +29,8 @@ class ModelInfo:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._asking = asyncio.Lock()
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = float("-inf")
         self.known: Mapping[str, float] = {}
 
     def note(self, answer: Generation) -> None:
@@ -36,13 +39,18 @@ class ModelInfo:
 
     async def get(self) -> Mapping[str, float]:
         """What is known, after asking if that is nothing; empty where there is no answer."""
-        async with self._asking:
-            if not self.known:
-                try:
-                    answers = await self._backend.generate_choices(
-                        TINY_REQUEST, timeout=ASK_TIMEOUT
-                    )
-                except GLMError:  # asked again next time
-                    return {}
-                self.note(answers[0])
+        if not self.known and time.monotonic() - self._asked >= ASK_AGAIN_SECONDS:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask())
+            # Shielded: the caller's leaving must not end the request of the others.
+            await asyncio.shield(self._asking)
         return self.known
+
+    async def _ask(self) -> None:
+        try:
+            answers = await self._backend.generate_choices(TINY_REQUEST, timeout=ASK_TIMEOUT)
+            self.note(answers[0])
+        except GLMError:
+            self._asked = time.monotonic()
+        finally:
+            self._asking = None

@@ -7,6 +7,7 @@ from typing import Any
 from glm_client import GenerationRequest
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.conversation import ConversationBuilder, Paths
+from glm_frontend.errors import invalid
 from glm_frontend.media.fetch import Picture
 
 WIRE_SAMPLING = "sampling_parameters."
@@ -79,6 +80,8 @@ def of_conversation(
         fields: of :class:`AnswerRequest`.
     """
     paths = conversation.finish().paths
+    if not conversation.messages:
+        raise invalid(renamed.get("messages", "messages"), "has nothing that the model could read")
     paths.renamed.update(renamed)
     return AnswerRequest(prompt={"messages": conversation.messages}, paths=paths, **fields)
 

@@ -27,6 +27,8 @@ ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 # Asked every few seconds, by this project's launcher and web page among others.
 _POLLED_PATHS = ("/v1/health", "/v1/health/live", "/health", "/ping", "/metrics")
 
+MAX_GZIP_MEMBERS = 64
+
 _COMPRESSIONS = ("gzip", "x-gzip", "deflate")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -253,16 +255,18 @@ class BodyLimitMiddleware:
             )
             await error_response(error, scope)(scope, receive, send)
             return
-        # 32: the header tells which of the two formats it is.
-        inflater = zlib.decompressobj(32 + zlib.MAX_WBITS) if encoding in _COMPRESSIONS else None
-        received = 0
+        inflater = _Inflater() if encoding in _COMPRESSIONS else None
+        received = compressed = 0
         held = scope["state"]["bytes"] = self._inflight.of_request()
 
         async def receive_limited() -> Message:
-            nonlocal received
+            nonlocal received, compressed
             message = await receive()
             if inflater is not None and message["type"] == "http.request":
-                message = _inflated(inflater, message, self._max_bytes + 1 - received)
+                compressed += len(message.get("body", b""))
+                if compressed > self._max_bytes:
+                    raise self._too_large()
+                message = inflater.inflate(message, self._max_bytes + 1 - received)
             size = len(message.get("body", b""))
             received += size
             if received > self._max_bytes:
@@ -284,14 +288,37 @@ class BodyLimitMiddleware:
         )
 
 
-def _inflated(inflater: "zlib._Decompress", message: Message, most: int) -> Message:
-    """A piece of a compressed body, decompressed, at most ``most`` bytes."""
-    try:
-        body = inflater.decompress(message.get("body", b""), max(1, most))
-    except zlib.error:
-        body, broken = b"", True
-    else:
-        broken = not message.get("more_body") and not inflater.eof and not inflater.unconsumed_tail
-    if broken:
-        raise APIError(ErrorCode.BAD_REQUEST, "The body is not what its content-encoding says.")
-    return {**message, "body": body}
+class _Inflater:
+    """Decompresses a body piece by piece: gzip, also of several members, or deflate."""
+
+    def __init__(self) -> None:
+        self._num_members = 1
+        self._begin()
+
+    def _begin(self) -> None:
+        # 32: the header tells which of the two formats it is.
+        self._inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)
+
+    def inflate(self, message: Message, most: int) -> Message:
+        """The message with its body decompressed; what exceeds ``most`` bytes is left out.
+
+        Raises:
+            APIError: 400.
+        """
+        data, body = message.get("body", b""), b""
+        try:
+            while data and len(body) < most:
+                if self._inflater.eof:
+                    self._num_members += 1
+                    if self._num_members > MAX_GZIP_MEMBERS:
+                        raise zlib.error
+                    self._begin()
+                body += self._inflater.decompress(data, most - len(body))
+                data = self._inflater.unused_data
+            if not message.get("more_body") and len(body) < most and not self._inflater.eof:
+                raise zlib.error
+        except zlib.error:
+            raise APIError(
+                ErrorCode.BAD_REQUEST, "The body is not what its content-encoding says."
+            ) from None
+        return {**message, "body": body}

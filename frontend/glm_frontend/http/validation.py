@@ -3,6 +3,7 @@
 import codecs
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,9 @@ MAX_SHOWN_VALUE = 64
 
 IGNORED_HEADER = "x-glm-ignored-fields"
 MAX_IGNORED_HEADER = 1024
+MAX_IGNORED = 1000
+"""Unknown fields of one request; with more they are refused."""
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -70,8 +74,8 @@ def validate_body(request: Request, model: type[Model], data: Any, *, strict: bo
     refuses = request.app.state.services.settings.unknown_fields == "refuse"
     checked, ignored = validate(model, data, strict=strict, refuse_unknown=refuses)
     if ignored:
-        names = ", ".join(dict.fromkeys(ignored))
-        shown = names.encode("ascii", "backslashreplace").decode()[:MAX_IGNORED_HEADER]
+        names = ", ".join(dict.fromkeys(ignored))[:MAX_IGNORED_HEADER]
+        shown = _UNPRINTABLE.sub("?", names)
         request.state.headers = {**getattr(request.state, "headers", {}), IGNORED_HEADER: shown}
         logger.info(
             "ignored fields=%(fields)s request_id=%(request_id)s",
@@ -105,10 +109,12 @@ def validate(
         errors = error.errors(include_url=False)
     unknown = [] if refuse_unknown else [e for e in errors if _is_unknown(e)]
     # Where something is wrong besides, that is the error.
-    if len(unknown) == len(errors) and all([_remove(data, e["loc"]) for e in unknown]):
+    few = len(unknown) <= MAX_IGNORED
+    if few and len(unknown) == len(errors) and all([_remove(data, e["loc"]) for e in unknown]):
         checked, more = validate(model, data, strict=strict)
         return checked, [_path(details["loc"]) for details in unknown] + more
-    errors = [details for details in errors if details not in unknown] or errors
+    if few and not refuse_unknown:
+        errors = [details for details in errors if not _is_unknown(details)] or errors
     described = [_describe(details) for details in errors[:MAX_SHOWN_ERRORS]]
     message = "; ".join(f"{param}: {reason}" if param else reason for param, reason in described)
     if len(errors) > len(described):

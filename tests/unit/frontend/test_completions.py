@@ -117,6 +117,28 @@ def test_echo_with_log_probabilities(
     assert offsets[:2] == [0, 2] and offsets[2] >= 3
 
 
+def test_the_first_answer_begins_all_of_them(client: TestClient, backend: FakeBackend) -> None:
+    note = TokenLogprobs(TokenLogprob(1, "Say", b"Say", math.nan, 0), ())
+    backend.script = []
+
+    async def stream(request: Any, *, timeout: float | None = None) -> Any:
+        yield delta("b", index=1)
+        yield delta("a", index=0, prompt_logprobs=(note,))
+        yield delta("B", index=1, finish_reason="stop")
+        yield delta("A", index=0, finish_reason="stop")
+
+    backend.stream = stream  # type: ignore[method-assign]
+    request = body(prompt="Say", n=2, echo=True, logprobs=0, stream=True)
+    texts = {0: "", 1: ""}
+    told: dict[int, list[str]] = {}
+    for chunk in events(client.post(PATH, json=request).text):
+        for choice in chunk["choices"]:
+            if choice["logprobs"] is not None:
+                told[choice["index"]] = choice["logprobs"]["tokens"]
+            texts[choice["index"]] += choice["text"]
+    assert texts == {0: "SayaA", 1: "SaybB"} and told == {0: ["Say"], 1: ["Say"]}
+
+
 def test_usage_of_a_stream(client: TestClient) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     response = client.post(PATH, json=body(prompt=["A", "B"], stream=True, stream_options=options))

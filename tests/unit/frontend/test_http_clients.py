@@ -120,6 +120,12 @@ def test_compressed_bodies(client: TestClient, encoding: str, compress: type[byt
     assert client.post(CHAT, content=compress(BODY), headers=headers).status_code == 200
 
 
+def test_gzip_may_have_several_members(client: TestClient) -> None:
+    packed = gzip.compress(BODY[:30]) + gzip.compress(b"") + gzip.compress(BODY[30:])
+    headers = {**JSON, "content-encoding": "gzip"}
+    assert client.post(CHAT, content=packed, headers=headers).status_code == 200
+
+
 def test_a_compressed_body_comes_in_pieces(port: int) -> None:
     packed = gzip.compress(BODY)
     pieces = iter([packed[:7], packed[7:20], packed[20:]])
@@ -135,10 +141,13 @@ def test_a_compressed_body_comes_in_pieces(port: int) -> None:
         (gzip.compress(b"[" + b" " * 50_000_000), "gzip", 413),
         (b"no gzip", "gzip", 400),
         (gzip.compress(BODY)[:-20], "gzip", 400),
+        (gzip.compress(BODY) + b"x" * 100, "gzip", 400),
+        (gzip.compress(BODY) + b"\x1f\x8b" + b"x" * 20_000, "gzip", 413),
+        (gzip.compress(b"") * 100 + gzip.compress(BODY), "gzip", 400),
         (BODY, "br", 415),
         (BODY, "gzip, gzip", 415),
     ],
-    ids=["bomb", "broken", "cut", "unknown", "several"],
+    ids=["bomb", "broken", "cut", "rest", "long rest", "members", "unknown", "several"],
 )
 def test_bad_compression(port: int, content: bytes, encoding: str, status: int) -> None:
     headers = {**JSON, "content-encoding": encoding}

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from glm_client import InvalidRequestError
 from glm_frontend.app import create_app
 from glm_frontend.media.fetch import ImageFetcher
 from glm_frontend.settings import Settings
@@ -457,3 +458,106 @@ def test_a_thread_is_refused_as_the_sdk_expects(client: TestClient) -> None:
 def test_tokens_of_a_response_are_counted(client: TestClient) -> None:
     answer = say(client, respond_to(instructions="Be brief."), "/v1/responses/input_tokens").json()
     assert answer == {"object": "response.input_tokens", "input_tokens": 3}
+
+
+# ---- what a review found ----
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat(**{"a\r\nset-cookie: x": 1})),
+        (CHAT, chat(**{"\x00\x7f": 1})),
+        (RESPONSES, respond_to(input=[{"type": "a\r\nb: c"}, {"role": "user", "content": "?"}])),
+    ],
+)
+def test_names_cannot_break_the_header(client: TestClient, path: str, body: dict[str, Any]) -> None:
+    header = say(client, body, path).headers[IGNORED]
+    assert header.isascii() and header.isprintable() and "?" in header
+
+
+def test_more_unknown_fields_than_anybody_has_are_refused(client: TestClient) -> None:
+    turns = [{"role": "user", "content": "hi", **{f"x{i}": 1 for i in range(200)}}] * 6
+    error = client.post(CHAT, json=chat() | {"messages": turns}).json()["error"]
+    assert error["code"] == "unknown_field"
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+def test_tools_keep_their_places(client: TestClient, backend: FakeBackend, path: str) -> None:
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "f"}, "foo": 1}
+    make = {CHAT: chat, RESPONSES: respond_to, MESSAGES: message_of}[path]
+    if path == RESPONSES:
+        tool = {"type": "function", "name": "f", "foo": 1}
+    if path == MESSAGES:
+        tool = {"name": "f", "input_schema": {}, "foo": 1}
+    body = make(tools=[{"type": "web_search", "name": "w"}, tool])
+    header = say(client, body, path).headers[IGNORED]
+    assert sorted(header.split(", ")) == ["tools[0]", "tools[1].foo"]
+    backend.script = [InvalidRequestError("is bad", "tools[0].function.name")]
+    error = client.post(path, json=body).json()["error"]
+    assert error["message"].startswith("tools[1].")
+
+
+@pytest.mark.parametrize("data", [5, None, ["x"]])
+def test_odd_documents_are_named(client: TestClient, data: Any) -> None:
+    part = {"type": "document", "title": "T", "source": {"type": "text", "data": data}}
+    turns = [{"role": "user", "content": [part]}]
+    response = client.post(MESSAGES, json=message_of(messages=turns))
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("messages[0].content[0].type")
+
+
+def test_the_older_form_of_a_call(client: TestClient, backend: FakeBackend) -> None:
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "function_call": CALL["function"], "audio": {}},
+        {"role": "function", "name": "f", "content": "7"},
+    ]
+    say(client, chat() | {"messages": turns})
+    messages = backend.requests[0].messages
+    assert messages is not None and messages[1]["tool_calls"][0]["function"] == CALL["function"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("[1, 2", "[1, 2"), ([1], "[1]"), (5, "5"), ('{"a": [1, 2', '{"a": [1, 2]}')],
+)
+def test_arguments_of_any_kind(
+    client: TestClient, backend: FakeBackend, given: Any, sent: str
+) -> None:
+    call = CALL | {"function": {"name": "f", "arguments": given}}
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    say(client, chat() | {"messages": turns})
+    messages = backend.requests[0].messages
+    assert messages is not None
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == sent
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (MULTIMODAL, {"prompt": "hi", "chat_template_kwargs": {"thinking": False}}),
+        ("/tokenize", chat(chat_template_kwargs={"thinking": False}, tools=[{"type": "web"}])),
+    ],
+)
+def test_the_switch_works_everywhere(
+    client: TestClient, backend: FakeBackend, path: str, body: dict[str, Any]
+) -> None:
+    say(client, body, path)
+    assert backend.requests[0].chat_template_kwargs == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    "items", [[{"type": "web_search_call"}], [{"type": "reasoning", "summary": []}]]
+)
+def test_a_response_to_nothing_is_refused(client: TestClient, items: list[Any]) -> None:
+    error = client.post(RESPONSES, json=respond_to(input=items)).json()["error"]
+    assert error["param"] == "input"
+
+
+def test_whole_numbers_have_a_bound(client: TestClient) -> None:
+    error = client.post(CHAT, json=chat(top_k=1e30)).json()["error"]
+    assert error["param"] == "top_k"

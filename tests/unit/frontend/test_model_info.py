@@ -1,5 +1,6 @@
 """What the model server says of its model: asked once, and by whoever asks for health."""
 
+import pytest
 from starlette.testclient import TestClient
 
 from glm_client import UnavailableError
@@ -19,11 +20,16 @@ def test_the_card_has_the_length_of_the_context(client: TestClient, backend: Fak
     assert len(backend.requests) == 1
 
 
-def test_without_an_answer_it_does_without(client: TestClient, backend: FakeBackend) -> None:
+def test_without_an_answer_it_does_without(
+    client: TestClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend.script = [UnavailableError("gone")]
     (card,) = client.get("/v1/models").json()["data"]
     assert "max_model_len" not in card
     backend.script = TOLD
+    client.get("/v1/models")
+    assert len(backend.requests) == 1  # not asked again at once
+    monkeypatch.setattr("glm_frontend.core.model_info.ASK_AGAIN_SECONDS", 0)
     assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 4096
 
 

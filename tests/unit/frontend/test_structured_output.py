@@ -181,3 +181,12 @@ def test_strict_closes_all_objects_that_are_open() -> None:
         },
         "additionalProperties": False,
     }
+
+
+def test_strict_leaves_open_what_is_combined() -> None:
+    """An object that is closed could not have the members that stand beside it."""
+    branch = {"properties": {"a": {}}, "required": ["a"]}
+    both = {"properties": {"t": {}}, "anyOf": [branch]}
+    assert closed(both) == both
+    assert closed({"allOf": [branch, branch]}) == {"allOf": [branch, branch]}
+    assert closed({"anyOf": [branch]}) == {"anyOf": [{**branch, "additionalProperties": False}]}

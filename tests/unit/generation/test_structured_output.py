@@ -423,6 +423,19 @@ NULLABLE = {"anyOf": [{"type": "string", "enum": ["celsius", "fahrenheit"]}, {"t
         ),
         ({"oneOf": [NULLABLE, {"const": 7}]}, "celsius|fahrenheit|null|7"),
         ({"const": None}, "null"),
+        ({"anyOf": []}, r"(?s:.*)"),
+        ({"anyOf": [{"$ref": "#/properties/x"}]}, r"(?s:.*)"),
+        ({"type": []}, r"(?s:.*)"),
+        ({"type": {"a": 1}}, r"(?s:.*)"),
+        (
+            {
+                "anyOf": [
+                    {"$ref": "#/$defs/n", "minimum": 1, "maximum": 1},
+                    {"$ref": "#/$defs/n", "minimum": 5, "maximum": 5},
+                ]
+            },
+            "1|5|1.0|5.0|null",
+        ),
         ({"enum": ["a", None, 2]}, "a|null|2"),
         ({"type": "string", "format": "date"}, r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
         ({"type": "string", "format": "of no standard", "maxLength": 2}, r"(?s:.{0,2})"),
@@ -447,7 +460,7 @@ def test_the_value_of_an_argument_follows_its_schema(
         "type": "object",
         "properties": {"x": schema},
         "required": ["x"],
-        "$defs": {"a/b": {"enum": ["x"]}},
+        "$defs": {"a/b": {"enum": ["x"]}, "n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
     }
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     for seed in range(15):

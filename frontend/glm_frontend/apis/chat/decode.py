@@ -23,6 +23,9 @@ def decode(body: ChatCompletionRequest) -> AnswerRequest:
         APIError: a result of a call has no call.
     """
     renamed = body.renamed()
+    for number, (place, _) in enumerate(body.offered_tools()):
+        if number != place:
+            renamed[f"tools[{number}]"] = f"tools[{place}]"
     if body.max_completion_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_completion_tokens"
     return of_conversation(
@@ -30,7 +33,7 @@ def decode(body: ChatCompletionRequest) -> AnswerRequest:
         renamed,
         sampling_parameters=body.sampling_parameters(),
         template_kwargs=body.template_kwargs(),
-        tools=[as_wire_tool(tool.function) for tool in body.offered_tools()],
+        tools=[as_wire_tool(tool.function) for _, tool in body.offered_tools()],
         parallel_tool_calls=body.parallel_tool_calls is not False,
         finds_boxes=bool(body.return_boxes),
     )

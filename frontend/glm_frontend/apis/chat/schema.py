@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
@@ -27,6 +28,7 @@ from glm_frontend.apis.shared.schema import (
     Hint,
     JSONSchemaFormat,
     Logprobs,
+    OtherTool,
     ReasoningEffort,
     SamplingParameters,
     StreamOptions,
@@ -37,7 +39,9 @@ from glm_frontend.apis.shared.schema import (
     check_only_structure,
     closed,
     effort_thinks,
+    numbered,
     only_tools,
+    own_or_other,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import TAG, RequestModel, at_most, chosen_by
@@ -169,7 +173,17 @@ class Tool(RequestModel):
     function: FunctionDefinition
 
 
-Tools = Annotated[list[Tool], *at_most(MAX_TOOLS), only_tools("function")]
+Tools = Annotated[
+    list[
+        Annotated[
+            Annotated[Tool, Tag(f"{TAG}tool")]
+            | Annotated[SkipJsonSchema[OtherTool], Tag(f"{TAG}other")],
+            Discriminator(own_or_other),
+        ]
+    ],
+    *at_most(MAX_TOOLS),
+    only_tools("function"),
+]
 
 
 class NamedToolChoice(RequestModel):
@@ -283,6 +297,15 @@ class ToolCall(RequestModel):
     function: CalledFunction
 
 
+def _of_the_older_form(message: Any) -> Any:
+    """A call as OpenAI's older ``function_call`` is one of the ``tool_calls``."""
+    match message:
+        case {"role": "assistant", "function_call": {"name": _} as function, **rest}:
+            calls = rest.get("tool_calls") or [{"id": None, "function": function}]
+            return {**rest, "role": "assistant", "tool_calls": calls}
+    return message
+
+
 def _text_only(thought: Any) -> Any:
     return thought if isinstance(thought, str) else None
 
@@ -324,6 +347,7 @@ class Message(RequestModel):
         "order of the calls.",
     )
     refusal: str | None = Field(None, description="What the assistant said in place of `content`.")
+    audio: Hint = Field(None, description="Of an earlier answer of another server; not heard.")
 
     @field_validator("tool_calls", "reasoning_content", "reasoning")
     @classmethod
@@ -359,9 +383,9 @@ class ChatCompletionRequest(SamplingParameters):
     """A conversation to go on with."""
 
     model: str = Field(description="The name of the served model; GET /v1/models tells it.")
-    messages: Annotated[list[Message], *at_most(MAX_MESSAGES)] = Field(
-        min_length=1, description="The conversation so far; pictures may be anywhere in it."
-    )
+    messages: Annotated[
+        list[Annotated[Message, BeforeValidator(_of_the_older_form)]], *at_most(MAX_MESSAGES)
+    ] = Field(min_length=1, description="The conversation so far; pictures may be anywhere in it.")
     max_completion_tokens: int | None = Field(
         None,
         ge=1,
@@ -436,14 +460,14 @@ class ChatCompletionRequest(SamplingParameters):
     @field_validator("tool_choice")
     @classmethod
     def _is_among_the_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> Any:
-        tools = info.data.get("tools")
+        tools = [tool for _, tool in numbered(info.data.get("tools"))]
         if choice == "required" and not tools:
             raise PydanticCustomError("no_tools", "needs tools")
         chosen = [choice] if isinstance(choice, NamedToolChoice) else []
         if isinstance(choice, AllowedToolsChoice):
             chosen = choice.allowed_tools.tools
         for name in [one.function.name for one in chosen]:
-            if name not in [tool.function.name for tool in tools or []]:
+            if name not in [tool.function.name for tool in tools]:
                 raise PydanticCustomError("no_tool", "there is no {name} in tools", {"name": name})
         return choice
 
@@ -478,15 +502,15 @@ class ChatCompletionRequest(SamplingParameters):
             given["continue_final_message"] = True
         return given
 
-    def offered_tools(self) -> list[Tool]:
-        """The tools that the model may call."""
-        tools = self.tools or []
+    def offered_tools(self) -> list[tuple[int, Tool]]:
+        """The tools that the model may call, with their places."""
+        tools = numbered(self.tools)
         match self.tool_choice:
             case "none":
                 return []
             case AllowedToolsChoice(allowed_tools=AllowedTools(tools=allowed)):
                 names = {tool.function.name for tool in allowed}
-                return [tool for tool in tools if tool.function.name in names]
+                return [(place, tool) for place, tool in tools if tool.function.name in names]
         return tools
 
     @field_validator("top_logprobs")

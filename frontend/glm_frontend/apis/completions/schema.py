@@ -77,7 +77,6 @@ class CompletionRequest(SamplingParameters):
         "after the other. Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
-    user: str | None = Field(None, description="Accepted without effect.")
 
     @field_validator("chat_template_kwargs", "thinking_token_budget")
     @classmethod

@@ -18,7 +18,13 @@ from glm_frontend.apis.messages.schema import (
     ToolUseBlockParam,
     UserTurn,
 )
-from glm_frontend.apis.shared.schema import ALL_THAT_IS_LEFT, LEAST_TOP_P, as_arguments
+from glm_frontend.apis.shared.schema import (
+    ALL_THAT_IS_LEFT,
+    LEAST_TOP_P,
+    as_arguments,
+    closed,
+    numbered,
+)
 from glm_frontend.core.conversation import (
     Content,
     ConversationBuilder,
@@ -80,9 +86,9 @@ def decode_prompt(body: CountTokensRequest) -> AnswerRequest:
         f"{WIRE_SAMPLING}structured_outputs.json": "output_config.format.schema",
         f"{WIRE_SAMPLING}thinking_token_budget": "thinking.budget_tokens",
     }
-    for i in range(len(body.tools or [])):
-        renamed[f"tools[{i}].function.parameters"] = f"tools[{i}].input_schema"
-        renamed[f"tools[{i}].function"] = f"tools[{i}]"
+    for number, (place, _) in enumerate(numbered(body.tools)):
+        renamed[f"tools[{number}].function.parameters"] = f"tools[{place}].input_schema"
+        renamed[f"tools[{number}].function"] = renamed[f"tools[{number}]"] = f"tools[{place}]"
     choice = body.tool_choice
     return of_conversation(
         conversation,
@@ -122,11 +128,11 @@ def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
     """The choice as the model server knows it; None where the model is free."""
     match body.tool_choice:
         case ToolChoice(type="any"):
-            if not body.tools:
+            if not numbered(body.tools):
                 raise invalid("tool_choice", "needs tools")
             return "required"
         case ToolChoice(type="tool", name=name):
-            if name not in [tool.name for tool in body.tools or []]:
+            if name not in [tool.name for _, tool in numbered(body.tools)]:
                 raise invalid("tool_choice.name", f"there is no {name} in tools")
             return {"type": "function", "function": {"name": name}}
     return None
@@ -135,7 +141,7 @@ def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
 def _tools(body: CountTokensRequest) -> list[dict[str, Any]]:
     if body.tool_choice is not None and body.tool_choice.type == "none":
         return []
-    return [_tool(tool) for tool in body.tools or []]
+    return [_tool(tool) for _, tool in numbered(body.tools)]
 
 
 def _tool(tool: CustomTool) -> dict[str, Any]:
@@ -145,9 +151,11 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
         described += ["Examples:", *map(arguments_text, tool.input_examples)]
     if described:
         function["description"] = "\n".join(described)
+    schema = tool.input_schema
     if tool.strict:
+        schema = closed(schema)
         function["strict"] = tool.strict
-    return {"type": "function", "function": function | {"parameters": tool.input_schema}}
+    return {"type": "function", "function": function | {"parameters": schema}}
 
 
 def _add_user(conversation: ConversationBuilder, turn: UserTurn, path: str) -> None:

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    Discriminator,
     Field,
     StringConstraints,
     Tag,
     ValidationInfo,
     field_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
@@ -20,9 +22,12 @@ from glm_frontend.apis.shared.schema import (
     MAX_STOP_STRINGS,
     FunctionName,
     Hint,
+    OtherTool,
     StopString,
     note_ignored,
     only_tools,
+    own_or_other,
+    stop_strings,
 )
 from glm_frontend.http.bodies import (
     TAG,
@@ -80,7 +85,7 @@ def _block_of_another_kind(block: Any, info: ValidationInfo) -> Any:
     match block:
         case str():
             return {"type": "text", "text": block}
-        case {"type": "document", "source": {"type": "text", "data": text}}:
+        case {"type": "document", "source": {"type": "text", "data": str(text)}}:
             return {"type": "text", "text": _titled(block, text)}
         case {"type": "document", "source": {"type": "content", "content": str(text)}}:
             return {"type": "text", "text": _titled(block, text)}
@@ -315,7 +320,18 @@ class CountTokensRequest(RequestModel):
         None, description="Whether the model thinks before it answers. Default: it does not."
     )
     tools: (
-        Annotated[list[CustomTool], *at_most(MAX_TOOLS), only_tools("custom", "function")] | None
+        Annotated[
+            list[
+                Annotated[
+                    Annotated[CustomTool, Tag(f"{TAG}tool")]
+                    | Annotated[SkipJsonSchema[OtherTool], Tag(f"{TAG}other")],
+                    Discriminator(own_or_other),
+                ]
+            ],
+            *at_most(MAX_TOOLS),
+            only_tools("custom", "function"),
+        ]
+        | None
     ) = Field(None, description="Functions that the model may call.")
     tool_choice: ToolChoice | None = Field(
         None, description='Whether the model calls a tool. Default `{"type": "auto"}`.'
@@ -347,7 +363,10 @@ class MessagesRequest(CountTokensRequest):
         description="true: the answer comes as server-sent events while it is written. "
         "Default false.",
     )
-    stop_sequences: Annotated[list[StopString], *at_most(MAX_STOP_STRINGS)] | None = Field(
+    stop_sequences: (
+        Annotated[list[StopString], *at_most(MAX_STOP_STRINGS), BeforeValidator(stop_strings)]
+        | None
+    ) = Field(
         None,
         description=f"Up to {MAX_STOP_STRINGS} texts that end the answer; they are not part of it, "
         "and are looked for in its text only, not in its thought or in calls.",
@@ -369,6 +388,7 @@ class MessagesRequest(CountTokensRequest):
     top_k: int | None = Field(
         None,
         ge=-1,
+        le=2**31 - 1,
         description="Choose among this many of the likeliest tokens; 0: all. Default: the "
         "checkpoint's own.",
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from glm_client import FinishReason
-from glm_frontend.apis.shared.schema import MAX_PARTS, SamplingParameters, Usage
+from glm_frontend.apis.shared.schema import MAX_PARTS, SamplingParameters, Usage, thinking_kwargs
 from glm_frontend.http.bodies import at_most
 
 
@@ -28,11 +28,8 @@ class MultimodalRequest(SamplingParameters):
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template, from both places where they may be given."""
-        given = self.chat_template_kwargs
-        kwargs = {} if given is None else given.model_dump(exclude_none=True)
-        if self.enable_thinking is not None:
-            kwargs["enable_thinking"] = self.enable_thinking
-        return kwargs
+        kwargs = self.chat_template_kwargs
+        return thinking_kwargs(self.enable_thinking, None if kwargs is None else kwargs.thinks)
 
 
 class MultimodalInference(BaseModel):

@@ -38,7 +38,8 @@ def decode(body: ResponsesRequest) -> AnswerRequest:
     else:
         _add_items(conversation, body.input)
     renamed = {"messages": "input"} | body.renamed()
-    renamed |= {f"tools[{i}].function": f"tools[{i}]" for i in range(len(body.tools or []))}
+    for number, (place, _) in enumerate(body.offered_tools()):
+        renamed[f"tools[{number}].function"] = renamed[f"tools[{number}]"] = f"tools[{place}]"
     if body.max_output_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_output_tokens"
     return of_conversation(
@@ -139,4 +140,4 @@ def _part(part: InputPart, path: str) -> Part:
 
 
 def _tools(body: ResponsesRequest) -> list[dict[str, Any]]:
-    return [as_wire_tool(tool) for tool in body.offered_tools()]
+    return [as_wire_tool(tool) for _, tool in body.offered_tools()]

@@ -44,7 +44,7 @@ from glm_frontend.apis.responses.schema import (
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id
 from glm_frontend.apis.shared.logprobs import to_logprobs
-from glm_frontend.apis.shared.schema import ChatCompletionTokenLogprob
+from glm_frontend.apis.shared.schema import ChatCompletionTokenLogprob, numbered
 from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage
 from glm_frontend.errors import APIError
 
@@ -189,7 +189,7 @@ class ResponseEncoder(Encoder):
                     parameters=tool.parameters,
                     strict=bool(tool.strict),
                 )
-                for tool in body.tools or []
+                for _, tool in numbered(body.tools)
             ],
             top_logprobs=body.top_logprobs or 0,
             top_p=_or(body.top_p, self._defaults.get("top_p", 1.0)),

@@ -13,6 +13,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
@@ -28,6 +29,7 @@ from glm_frontend.apis.shared.schema import (
     FunctionDefinition,
     Hint,
     JSONSchemaFormat,
+    OtherTool,
     ReasoningEffort,
     SamplingParameters,
     Structure,
@@ -36,7 +38,9 @@ from glm_frontend.apis.shared.schema import (
     closed,
     effort_thinks,
     note_ignored,
+    numbered,
     only_tools,
+    own_or_other,
     thinking_kwargs,
 )
 from glm_frontend.http.bodies import (
@@ -285,7 +289,17 @@ class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looke
     """A function that the model may call."""
 
 
-FunctionTools = Annotated[list[FunctionTool], *at_most(MAX_TOOLS), only_tools("function")]
+FunctionTools = Annotated[
+    list[
+        Annotated[
+            Annotated[FunctionTool, Tag(f"{TAG}tool")]
+            | Annotated[SkipJsonSchema[OtherTool], Tag(f"{TAG}other")],
+            Discriminator(own_or_other),
+        ]
+    ],
+    *at_most(MAX_TOOLS),
+    only_tools("function"),
+]
 
 
 class NamedFunction(ChosenFunction, OfFunction):
@@ -448,7 +462,7 @@ class ResponsesRequest(SamplingParameters):
     def _is_one_of_the_tools(
         cls, value: FunctionChoice | None, info: ValidationInfo
     ) -> FunctionChoice | None:
-        tools = info.data.get("tools") or []
+        tools = [tool for _, tool in numbered(info.data.get("tools"))]
         if value == "required" and not tools:
             raise PydanticCustomError("no_tools", "is only for requests with tools")
         chosen = [value] if isinstance(value, NamedFunction) else []
@@ -489,15 +503,15 @@ class ResponsesRequest(SamplingParameters):
             effort_thinks(None if reasoning is None else reasoning.effort),
         )
 
-    def offered_tools(self) -> list[FunctionTool]:
-        """The tools that the model may call."""
-        tools = self.tools or []
+    def offered_tools(self) -> list[tuple[int, FunctionTool]]:
+        """The tools that the model may call, with their places."""
+        tools = numbered(self.tools)
         match self.tool_choice:
             case "none":
                 return []
             case AllowedFunctions(tools=allowed):
                 names = {tool.name for tool in allowed}
-                return [tool for tool in tools if tool.name in names]
+                return [(place, tool) for place, tool in tools if tool.name in names]
         return tools
 
     def sampling_parameters(self) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.request import WIRE_SAMPLING
-from glm_frontend.http.bodies import IGNORED, RequestModel, at_most
+from glm_frontend.http.bodies import IGNORED, TAG, RequestModel, at_most
 
 ALL_THAT_IS_LEFT: Mapping[str, Any] = MappingProxyType(
     {"max_tokens": 2**31 - 1, "truncate_max_tokens": True}
@@ -47,7 +47,8 @@ MAX_METADATA = 64
 StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
-def _stop_strings(value: Any) -> Any:
+def stop_strings(value: Any) -> Any:
+    """A validator: one string is a list of one, and empty ones, which nothing could end, go."""
     given = [value] if isinstance(value, str) else value
     return [one for one in given if one != ""] if isinstance(given, list) else given
 
@@ -55,7 +56,7 @@ def _stop_strings(value: Any) -> Any:
 Stop = Annotated[
     list[StopString],
     *at_most(MAX_STOP_STRINGS),
-    BeforeValidator(_stop_strings),
+    BeforeValidator(stop_strings),
     WithJsonSchema(
         {
             "anyOf": [
@@ -198,6 +199,7 @@ class SamplingParameters(RequestModel):
     top_k: int | None = Field(
         None,
         ge=-1,
+        le=2**31 - 1,
         description="Choose among this many of the likeliest tokens; 0 or -1: all. Default: the "
         "checkpoint's own.",
     )
@@ -372,19 +374,25 @@ def closed(schema: Any) -> Any:
         return [closed(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    is_combined = not _COMBINING.isdisjoint(schema)
+    has_members = isinstance(schema.get("properties"), dict)
     inner: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _OF_NAMES and isinstance(value, dict):
             inner[key] = {name: closed(one) for name, one in value.items()}
+        elif key in _VALUES or (key in _COMBINING and (has_members or key not in _CHOICES)):
+            inner[key] = value  # what is closed here could not have the members from there
         else:
-            inner[key] = value if key in _VALUES else closed(value)
-    if isinstance(schema.get("properties"), dict) and "patternProperties" not in schema:
+            inner[key] = closed(value)
+    if has_members and not is_combined and "patternProperties" not in schema:
         inner.setdefault("additionalProperties", False)
     return inner
 
 
 # Keywords of a JSON schema that hold schemas by name, and values instead of schemas.
 _OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_CHOICES = frozenset({"anyOf", "oneOf"})
+_COMBINING = _CHOICES | {"allOf", "not", "if", "then", "else", "$ref"}
 _VALUES = frozenset({"const", "enum", "default", "examples", "required"})
 
 
@@ -398,22 +406,45 @@ def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
     return {"type": "function", "function": given}
 
 
+class OtherTool(RequestModel):
+    """A tool that another server would run. The model does not see it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["other"]
+
+
 def only_tools(*types: str) -> BeforeValidator:
-    """A validator of a list of tools: those of other types, which other servers run, are left out
-    and named."""
+    """A validator of a list of tools: those of other types become an ``OtherTool``, so that the
+    others keep their places, and are named."""
 
     def check(tools: Any, info: ValidationInfo) -> Any:
         if not isinstance(tools, list):
             return tools
-        kept = []
-        for place, tool in enumerate(tools):
-            if isinstance(tool, dict) and tool.get("type") not in (*types, None):
+        known = (*types, None)
+        foreign = [isinstance(tool, dict) and tool.get("type") not in known for tool in tools]
+        for place, is_foreign in enumerate(foreign):
+            if is_foreign:
                 note_ignored(info, f"{info.field_name}[{place}]")
-            else:
-                kept.append(tool)
-        return kept
+        pairs = zip(tools, foreign, strict=True)
+        return [{"type": "other"} if is_foreign else tool for tool, is_foreign in pairs]
 
     return BeforeValidator(check)
+
+
+def own_or_other(tool: Any) -> str:
+    """The tag of a tool: ``~other`` for an ``OtherTool``, else ``~tool``."""
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return f"{TAG}other" if kind == "other" else f"{TAG}tool"
+
+
+AnyTool = TypeVar("AnyTool", bound=RequestModel)
+
+
+def numbered(tools: Sequence[AnyTool | OtherTool] | None) -> list[tuple[int, AnyTool]]:
+    """The tools that the model may see, with their places in the request."""
+    given = enumerate(tools or ())
+    return [(place, tool) for place, tool in given if not isinstance(tool, OtherTool)]
 
 
 def note_ignored(info: ValidationInfo, path: str) -> None:
@@ -427,14 +458,15 @@ def as_arguments(arguments: Any) -> Any:
     """A validator of the arguments of an earlier call: JSON text, whatever form they came in."""
     if arguments is None or arguments == "":
         return "{}"
-    if isinstance(arguments, str):
-        try:
-            json.loads(arguments)
-        except (ValueError, RecursionError):
-            with contextlib.suppress(ValueError):  # of a call that was cut, what is complete
-                arguments = from_json(arguments, allow_partial="trailing-strings")
-    if isinstance(arguments, dict):
+    if not isinstance(arguments, str):
         return json.dumps(arguments, ensure_ascii=False)
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError):  # of a call that was cut, what is complete
+            complete = from_json(arguments, allow_partial="trailing-strings")
+            if isinstance(complete, dict):
+                return json.dumps(complete, ensure_ascii=False)
     return arguments
 
 

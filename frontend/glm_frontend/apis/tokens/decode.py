@@ -1,7 +1,7 @@
 """From a checked request for tokens, or for their text, to the one request of all APIs."""
 
 from glm_frontend.apis.chat.decode import decode_messages
-from glm_frontend.apis.shared.schema import as_wire_tool
+from glm_frontend.apis.shared.schema import as_wire_tool, numbered
 from glm_frontend.apis.tokens.schema import DetokenizeRequest, TokenizeRequest
 from glm_frontend.core.request import AnswerRequest, of_conversation, of_prompt
 
@@ -18,7 +18,7 @@ def decode_text(body: TokenizeRequest) -> AnswerRequest:
         decode_messages(body.messages),
         {},
         template_kwargs=body.template_kwargs(),
-        tools=[as_wire_tool(tool.function) for tool in body.tools or []],
+        tools=[as_wire_tool(tool.function) for _, tool in numbered(body.tools)],
     )
 
 

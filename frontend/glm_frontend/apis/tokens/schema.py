@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.chat.schema import Message, Tool
+from glm_frontend.apis.chat.schema import Message, Tools
 from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
-    MAX_TOOLS,
     ChatTemplateKwargs,
     TokenId,
+    thinking_kwargs,
 )
 from glm_frontend.http.bodies import RequestModel, at_most
 
@@ -27,7 +27,7 @@ class TokenizeRequest(RequestModel):
         validate_default=True,
         description="A conversation, as for chat completions.",
     )
-    tools: Annotated[list[Tool], *at_most(MAX_TOOLS)] | None = Field(
+    tools: Tools | None = Field(
         None, description="With `messages`: functions that the model knows."
     )
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
@@ -56,7 +56,7 @@ class TokenizeRequest(RequestModel):
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
         kwargs = self.chat_template_kwargs
-        given = {} if kwargs is None else kwargs.model_dump(exclude_none=True)
+        given = thinking_kwargs(None if kwargs is None else kwargs.thinks)
         if self.continue_final_message:
             given["continue_final_message"] = True
         return given

@@ -42,6 +42,8 @@ from glm_format.answer import AnswerReader, Channel, channel_after
 from glm_format.events import Event
 from glm_format.tags import Tag, tags_by_token
 
+# Of one prompt; they are sent in one response.
+MAX_PROMPT_LOGPROBS = 200_000
 _INTEGRITY_SECONDS = 10.0
 _IDLE_HEARTBEAT_SECONDS = 1.0
 
@@ -222,6 +224,13 @@ class Engine:
                 code="context_length_exceeded",
             )
         self._check_token_ids(request.params)
+        top = request.params.prompt_logprobs
+        if top is not None and request.prompt.num_tokens * (top + 1) > MAX_PROMPT_LOGPROBS:
+            raise InvalidRequest(
+                "sampling_parameters.prompt_logprobs",
+                f"too many log probabilities: {request.prompt.num_tokens} tokens with {top + 1} "
+                f"each (maximum {MAX_PROMPT_LOGPROBS})",
+            )
         if request.params.thinking_token_budget is not None and self.thinking is None:
             raise InvalidRequest(
                 "sampling_parameters.thinking_token_budget",

@@ -234,6 +234,11 @@ class ModelRunner:
         each = self.max_num_batched_tokens // config.max_num_seqs
         cache = self._cache_of(self.max_num_batched_tokens // config.block_size, config.block_size)
         self._try_step(config.max_num_seqs, each, cache)
+        hidden = torch.zeros(
+            _SCORED_ROWS, self._language.hidden_size, dtype=self.dtype, device=self.device
+        )
+        tokens = torch.zeros(_SCORED_ROWS, dtype=torch.int64, device=self.device)
+        token_logprobs(self._language.logits(hidden), tokens, [1] * _SCORED_ROWS)
 
     def _warm_up(self) -> None:
         """Trigger all compilation and autotuning that depends on the kind of step."""

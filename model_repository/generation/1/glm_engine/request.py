@@ -19,6 +19,7 @@ from glm_format.events import Event
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
 # For `stop_token_ids` and for `logit_bias`.
+MAX_NUMBER_CHARACTERS = 32
 MAX_TOKEN_IDS = 1024
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
@@ -176,7 +177,7 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, s
     def read(value: Any, path: str) -> float:
         value = _from_text(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidRequest(path, f"must be a number, not {value!r}")
+            raise InvalidRequest(path, f"must be a number, not {value!r:.100}")
         # Written such that NaN is out of range.
         if not (low < value <= high if above else low <= value <= high):
             lower = f"more than {low:g}" if above else f"at least {low:g}"
@@ -192,10 +193,10 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidRequest(path, f"must be an integer, not {value!r}")
+            raise InvalidRequest(path, f"must be an integer, not {value!r:.100}")
         if value < low or (high is not None and value > high):
             upper = "" if high is None else f" and at most {high}"
-            raise InvalidRequest(path, f"must be at least {low}{upper}, not {value!r}")
+            raise InvalidRequest(path, f"must be at least {low}{upper}, not {value!r:.100}")
         return value
 
     return read
@@ -203,7 +204,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any, str], int]:
 
 def _from_text(value: Any) -> Any:
     """The number or truth value that a text is: clients of Triton write all values as texts."""
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= MAX_NUMBER_CHARACTERS:
         with contextlib.suppress(ValueError):
             return json.loads(value.strip().lower())
     return value
@@ -212,12 +213,12 @@ def _from_text(value: Any) -> Any:
 def _flag(value: Any, path: str) -> bool:
     value = _from_text(value)
     if not isinstance(value, bool):
-        raise InvalidRequest(path, f"must be true or false, not {value!r}")
+        raise InvalidRequest(path, f"must be true or false, not {value!r:.100}")
     return value
 
 
 def _top_k(value: Any, path: str) -> int:
-    return max(0, _whole(-1)(value, path))  # vLLM writes "off" as -1 and as 0
+    return min(max(0, _whole(-1)(value, path)), 2**31 - 1)  # vLLM writes "off" as -1 and as 0
 
 
 def _stop(value: Any, path: str) -> tuple[str, ...]:

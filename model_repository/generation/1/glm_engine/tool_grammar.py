@@ -32,6 +32,7 @@ _MAX_STEPS = 32
 _MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
 _ANY_TEXT = "ANY_TEXT?"
+_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 _WHITE_SPACE = " "
 """White space allowed between the parts of a JSON document: one space at most.
 
@@ -169,7 +170,7 @@ class ToolGrammar:
             if rule == _ANY_TEXT:
                 return rule  # which includes all others
             rules[rule] = None
-        return " | ".join(rules)
+        return " | ".join(rules) or _ANY_TEXT
 
     def _leaf_of(
         self, leaf: dict[str, Any], root: Mapping[str, Any], field: str, *, is_strict: bool
@@ -181,7 +182,7 @@ class ToolGrammar:
         kind = leaf.get("type")
         if kind == "string":
             return _text_of(leaf, field, is_strict=is_strict)
-        if kind is None:
+        if not isinstance(kind, str) or kind not in _TYPES:
             return _ANY_TEXT  # a text is one of the values that are allowed
         definitions = {name: root[name] for name in _DEFINITIONS if name in root}
         return json_rule({**definitions, **leaf}, lenient=not is_strict)
@@ -238,15 +239,17 @@ def _leaves(schema: Any, root: Mapping[str, Any], field: str, work: _Work) -> li
     """
     leaves: list[dict[str, Any]] = []
     todo: list[Any] = [schema]
-    seen: set[int] = set()
+    # Options, each with what stands beside it; repeated ones add nothing.
+    seen: set[tuple[int, int]] = set()
     while todo:
         part = _resolved(todo.pop(0), root, field, work)
         options = _options(part)
         if options is not None:
             beside = {k: v for k, v in part.items() if k not in ("anyOf", "oneOf")}
-            new = [option for option in options if id(option) not in seen]
             work.spend(len(options) * (1 + len(beside)), field)
-            seen.update(map(id, new))
+            place = hash(json.dumps(beside, sort_keys=True, default=str))
+            new = [option for option in options if (id(option), place) not in seen]
+            seen.update((id(option), place) for option in new)
             todo += [_merged(beside, option) for option in new]
             continue
         kinds = _own_types(part)

@@ -264,7 +264,8 @@ class Responder:
             values["image_sizes"] = choice.job.image_sizes
         if "return_limits" in flags and not choice.num_sent:
             values["limits"] = self._engine.limits
-        if request.scores_prompt and not choice.num_sent:
+        is_sent = bool(text or values.get("events") or last.is_final)
+        if request.scores_prompt and not choice.num_sent and is_sent:
             values["prompt_logprobs"] = self._prompt_logprobs(request)
         if "return_token_ids" in flags:
             values["token_ids"] = token_ids
