@@ -187,7 +187,11 @@ FEATURES = [
         lambda a: a.body["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0,
         chat(),
     ),
-    Feature("an unknown field is refused by name", lambda a: a.refuses("foo"), chat(foo=1)),
+    Feature(
+        "an unsupported field is refused by name",
+        lambda a: a.refuses("use_beam_search"),
+        chat(use_beam_search=True),
+    ),
     Feature("`store: true` is stored, or refused", lambda a: a.refuses("store"), chat(store=True)),
     Feature(
         "an unknown role is refused by name",

@@ -227,7 +227,7 @@ class Mix:
                 self._body([_turn(b"")]).replace(b";base64,", b";base64,%"), 400, "",
             ),
             "bad picture": (self._body([no_picture], **self._stream()), 400, "error"),
-            "unknown field": (self._body(text, colour="red"), 400, ""),
+            "unsupported field": (self._body(text, use_beam_search=True), 400, ""),
             "bad value": (self._body(text, temperature=3), 400, ""),
             "wrong model": (self._body(text, model="gpt"), 404, ""),
             "too long": (
