@@ -18,8 +18,8 @@ BIN := $(VENV)/bin
 # An environment is up to date when it has this file: made by this Python for this pyproject.toml.
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
-.PHONY: help setup serve test test-timing lint types format train-demo eval-demo bench-engine bench-cpu bench-markup bench-peers \
-	bench-structured compare-features chaos fuzz load load-ui soak stress overload gpu-check profile notebook clean
+.PHONY: help setup serve test test-timing test-clients lint types format train-demo eval-demo bench-engine bench-cpu \
+	bench-markup bench-peers bench-structured compare-features chaos fuzz load load-ui soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -54,6 +54,10 @@ test: ## Run all tests: unit and contract, then e2e over a real Triton; installs
 test-timing: ## Repeat 50 times each test that depends on the order of threads or processes
 	@$(call install,test)
 	@$(BIN)/python -m pytest -m timing --count 50 --durations 0 --durations-min 10 $(ARGS)
+
+test-clients: ## Run real clients (SDKs, agents, frameworks; GBs) against a server; ARGS=names for some
+	@$(call install,serve)
+	@PYTHONPATH=tests $(BIN)/python -m clients.serve $(ARGS)
 
 lint: ## Check style, formatting, types, dangerous code and known vulnerabilities
 	@$(call install,lint)
