@@ -4,7 +4,6 @@ Every API builds its conversation here, so that all of them bind the results of 
 pictures and find the place of a fault in the same way.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,8 +193,3 @@ def _part(part: Part) -> dict[str, Any]:
 def _call(call: PastCall) -> Mapping[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def arguments_text(arguments: Any) -> str:
-    """The arguments of a call as JSON text."""
-    return json.dumps(arguments, ensure_ascii=False)

@@ -215,15 +215,11 @@ def _events(given: Generation | GenerationDelta, request: AnswerRequest) -> Iter
 
 
 def _with(usage: TokenUsage, delta: GenerationDelta) -> TokenUsage:
-    if not delta.index:  # the first answer computed the prompt for all
-        usage = replace(
-            usage,
-            prompt=delta.num_input_tokens or usage.prompt,
-            image=delta.num_image_tokens or usage.image,
-            cached=delta.num_cached_tokens or usage.cached,
-        )
-    return replace(
-        usage,
+    is_first = not delta.index  # the first answer computed the prompt for all
+    return TokenUsage(
+        prompt=(is_first and delta.num_input_tokens) or usage.prompt,
+        image=(is_first and delta.num_image_tokens) or usage.image,
+        cached=(is_first and delta.num_cached_tokens) or usage.cached,
         completion=usage.completion + delta.num_output_tokens,
         reasoning=usage.reasoning + delta.num_reasoning_tokens,
     )

@@ -30,7 +30,6 @@ from glm_frontend.core.conversation import (
     ConversationBuilder,
     Part,
     PastCall,
-    arguments_text,
 )
 from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
 from glm_frontend.error_codes import ErrorCode
@@ -148,7 +147,7 @@ def _tool(tool: CustomTool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     described = [tool.description] if tool.description else []
     if tool.input_examples:
-        described += ["Examples:", *map(arguments_text, tool.input_examples)]
+        described += ["Examples:", *map(as_arguments, tool.input_examples)]
     if described:
         function["description"] = "\n".join(described)
     schema = tool.input_schema
@@ -196,8 +195,6 @@ def _add_assistant(conversation: ConversationBuilder, turn: AssistantTurn, path:
                 thoughts.append(block.thinking)
             case ToolUseBlockParam():
                 arguments = as_arguments(block.input)
-                if not isinstance(arguments, str):
-                    arguments = arguments_text(block.input)
                 calls.append(PastCall(block.id, block.name, arguments, block_path))
     conversation.add(
         "assistant",

@@ -13,8 +13,7 @@ from glm_frontend.apis.messages.schema import (
     MessagesRequest,
     TokenCount,
 )
-from glm_frontend.apis.shared.encoder import respond
-from glm_frontend.http.disconnect import until_disconnect
+from glm_frontend.apis.shared.encoder import respond, tokenized
 from glm_frontend.http.error_schema import MessagesErrorResponse
 from glm_frontend.http.errors import MESSAGES_PATH
 from glm_frontend.http.openapi import MESSAGES_ERRORS, event_stream, json_body, json_response
@@ -72,6 +71,5 @@ async def count_tokens(
     """How many tokens the model would read; nothing is written."""
     body = await read_json(request, CountTokensRequest)
     services.check_model(body.model)
-    counting = services.generator.tokenize(decode_prompt(body), caller)
-    prompt = await until_disconnect(request, counting)
+    prompt = await tokenized(request, services, caller, decode_prompt(body))
     return json_response(TokenCount(input_tokens=len(prompt.token_ids)))

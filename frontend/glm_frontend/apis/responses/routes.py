@@ -11,10 +11,9 @@ from glm_frontend.apis.responses.encode import ResponseEncoder
 from glm_frontend.apis.responses.events import RESPONSE_EVENTS
 from glm_frontend.apis.responses.examples import RESPONSES_EXAMPLES
 from glm_frontend.apis.responses.schema import InputTokens, ResponseObject, ResponsesRequest
-from glm_frontend.apis.shared.encoder import respond
+from glm_frontend.apis.shared.encoder import respond, tokenized
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
-from glm_frontend.http.disconnect import until_disconnect
 from glm_frontend.http.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.sse import ResponseStream
@@ -66,8 +65,7 @@ async def count_input_tokens(
     """How many tokens the model would read; nothing is written."""
     body = await read_json(request, ResponsesRequest)
     services.check_model(body.model)
-    counting = services.generator.tokenize(decode(body), caller)
-    prompt = await until_disconnect(request, counting)
+    prompt = await tokenized(request, services, caller, decode(body))
     return json_response(
         InputTokens(object="response.input_tokens", input_tokens=len(prompt.token_ids))
     )

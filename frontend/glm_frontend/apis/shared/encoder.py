@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from glm_client import Tokenization
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.events import AnswerEvent
 from glm_frontend.core.request import AnswerRequest
@@ -75,6 +76,24 @@ async def respond(
         return style(encoder.stream(await started(request, events)), events, caller)
     whole = await until_disconnect(request, services.generator.complete(wanted, caller))
     return json_response(encoder.whole(whole))
+
+
+async def tokenized(
+    request: Request,
+    services: Services,
+    caller: Caller,
+    wanted: AnswerRequest,
+    *,
+    token_texts: bool = False,
+) -> Tokenization:
+    """The prompt of a request whose body has been read, in tokens.
+
+    Raises:
+        APIError: with the HTTP request's names.
+        ClientDisconnect: the client has left.
+    """
+    counting = services.generator.tokenize(wanted, caller, token_texts=token_texts)
+    return await until_disconnect(request, counting)
 
 
 def new_call_id() -> str:

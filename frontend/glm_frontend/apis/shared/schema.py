@@ -178,8 +178,8 @@ class SamplingParameters(RequestModel):
     max_tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens of the answer, its thought included. Default 512, or what the "
-        "context leaves if that is less.",
+        description="Most tokens of the answer, its thought included. Default: 512 after the "
+        "thought, or what the context leaves if that is less.",
         json_schema_extra={"default": 512},
     )
     temperature: float | None = Field(
@@ -454,7 +454,7 @@ def note_ignored(info: ValidationInfo, path: str) -> None:
         ignored.append(path)
 
 
-def as_arguments(arguments: Any) -> Any:
+def as_arguments(arguments: Any) -> str:
     """A validator of the arguments of an earlier call: JSON text, whatever form they came in."""
     if arguments is None or arguments == "":
         return "{}"
@@ -499,7 +499,9 @@ class JSONSchemaFormat(RequestModel):
         None, alias="schema", description="The schema; any JSON object where it is absent."
     )
     strict: bool | None = Field(
-        None, description="Without effect: every answer obeys the schema, or is cut at its end."
+        None,
+        description="true: objects have no members but those that the schema names. Every answer "
+        "obeys the schema anyway, or is cut at its end.",
     )
 
 

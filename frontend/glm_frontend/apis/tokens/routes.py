@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from glm_frontend.apis.shared.encoder import tokenized
 from glm_frontend.apis.tokens.decode import decode_text, decode_tokens
 from glm_frontend.apis.tokens.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from glm_frontend.apis.tokens.schema import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
-from glm_frontend.http.disconnect import until_disconnect
 from glm_frontend.http.openapi import INFERENCE_ERRORS, json_body, json_response
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.validation import read_json
@@ -27,12 +27,8 @@ async def tokenize(
     """What the model would read, in tokens, those of the pictures included."""
     body = await read_json(request, TokenizeRequest)
     services.check_model(body.model)
-    tokens = await until_disconnect(
-        request,
-        services.generator.tokenize(
-            decode_text(body), caller, token_texts=bool(body.return_token_strs)
-        ),
-    )
+    wanted, token_texts = decode_text(body), bool(body.return_token_strs)
+    tokens = await tokenized(request, services, caller, wanted, token_texts=token_texts)
     return json_response(
         Tokens(
             count=len(tokens.token_ids),
@@ -55,7 +51,5 @@ async def detokenize(
     """All tokens together as text, special ones included."""
     body = await read_json(request, DetokenizeRequest)
     services.check_model(body.model)
-    tokens = await until_disconnect(
-        request, services.generator.tokenize(decode_tokens(body), caller)
-    )
+    tokens = await tokenized(request, services, caller, decode_tokens(body))
     return json_response(Detokenized(prompt=tokens.text))
