@@ -7,9 +7,9 @@ from pathlib import Path
 from launcher.errors import LaunchError
 from launcher.settings import LauncherSettings, variable
 from launcher.status import Status
-from launcher.supervisor import Supervisor, end_of, environment, first
+from launcher.supervisor import Supervisor, environment
 from launcher.triton import LoadProgress, Triton, line_level, models_in
-from launcher.watch import Fault, StageWatch, unresponsive
+from launcher.watch import Fault, StageWatch
 
 # Settings that are passed to the frontend only.
 SECRETS = ("api_keys", "api_keys_file")
@@ -95,10 +95,7 @@ class TritonService:
     async def fault(self) -> Fault:
         """Returns when Triton itself has exited or does not respond."""
         url = f"{self._settings.triton_http_url}/v2/health/live"
-        return await first(
-            end_of(self._supervisor.children[self.name]),
-            unresponsive(self.name, url, self._settings.probe_timeout),
-        )
+        return await self._supervisor.fault(self.name, url, self._settings.probe_timeout)
 
     async def clear(self) -> None:
         """Kill Triton and all its processes, and clean up after them."""
@@ -145,10 +142,8 @@ class FrontendService:
 
     async def fault(self) -> Fault:
         """Returns when it has exited or does not respond."""
-        return await first(
-            end_of(self._supervisor.children[self.name]),
-            unresponsive(self.name, self._alive_url, self._settings.probe_timeout),
-        )
+        limit = self._settings.probe_timeout
+        return await self._supervisor.fault(self.name, self._alive_url, limit)
 
     async def clear(self) -> None:
         """Kill it."""
@@ -178,10 +173,8 @@ class PageService:
 
     async def fault(self) -> Fault:
         """Returns when it has exited or does not respond."""
-        return await first(
-            end_of(self._supervisor.children[self.name]),
-            unresponsive(self.name, self._alive_url, self._settings.probe_timeout),
-        )
+        limit = self._settings.probe_timeout
+        return await self._supervisor.fault(self.name, self._alive_url, limit)
 
     async def clear(self) -> None:
         """Kill it, if it has been started."""

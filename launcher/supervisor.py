@@ -14,7 +14,7 @@ from glm_frontend.variables import LAUNCHED
 from launcher.errors import Crashed, LaunchError
 from launcher.processes import Child, ReadLine, information
 from launcher.shm import RegionWatch
-from launcher.watch import Fault
+from launcher.watch import Fault, unresponsive
 
 T = TypeVar("T")
 
@@ -126,6 +126,10 @@ class Supervisor:
         tail = "".join(f"\n  {line}" for line in child.tail)
         kind = Crashed if child.was_killed else LaunchError
         raise kind(f"{child.name} exited ({child.exit_words}); last lines:{tail}")
+
+    async def fault(self, name: str, alive_url: str, limit: float) -> Fault:
+        """Returns when a child has exited, or its URL has not responded for ``limit`` seconds."""
+        return await first(end_of(self.children[name]), unresponsive(name, alive_url, limit))
 
     async def kill(self, name: str) -> None:
         """Kill a child and its descendants."""
