@@ -121,5 +121,5 @@ def test_a_mistake_an_overload_and_a_fault_are_counted_apart() -> None:
 
 
 def test_the_stages_ask_for_details_by_the_clients_name() -> None:
-    for adapter in ("preprocessing/1/model.py", "generation/1/glm_triton/tensors.py"):
+    for adapter in ("preprocessing/1/model.py", "generation/1/glm_triton/parameters.py"):
         assert f'"{client.ERROR_DETAILS}"' in (REPOSITORY / adapter).read_text(encoding="utf-8")
