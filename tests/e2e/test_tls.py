@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from e2e.calls import chat, content, post
+from e2e.calls import chat, content, post, running
 from glm_client import TLS, Client, GenerationRequest, UnavailableError
 from tools.stack import ROOT, Stack
 
@@ -56,20 +56,14 @@ def secured(folder: Path, parties: dict[str, TLS]) -> Iterator[Stack]:
         "grpc-server-key": server.key,
         "grpc-root-cert": server.root_certificate,
     }
-    stack = Stack(
-        folder / "launcher.log",
-        GLM_TRITON_OPTIONS=" ".join(f"--{name}={value}" for name, value in options.items()),
-        GLM_TRITON_ROOT_CERTIFICATE=str(client.root_certificate),
-        GLM_TRITON_CERTIFICATE=str(client.certificate),
-        GLM_TRITON_KEY=str(client.key),
-    )
-    try:
-        stack.wait_ready()
+    settings = {
+        "GLM_TRITON_OPTIONS": " ".join(f"--{name}={value}" for name, value in options.items()),
+        "GLM_TRITON_ROOT_CERTIFICATE": str(client.root_certificate),
+        "GLM_TRITON_CERTIFICATE": str(client.certificate),
+        "GLM_TRITON_KEY": str(client.key),
+    }
+    with running(folder / "launcher.log", **settings) as stack:
         yield stack
-        stack.interrupt()
-        assert stack.wait_stopped() == 0, stack.log
-    finally:
-        stack.kill()
 
 
 def test_the_frontend_and_a_direct_client_are_answered(
