@@ -27,8 +27,7 @@ _PEM_FILES = {
     "certificate": "your own certificate, for a server that asks for one",
     "key": "its private key",
 }
-# gRPC's words for certificates that do not fit, and for a server that closes a connection before the
-# first answer.
+# gRPC's words for certificates that do not fit, and for a server that closes a connection at once.
 _HANDSHAKE = re.compile(r"failed to connect .*(handshake|verification check)", re.IGNORECASE)
 _CLOSED = re.compile(r"failed to connect .*Socket closed")
 EXIT_CODES = (
