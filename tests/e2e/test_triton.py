@@ -3,6 +3,7 @@
 import base64
 import json
 import queue
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -414,11 +415,19 @@ def test_statistics_are_open_and_administration_is_not(stack: Stack) -> None:
 
 def test_a_mistake_of_a_client_is_not_counted_as_a_fault(stack: Stack) -> None:
     invalid, error = (f'glm_requests_total{{finish_reason="{r}"}}' for r in ("invalid", "error"))
-    before = settled(stack)
+    settled(stack)
+    before = metrics(stack)
     for fields in ({"top_p": 7}, {"temprature": 1}, {"image": "no image"}, {"max_tokens": 9999}):
         assert _generate(stack, text_input="Who?", **fields).status_code == 400
     wait_until(lambda: metrics(stack)[invalid] == before[invalid] + 4)
     assert metrics(stack)[error] == before[error]
+
+
+def test_each_line_of_the_log_has_a_time_with_its_zone(stack: Stack) -> None:
+    time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (launcher|triton|frontend|web) +\|")
+    lines = stack.log.rpartition("\n")[0].splitlines()
+    assert len(lines) > 20
+    assert [line for line in lines if not time.match(line)] == []
 
 
 def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> None:
