@@ -121,7 +121,8 @@ class GenerationRequest:
         return_events: request ``GenerationDelta.events``, which separate thought, text and calls of
             ``tools``, instead of ``text`` and ``logprobs``.
         return_image_sizes: request ``GenerationDelta.image_sizes``.
-        tenant: for fair scheduling: each tenant gets an equal share of the engine.
+        tenant: each gets an equal share of the engine, and reuses only what it sent itself.
+        cache_salt: cached prefixes and pictures are reused only by requests with the same one.
         trace_context: W3C ``traceparent`` of the caller's span, which becomes the parent of the
             server's spans if tracing is enabled there.
 
@@ -146,6 +147,7 @@ class GenerationRequest:
     return_image_sizes: bool = False
     return_limits: bool = False
     tenant: str = ""
+    cache_salt: str = ""
     trace_context: str = ""
 
     def __post_init__(self) -> None:

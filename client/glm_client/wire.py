@@ -57,6 +57,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
+        "cache_salt": "BYTES",
         "trace_context": "BYTES",
     }
 )
@@ -163,6 +164,7 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         *([_flag("return_limits", True)] if request.return_limits else []),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
+        *([_bytes("cache_salt", request.cache_salt.encode())] if request.cache_salt else []),
         *(
             [_bytes("trace_context", request.trace_context.encode())]
             if request.trace_context

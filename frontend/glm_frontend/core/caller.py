@@ -10,8 +10,8 @@ from glm_frontend.core.record import RequestRecord
 class Caller:
     """Attributes:
     request_id: for the logs of all parts.
-    tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
-        asked for.
+    tenant: that the API key belongs to; tenants get equal shares of the engine, and reuse only what
+        they sent themselves. Empty where no key is asked for.
     record: what happens to the request is noted here.
     hold: called with the number of bytes fetched for it; raises APIError if they are too many.
     """

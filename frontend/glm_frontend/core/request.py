@@ -25,6 +25,7 @@ class AnswerRequest:
         tools: that the model may call, in OpenAI's form.
         parallel_tool_calls: whether it may call several.
         is_raw: whether the answer is plain text, without a thought or calls.
+        cache_salt: divides the caller's part of the caches further.
         echo: whether the text begins with the prompt.
         finds_boxes: whether the boxes of the answer are looked for.
     """
@@ -35,6 +36,7 @@ class AnswerRequest:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
     parallel_tool_calls: bool = True
+    cache_salt: str = ""
     is_raw: bool = False
     echo: bool = False
     finds_boxes: bool = False
@@ -66,6 +68,7 @@ class AnswerRequest:
             return_events=not self.is_raw,
             return_image_sizes=self.finds_boxes,
             tenant=caller.tenant,
+            cache_salt=self.cache_salt,
             trace_context=caller.record.trace_context,
         )
 

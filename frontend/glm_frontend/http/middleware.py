@@ -220,7 +220,7 @@ class RefusalMiddleware:
             key = services.keys.check(secret if scheme.lower() == "bearer" else None)
         except APIError:
             return None
-        error = services.refusals.refusal("" if key is None else key.name)
+        error = services.refusals.refusal("" if key is None else key.tenant)
         if error is not None:
             scope["state"]["key"] = key
         return error
@@ -272,7 +272,7 @@ class BodyLimitMiddleware:
             if received > self._max_bytes:
                 raise self._too_large()
             key = scope["state"].get("key")
-            held.hold(size, "" if key is None else key.name)
+            held.hold(size, "" if key is None else key.tenant)
             return message
 
         try:

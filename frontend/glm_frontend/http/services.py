@@ -134,7 +134,9 @@ async def get_caller(request: Request) -> Caller:
     """Who asks; behind :func:`require_key`."""
     key: APIKey | None = request.state.key
     state = request.state
-    return Caller(state.request_id, "" if key is None else key.name, state.record, state.bytes.hold)
+    return Caller(
+        state.request_id, "" if key is None else key.tenant, state.record, state.bytes.hold
+    )
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -314,6 +314,44 @@ def test_a_picture_that_is_known_is_not_prepared_again(stage: Stage) -> None:
     assert stage.pipeline.engine.stats.images_encoded == encoded
 
 
+@pytest.mark.parametrize(
+    ("other", "is_shared"),
+    [
+        ({"tenant": "a"}, True),
+        ({"tenant": "b"}, False),
+        ({"tenant": "a", "cache_salt": "salt"}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_tenant_itself_reuses_what_it_sent(
+    stage: Stage, other: dict[str, str], is_shared: bool
+) -> None:
+    """No tenant can tell by time or ``cached_tokens`` what another has sent."""
+    number = 20 + 7 * len(str(other)) + is_shared  # a picture that no test has sent before
+    stats, answers = stage.pipeline.engine.stats, []
+    for fields in ({"tenant": "a"}, other):
+        before = stats.images_encoded, stats.cached_tokens, stats.prompt_tokens
+        _, client = stage.accept(images=[picture(number)], **fields)
+        client.wait()
+        answers.append(client)
+        after = stats.images_encoded, stats.cached_tokens, stats.prompt_tokens
+    encoded, cached, _ = (new - old for old, new in zip(before, after, strict=True))
+    assert answers[0].text == answers[1].text
+    assert (encoded == 0, cached > 0) == (is_shared, is_shared)
+    assert answers[1].responses[-1].num_cached_tokens == cached
+
+
+def test_all_share_the_caches_where_that_is_set(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(cache_sharing="all")
+    for tenant in ("a", "b"):
+        _, client = stage.accept(images=[picture(3)], tenant=tenant)
+        client.wait()
+    assert client.responses[-1].num_cached_tokens
+    _, salted = stage.accept(images=[picture(3)], tenant="b", cache_salt="salt")
+    salted.wait()
+    assert salted.responses[-1].num_cached_tokens == 0
+
+
 def test_the_sizes_of_pictures_as_they_were_sent(stage: Stage) -> None:
     images = [picture(4), picture(5)]
     expected = [list(Image.open(BytesIO(image)).size) for image in images]

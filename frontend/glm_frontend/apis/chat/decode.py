@@ -32,6 +32,7 @@ def decode(body: ChatCompletionRequest) -> AnswerRequest:
         decode_messages(body.messages),
         renamed,
         sampling_parameters=body.sampling_parameters(),
+        cache_salt=body.cache_salt or "",
         template_kwargs=body.template_kwargs(),
         tools=[as_wire_tool(tool.function) for _, tool in body.offered_tools()],
         parallel_tool_calls=body.parallel_tool_calls is not False,

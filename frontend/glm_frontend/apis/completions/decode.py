@@ -14,6 +14,7 @@ def decode(body: CompletionRequest) -> list[AnswerRequest]:
                 {name: prompt},
                 {name: path} | body.renamed(),
                 sampling_parameters=body.sampling_parameters(),
+                cache_salt=body.cache_salt or "",
                 is_raw=True,
                 echo=bool(body.echo),
             )

@@ -45,7 +45,11 @@ def decode(body: MessagesRequest) -> AnswerRequest:
     Raises:
         APIError: 400, parts of it do not go together.
     """
-    return replace(decode_prompt(body), sampling_parameters=_sampling_parameters(body))
+    return replace(
+        decode_prompt(body),
+        sampling_parameters=_sampling_parameters(body),
+        cache_salt=body.cache_salt or "",
+    )
 
 
 def decode_prompt(body: CountTokensRequest) -> AnswerRequest:

@@ -17,9 +17,11 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
+    CACHE_SALT_FIELD,
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_STOP_STRINGS,
+    CacheSalt,
     FunctionName,
     Hint,
     OtherTool,
@@ -392,6 +394,7 @@ class MessagesRequest(CountTokensRequest):
         description="Choose among this many of the likeliest tokens; 0: all. Default: the "
         "checkpoint's own.",
     )
+    cache_salt: CacheSalt | None = CACHE_SALT_FIELD
 
 
 class TextBlock(BaseModel):

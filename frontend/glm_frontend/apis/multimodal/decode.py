@@ -30,6 +30,7 @@ def decode(body: MultimodalRequest, pictures: Sequence[Picture]) -> AnswerReques
         {"text_input": "prompt", "messages": "prompt"} | body.renamed(),
         pictures,
         sampling_parameters=body.sampling_parameters(),
+        cache_salt=body.cache_salt or "",
         template_kwargs=body.template_kwargs(),
     )
 

@@ -46,6 +46,7 @@ def decode(body: ResponsesRequest) -> AnswerRequest:
         conversation,
         renamed,
         sampling_parameters=body.sampling_parameters(),
+        cache_salt=body.cache_salt or "",
         template_kwargs=body.template_kwargs(),
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,

@@ -42,6 +42,7 @@ MAX_TOKEN_IDS = 1024
 MAX_PROMPT_TOKENS = 256 * 1024
 MAX_CHOICES_OF_TEXT = 1000
 MAX_METADATA = 64
+MAX_SALT = 1024
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -172,6 +173,14 @@ def check_only_structure(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_SALT)]
+CACHE_SALT_FIELD: Any = Field(
+    None,
+    description="What the server keeps of this request is reused only by requests of the same "
+    "caller with the same salt. Default: by all of the caller's without one.",
+)
+
+
 class SamplingParameters(RequestModel):
     """How the answer's tokens are chosen, and when it ends."""
 
@@ -279,6 +288,8 @@ class SamplingParameters(RequestModel):
         None, description="The same as `structured_outputs.grammar`, by its earlier name."
     )
 
+    cache_salt: CacheSalt | None = CACHE_SALT_FIELD
+
     _one_structure = field_validator("structured_outputs", *GUIDED_FIELDS)(check_only_structure)
 
     @field_validator("structured_outputs")
@@ -298,7 +309,7 @@ class SamplingParameters(RequestModel):
 
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
-        elsewhere = {"chat_template_kwargs", "structured_outputs", *GUIDED_FIELDS}
+        elsewhere = {"chat_template_kwargs", "structured_outputs", "cache_salt", *GUIDED_FIELDS}
         given = self.model_dump(
             include=set(SamplingParameters.model_fields) - elsewhere, exclude_none=True
         )

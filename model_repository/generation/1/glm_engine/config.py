@@ -7,6 +7,7 @@ from typing import Self
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+CACHE_SHARING = ("tenant", "all")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -41,6 +42,10 @@ class EngineConfig:
             (``GLM_IMAGE_CACHE_MEMORY``).
         prefix_caching: whether cached prompt prefixes are reused
             (``GLM_PREFIX_CACHING``).
+        cache_sharing: whether cached prefixes and pictures are reused within a tenant only, or
+            for all, who can then tell by time what others sent (``GLM_CACHE_SHARING``).
+        cache_tenant_floor: share of each cache that others do not take from a tenant, from 0 to 0.5
+            (``GLM_CACHE_TENANT_FLOOR``).
         gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs, instead of
             PyTorch's slower operations (``GLM_GPU_KERNELS``).
         cpu_threads: threads per operation on a CPU; 0 for all cores that the process may use, or
@@ -68,6 +73,8 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     image_cache_memory: int = 256 * 2**20
     prefix_caching: bool = True
+    cache_sharing: str = "tenant"
+    cache_tenant_floor: float = 0.05
     gpu_kernels: bool = True
     cpu_threads: int = 0
     max_thinking_tokens: int = 8192
@@ -102,11 +109,17 @@ class EngineConfig:
             ),
             block_size=_integer(env, "GLM_BLOCK_SIZE", default=16, minimum=1),
             kv_cache_memory=_integer(env, "GLM_KV_CACHE_MEMORY", default=0, minimum=0),
-            gpu_memory_utilization=_share(env, "GLM_GPU_MEMORY_UTILIZATION", default=0.9),
+            gpu_memory_utilization=_number(
+                env, "GLM_GPU_MEMORY_UTILIZATION", default=0.9, minimum=0.01, maximum=1.0
+            ),
             image_cache_memory=_integer(
                 env, "GLM_IMAGE_CACHE_MEMORY", default=256 * 2**20, minimum=0
             ),
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
+            cache_sharing=_choice(env, "GLM_CACHE_SHARING", CACHE_SHARING),
+            cache_tenant_floor=_number(
+                env, "GLM_CACHE_TENANT_FLOOR", default=0.05, minimum=0.0, maximum=0.5
+            ),
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
@@ -122,14 +135,16 @@ def _choice(env: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _share(env: Mapping[str, str], key: str, *, default: float) -> float:
+def _number(
+    env: Mapping[str, str], key: str, *, default: float, minimum: float, maximum: float
+) -> float:
     text = env.get(key, "").strip()
     try:
         value = float(text or default)
     except ValueError:
         raise ValueError(f"{key}={text!r} is not a number") from None
-    if not 0 < value <= 1:
-        raise ValueError(f"{key}={text!r} is not between 0 and 1")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{key}={text!r} is not between {minimum:g} and {maximum:g}")
     return value
 
 

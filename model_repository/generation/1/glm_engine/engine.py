@@ -155,7 +155,10 @@ class Engine:
         cache = self._runner.cache
         self.stats = EngineStats(kv_blocks=cache.num_blocks)
         self._blocks = BlockManager(
-            cache.num_blocks, cache.block_size, prefix_caching=config.prefix_caching
+            cache.num_blocks,
+            cache.block_size,
+            prefix_caching=config.prefix_caching,
+            tenant_floor=config.cache_tenant_floor,
         )
         self._scheduler = Scheduler(
             self._blocks,

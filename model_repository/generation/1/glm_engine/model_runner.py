@@ -110,7 +110,7 @@ class ModelRunner:
         self.max_num_batched_tokens = max(
             config.max_num_batched_tokens or usual, config.max_num_seqs
         )
-        self.images = ImageCache(config.image_cache_memory)
+        self.images = ImageCache(config.image_cache_memory, config.cache_tenant_floor)
         self.cache = self._make_cache(config)
         logger.info("loaded: %s", self._summary(config, weights))
         self._graphs: DecodeGraphs | None = None
@@ -267,12 +267,14 @@ class ModelRunner:
     def encode_images(self, step: Sequence[Scheduled]) -> EncodedImages:
         """Encode the images that this step needs, all in one pass."""
         wanted: dict[bytes, PromptImage] = {}
+        owners: dict[bytes, str] = {}
         takers: list[tuple[Scheduled, PromptImage]] = []
         for part in step:
             for image in part.request.images_between(part.start, part.end):
                 if image.embeddings is None and image not in part.request.encoded:
                     takers.append((part, image))
                     wanted.setdefault(image.content_hash, image)
+                    owners.setdefault(image.content_hash, part.request.scope.owner)
         if not takers:
             return EncodedImages()
         found = {key: known for key in wanted if (known := self.images.get(key))}
@@ -281,8 +283,9 @@ class ModelRunner:
             images = list(new.values())
             encoded = self._encode([_patches(i) for i in images], [i.grid for i in images])
             for image, embeddings in zip(images, encoded, strict=True):
-                found[image.content_hash] = KnownImage(image.grid, embeddings)
-                self.images.add(image.content_hash, found[image.content_hash])
+                key = image.content_hash
+                found[key] = KnownImage(image.grid, embeddings)
+                self.images.add(key, found[key], owners[key])
         for part, image in takers:
             part.request.encoded[image] = found[image.content_hash].embeddings
         return EncodedImages(

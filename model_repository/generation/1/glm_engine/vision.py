@@ -1,7 +1,6 @@
 """The vision encoder, from uint8 patches to embeddings, and the cache of embeddings."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 from glm_engine.linear import Linear, linear
 from glm_engine.operations import MakeOperations, Operations, to_cos_sin
+from glm_engine.tenant_cache import TenantLRU
 
 Grid = tuple[int, int, int]
 
@@ -270,29 +270,41 @@ class ImageCache:
         num_bytes: total size of the embeddings.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        """Hold at most ``max_bytes`` of embeddings; 0 for none."""
+    def __init__(self, max_bytes: int, tenant_floor: float = 0.0) -> None:
+        """Hold at most ``max_bytes`` of embeddings; 0 for none.
+
+        Args:
+            tenant_floor: share of it that each tenant keeps; see ``TenantLRU``.
+        """
         self._max_bytes = max_bytes
-        self._images: OrderedDict[bytes, KnownImage] = OrderedDict()
+        self._images: dict[bytes, tuple[str, KnownImage]] = {}
+        self._order: TenantLRU[bytes] = TenantLRU(max_bytes, tenant_floor)
         self._lock = threading.Lock()
         self.num_bytes = 0
 
     def get(self, content_hash: bytes) -> KnownImage | None:
         """The image with this content hash, if it is cached."""
         with self._lock:
-            image = self._images.get(content_hash)
-            if image is not None:
-                self._images.move_to_end(content_hash)
+            found = self._images.get(content_hash)
+            if found is None:
+                return None
+            owner, image = found
+            self._order.add(content_hash, owner, image.embeddings.nbytes)
             return image
 
-    def add(self, content_hash: bytes, image: KnownImage) -> None:
-        """Add an image."""
+    def add(self, content_hash: bytes, image: KnownImage, owner: str = "") -> None:
+        """Add an image of a tenant."""
         size = image.embeddings.nbytes
         with self._lock:
             if size > self._max_bytes or content_hash in self._images:
                 return
-            self._images[content_hash] = image
+            while self.num_bytes + size > self._max_bytes:
+                # The protected ones are at most half of all, so that a picture of less than half
+                # of the cache fits without them.
+                dropped = self._order.pop(owner, from_all=size > self._max_bytes / 2)
+                if dropped is None:
+                    return
+                self.num_bytes -= self._images.pop(dropped)[1].embeddings.nbytes
+            self._images[content_hash] = owner, image
+            self._order.add(content_hash, owner, size)
             self.num_bytes += size
-            while self.num_bytes > self._max_bytes:
-                _, dropped = self._images.popitem(last=False)
-                self.num_bytes -= dropped.embeddings.nbytes

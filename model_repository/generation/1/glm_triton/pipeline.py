@@ -17,6 +17,7 @@ from glm_engine.engine import Engine
 from glm_engine.errors import GenerationError
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Output
+from glm_engine.tenant_cache import CacheScope
 from glm_triton.admission import Admission
 from glm_triton.jobs import Job
 from glm_triton.preprocessing import Infer, Preprocessing
@@ -50,6 +51,7 @@ class Pipeline:
         heartbeat: Heartbeat,
     ) -> None:
         self._on_end = on_end
+        self._divides_caches = config.cache_sharing == "tenant"
         self._heartbeat = heartbeat
         self.engine = create_engine(self._take_outputs)
         self._admission = Admission(config, self.engine.stats)
@@ -83,6 +85,7 @@ class Pipeline:
         Raises:
             GenerationError: it is rejected; nothing has been sent to its client.
         """
+        job.scope = CacheScope.of(job.tenant, job.cache_salt, divided=self._divides_caches)
         self._admission.admit(job, is_idle=self.preprocessing.is_idle)
         self._responder.open(job)
         self.preprocessing.put(job)

@@ -23,6 +23,7 @@ from glm_engine.errors import (
 )
 from glm_engine.fair_queue import FairQueue
 from glm_engine.request import Prompt, place_images
+from glm_engine.tenant_cache import CacheScope
 from glm_engine.vision import KnownImage
 from glm_triton.admission import Admission
 from glm_triton.jobs import Job
@@ -147,7 +148,7 @@ class Preprocessing:
             inputs: Tensors = job.prompt_inputs
             known: Mapping[bytes, KnownImage] = {}
             if "return_image_sizes" not in job.flags:  # the sizes are only in the file
-                inputs, known = self._without_known_images(inputs)
+                inputs, known = self._without_known_images(inputs, job.scope)
             outputs = self._call(job, inputs)
             job.image_sizes = outputs["image_size"]
             prompt = self._to_prompt(outputs, job, known)
@@ -204,8 +205,14 @@ class Preprocessing:
                 raise error
             time.sleep(_RETRY_SECONDS)
 
-    def _without_known_images(self, inputs: Tensors) -> tuple[Tensors, dict[bytes, KnownImage]]:
-        """Replace known images by hashes and grids; returns the inputs and the known images."""
+    def _without_known_images(
+        self, inputs: Tensors, scope: CacheScope
+    ) -> tuple[Tensors, dict[bytes, KnownImage]]:
+        """Replace known images by hashes and grids.
+
+        Returns:
+            The inputs, and the known images by their hashes as stage 1 knows them.
+        """
         if "image" not in inputs or not inputs["image"].size:
             return inputs, {}
         entries = inputs["image"].ravel()
@@ -213,7 +220,11 @@ class Preprocessing:
         if len(budgets) != len(entries):
             return inputs, {}  # stage 1 rejects it
         hashes = [_content_hash(*image) for image in zip(entries, budgets, strict=True)]
-        known = {name: found for name in hashes if (found := self._engine.known_image(name))}
+        known = {
+            name: found
+            for name in hashes
+            if (found := self._engine.known_image(scope.image_key(name)))
+        }
         grids = [known[name].grid if name in known else (0, 0, 0) for name in hashes]
         needed = [
             b"" if name in known else entry for name, entry in zip(hashes, entries, strict=True)
@@ -226,6 +237,8 @@ class Preprocessing:
         return {**inputs, "image": np.array(needed, object), **about_images}, known
 
     def _to_prompt(self, outputs: Tensors, job: Job, known: Mapping[bytes, KnownImage]) -> Prompt:
+        image_key = job.scope.image_key
+        keys = b"".join(image_key(name.tobytes()) for name in outputs["image_hash"])
         return Prompt(
             field=job.prompt_field,
             input_ids=outputs["input_ids"],
@@ -236,10 +249,10 @@ class Preprocessing:
                 self._engine.image_token_id,
                 self._engine.merge_size,
                 outputs["image_grid_thw"],
-                outputs["image_hash"],
+                np.frombuffer(keys, np.uint8).reshape(-1, _HASH_BYTES),
                 outputs["patches"],
                 outputs["image_frames"],
-                {name: image.embeddings for name, image in known.items()},
+                {image_key(name): image.embeddings for name, image in known.items()},
             ),
         )
 

@@ -118,6 +118,7 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
         prefix=_prefix(triton_request, stream),
         received=time.monotonic(),
         tenant=_text(triton_request, "tenant") or "",
+        cache_salt=_text(triton_request, "cache_salt") or "",
         cancel_key=_value(triton_request, "cancel_key"),
         trace_context=_trace_context(triton_request),
         num_bytes=sum(
