@@ -12,6 +12,7 @@ python=${PYTHON:-.venv/bin/python}
 needed=(
     "chromium chromium the web page and /docs in a real browser"
     "chromedriver chromium-driver the web page in a real browser"
+    "redis-server redis-server answers kept in a Redis of several frontends"
     "prometheus prometheus metrics, alerts and the dashboard's queries in a real Prometheus"
 )
 

@@ -187,8 +187,9 @@ class GenerationDelta(_Parsed):
             piece, if requested.
         prompt_logprobs: of the tokens of the prompt, when ``sampling_parameters`` have
             ``prompt_logprobs``; NaN for the first, before which nothing comes. In the first piece.
-        limits: ``max_model_len`` and ``vocab_size`` in tokens, and the checkpoint's defaults of
-            ``temperature``, ``top_p`` and ``top_k``; in the first piece, if requested.
+        limits: ``max_model_len`` and ``vocab_size`` in tokens, the checkpoint's defaults of
+            ``temperature``, ``top_p`` and ``top_k``, and its ``revision``; in the first piece, if
+            requested.
     """
 
     text: str = ""
@@ -204,7 +205,7 @@ class GenerationDelta(_Parsed):
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
@@ -224,7 +225,7 @@ class Generation(_Parsed):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 

@@ -28,6 +28,7 @@ from glm_frontend.http import docs
 from glm_frontend.http.errors import install_error_handlers
 from glm_frontend.http.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
+    CACHE_HEADER,
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -73,6 +74,7 @@ def create_app(
             trimming.cancel()
             if provider is not None:
                 otel.shut_down(provider)
+            await app.state.services.cache.aclose()
             await used_fetcher.aclose()
             await used_backend.aclose()
 
@@ -120,6 +122,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
                     REQUEST_ID_HEADER,
                     ANTHROPIC_REQUEST_ID_HEADER,
                     PROCESSING_HEADER,
+                    CACHE_HEADER,
                     "retry-after",
                 ],
             )

@@ -52,6 +52,13 @@ def _visible(key: SecretStr) -> SecretStr:
     return key
 
 
+def _store(where: SecretStr) -> SecretStr:
+    text = where.get_secret_value()
+    if text not in ("off", "memory") and not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must be off, memory, or a URL that begins with redis://")
+    return where
+
+
 def _rates(value: str) -> str:
     parse_rates(value)
     return value
@@ -115,6 +122,12 @@ class Settings(BaseSettings):
     """Seconds for a request's headers to arrive."""
     write_timeout: Seconds = 60
     """Seconds for a client to read what is on its way to it, some tens of KB."""
+    response_cache: Annotated[SecretStr, AfterValidator(_store)] = SecretStr("memory")
+    """Where answers are kept to be given again: ``off``, ``memory``, or the URL of a Redis."""
+    response_cache_bytes: int = Field(default=64 * 1024**2, ge=1)
+    """Most bytes of answers in memory; an eighth of it for one answer."""
+    response_cache_seconds: Seconds = 3600
+    """Seconds that an answer is kept."""
     request_timeout: Seconds = 600
     """Seconds that an answer may take."""
     graceful_timeout: Seconds = 30
@@ -169,7 +182,7 @@ def load_settings() -> Settings:
 
 
 def describe(error: ValidationError) -> str:
-    """One line for each bad setting: its key, its value (but of keys) and what is wrong with it."""
+    """One line for each bad setting: its key, what is wrong, and its value if it is no secret."""
     return "\n".join(_line(details) for details in error.errors())
 
 
@@ -178,5 +191,5 @@ def _line(details: Mapping[str, Any]) -> str:
     if not details["loc"]:  # about several settings together
         return reason
     name = str(details["loc"][0])
-    value = "" if name == "api_keys" else f"={details['input']!r}"
+    value = "" if name in ("api_keys", "response_cache") else f"={details['input']!r}"
     return f"{PREFIX}{name.upper()}{value}: {reason}"

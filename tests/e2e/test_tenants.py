@@ -8,7 +8,7 @@ import requests
 
 from e2e.calls import MODEL, chat
 from e2e.test_caches import new_picture
-from glm_client import GenerationRequest, Client
+from glm_client import Client, GenerationRequest
 from tools.stack import Stack
 
 KEYS = """
@@ -92,7 +92,7 @@ def test_a_salt_divides_further_in_every_api(locked: Stack, path: str) -> None:
 def test_direct_clients_divide_by_tenant_and_salt(locked: Stack) -> None:
     prompt = "Where is it written that nobody may read what others have sent? " * 4
 
-    def cached(**scope: str) -> int:
+    def cached(**scope: Any) -> int:
         request = GenerationRequest(
             text_input=prompt, sampling_parameters={"max_tokens": 1, "temperature": 0}, **scope
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from glm_client import (
     CallDelta,
@@ -18,11 +19,13 @@ from glm_client import (
     Tokenization,
     UnavailableError,
 )
+from glm_frontend.core.answer_cache import AnswerCache, Batch
 from glm_frontend.core.backend import Backend
 from glm_frontend.core.boxes import find_boxes
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.events import AnswerEvent, Event, Finish, TokenUsage
 from glm_frontend.core.health import HealthProbe
+from glm_frontend.core.record import AnswerRecord
 from glm_frontend.core.request import AnswerRequest
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, from_client_error
@@ -36,16 +39,23 @@ class Generator:
     numbered one after the other, and their usage is added up.
 
     Args:
+        cache: of answers, which may answer instead of the model server.
         timeout: seconds for one answer, without the loading of its pictures.
         health: notified of every sign of life, and of its lack.
     """
 
     def __init__(
-        self, backend: Backend, fetcher: ImageFetcher, health: HealthProbe, timeout: float
+        self,
+        backend: Backend,
+        fetcher: ImageFetcher,
+        health: HealthProbe,
+        cache: AnswerCache,
+        timeout: float,
     ) -> None:
         self._backend = backend
         self._fetcher = fetcher
         self._health = health
+        self._cache = cache
         self._timeout = timeout
 
     async def complete(
@@ -98,21 +108,53 @@ class Generator:
 
     async def _complete(self, request: AnswerRequest, caller: Caller) -> list[AnswerEvent]:
         record = caller.record.begin_answer(is_raw=request.is_raw)
+        events: list[AnswerEvent] = []
+        async with aclosing(self._batches(request, caller, record, stream=False)) as batches:
+            async for batch in batches:
+                events += batch
+        if not record.is_repeated:
+            record.usage = events[-1].usage
+        record.note_ends(events)
+        return events
+
+    async def _stream(self, request: AnswerRequest, caller: Caller) -> AsyncGenerator[AnswerEvent]:
+        record = caller.record.begin_answer(is_raw=request.is_raw)
+        async with aclosing(self._batches(request, caller, record, stream=True)) as batches:
+            async for batch in batches:
+                record.note_ends(batch)
+                if not record.is_repeated:
+                    record.note_piece(batch[-1].usage, request.num_choices)
+                for event in batch:
+                    yield event
+
+    async def _batches(
+        self, request: AnswerRequest, caller: Caller, record: AnswerRecord, *, stream: bool
+    ) -> AsyncGenerator[Batch]:
+        """The events of an answer: kept ones, or as the model server sends them."""
         on_wire = await self._load(request, caller)
-        echo = await self._echo(request, on_wire)
+        compute = partial(self._pieces if stream else self._whole, request, on_wire)
+        answer = self._cache.answer(request, on_wire, caller, record, compute, stream=stream)
         try:
-            answers = await self._backend.generate_choices(on_wire, timeout=self._timeout)
+            async with aclosing(answer) as batches:
+                async for batch in batches:
+                    yield batch
         except GLMError as error:
             raise self._failed(error, request) from error
+
+    async def _whole(
+        self, request: AnswerRequest, on_wire: GenerationRequest
+    ) -> AsyncGenerator[Batch]:
+        """Everything at once."""
+        echo = await self._echo(request, on_wire)
+        answers = await self._backend.generate_choices(on_wire, timeout=self._timeout)
         self._health.note_success()
-        record.usage = usage = TokenUsage(
+        usage = TokenUsage(
             prompt=answers[0].num_input_tokens,
             image=answers[0].num_image_tokens,
             cached=answers[0].num_cached_tokens,
             completion=sum(answer.num_output_tokens for answer in answers),
             reasoning=sum(answer.num_reasoning_tokens for answer in answers),
         )
-        record.finish_reasons += [answer.finish_reason for answer in answers]
         echo = [replace(begin, logprobs=answers[0].prompt_logprobs) for begin in echo]
         events = []
         for choice, answer in enumerate(answers):
@@ -122,46 +164,44 @@ class Generator:
             finish = Finish(answer.finish_reason, answer.stop_reason, boxes)
             for event in (*echo, *_events(answer, request), finish):
                 events.append(AnswerEvent(choice, event, usage))
-        return events
+        yield events
 
-    async def _stream(self, request: AnswerRequest, caller: Caller) -> AsyncGenerator[AnswerEvent]:
-        record = caller.record.begin_answer(is_raw=request.is_raw)
-        on_wire = await self._load(request, caller)
+    async def _pieces(
+        self, request: AnswerRequest, on_wire: GenerationRequest
+    ) -> AsyncGenerator[Batch]:
+        """Each piece as it comes."""
         echo = await self._echo(request, on_wire)
         texts = [""] * request.num_choices
         sizes: Sequence[tuple[int, int]] = ()
         usage = TokenUsage()
         early: list[GenerationDelta] = []
-        try:
-            async with aclosing(self._backend.stream(on_wire, timeout=self._timeout)) as deltas:
-                async for delta in deltas:
-                    self._health.note_success()
-                    if echo and delta.index:
-                        early.append(delta)  # the first answer has what begins all of them
-                        continue
-                    for choice in range(request.num_choices if echo else 0):
-                        begin = replace(echo[0], logprobs=delta.prompt_logprobs)
-                        yield AnswerEvent(choice, begin, _with(usage, delta))
+        async with aclosing(self._backend.stream(on_wire, timeout=self._timeout)) as deltas:
+            async for delta in deltas:
+                self._health.note_success()
+                if echo and delta.index:
+                    early.append(delta)  # the first answer has what begins all of them
+                    continue
+                if echo:
+                    begin = replace(echo[0], logprobs=delta.prompt_logprobs)
+                    so_far = _with(usage, delta)
+                    yield [
+                        AnswerEvent(choice, begin, so_far) for choice in range(request.num_choices)
+                    ]
                     echo = ()
-                    for piece in (delta, *early):
-                        usage = _with(usage, piece)
-                        events = list(_events(piece, request))
+                for piece in (delta, *early):
+                    usage = _with(usage, piece)
+                    events = list(_events(piece, request))
+                    if request.finds_boxes:
+                        texts[piece.index] += piece.content
+                        sizes = piece.image_sizes or sizes
+                    if piece.finish_reason is not None:
+                        boxes = None
                         if request.finds_boxes:
-                            texts[piece.index] += piece.content
-                            sizes = piece.image_sizes or sizes
-                        if piece.finish_reason is not None:
-                            record.finish_reasons.append(piece.finish_reason)
-                            boxes = None
-                            if request.finds_boxes:
-                                boxes = find_boxes(texts[piece.index], sizes[-1])
-                            events.append(Finish(piece.finish_reason, piece.stop_reason, boxes))
-                        if events:
-                            record.note_piece(usage, request.num_choices)
-                        for event in events:
-                            yield AnswerEvent(piece.index, event, usage)
-                    early.clear()
-        except GLMError as error:
-            raise self._failed(error, request) from error
+                            boxes = find_boxes(texts[piece.index], sizes[-1])
+                        events.append(Finish(piece.finish_reason, piece.stop_reason, boxes))
+                    if events:
+                        yield [AnswerEvent(piece.index, event, usage) for event in events]
+                early.clear()
 
     async def _load(self, request: AnswerRequest, caller: Caller) -> GenerationRequest:
         files = await self._fetcher.load_all(request.paths.files, caller.hold)

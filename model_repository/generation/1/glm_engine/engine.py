@@ -149,6 +149,7 @@ class Engine:
         self.grammars = Grammars(
             checkpoint.tokenizer, len(self.table), self.defaults.eos_token_ids, self.thinking
         )
+        self._revision = checkpoint.revision
         self._runner = ModelRunner(
             checkpoint, config, num_tokens=len(self.table), thinking=self.thinking
         )
@@ -190,10 +191,12 @@ class Engine:
         return self._runner.max_model_len
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, float | str]:
         """What clients may want to know of the model, before they ask: ``max_model_len`` and
-        ``vocab_size`` in tokens, and the defaults of sampling parameters."""
+        ``vocab_size`` in tokens, the defaults of sampling parameters, and the ``revision`` of the
+        checkpoint, which other weights do not have."""
         return {
+            "revision": self._revision,
             "max_model_len": self.max_model_len,
             "vocab_size": len(self.table),
             "temperature": self.defaults.temperature,

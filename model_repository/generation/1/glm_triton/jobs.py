@@ -48,7 +48,7 @@ class Response:
     num_reasoning_tokens: int | None = None
     token_ids: Sequence[int] | None = None
     image_sizes: np.ndarray[Any, Any] | None = None
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, float | str] | None = None
     prompt_logprobs: Sequence[Mapping[int, Mapping[str, Any]]] | None = None
 
 
