@@ -51,9 +51,9 @@ async def ask(client: httpx2.AsyncClient, model: str) -> str:
 
 
 def curl_command(base_url: str, model: str, with_key: bool) -> str:
-    """The same request as a curl command."""
-    lines = [f"curl {base_url}/v1/chat/completions", "-H 'Content-Type: application/json'"]
+    """The same request as a curl command, in one line."""
+    words = [f"curl {base_url}/v1/chat/completions", "-H 'Content-Type: application/json'"]
     if with_key:
-        lines.append("-H 'Authorization: Bearer YOUR_KEY'")
-    lines.append(f"-d '{json.dumps(chat_request(model))}'")
-    return " \\\n    ".join(lines)
+        words.append("-H 'Authorization: Bearer YOUR_KEY'")
+    words.append(f"-d '{json.dumps(chat_request(model))}'")
+    return " ".join(words)

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 import glm_web.settings
 from glm_frontend.variables import PREFIX
+from launcher.triton_options import is_set, split_options
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +52,8 @@ class LauncherSettings(glm_web.settings.PageSettings):
     """Triton's metrics port."""
     triton_http_port: int = Field(default=8003, ge=1, le=65535)
     """Triton's HTTP port."""
+    triton_options: str = ""
+    """More options of tritonserver, written as in a shell."""
     triton_exit_timeout: int = Field(default=30, ge=1)
     """Seconds that running requests have to finish when Triton is stopped."""
     start_timeout: float = Field(default=1800, gt=0)
@@ -81,6 +84,12 @@ class LauncherSettings(glm_web.settings.PageSettings):
             raise ValueError("no such folder")
         return value
 
+    @field_validator("triton_options")
+    @classmethod
+    def _check_triton_options(cls, value: str) -> str:
+        split_options(value)
+        return value
+
     @field_validator("model_repository")
     @classmethod
     def _absolute_repository(cls, value: Path) -> Path:
@@ -98,6 +107,28 @@ class LauncherSettings(glm_web.settings.PageSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_tls_options(self) -> Self:
+        if not self.frontend:
+            return self
+        options = self.triton_option_list
+        tls, mutual = is_set(options, "--grpc-use-ssl"), is_set(options, "--grpc-use-ssl-mutual")
+        for needed, name in (
+            (tls or mutual, "triton_root_certificate"),
+            (mutual, "triton_certificate"),
+        ):
+            if needed and getattr(self, name) is None:
+                raise ValueError(
+                    f"{variable(name)} is needed for the frontend, as {variable('triton_options')} "
+                    "switch on TLS"
+                )
+        if self.triton_root_certificate is not None and not (tls or mutual):
+            raise ValueError(
+                f"{variable('triton_root_certificate')} needs --grpc-use-ssl=true and the server's "
+                f"certificate and key in {variable('triton_options')}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_ports_differ(self) -> Self:
         owner: dict[int, str] = {}
         for name in self.ports:
@@ -111,6 +142,11 @@ class LauncherSettings(glm_web.settings.PageSettings):
     def base_url(self) -> str:
         """URL of the frontend from this machine."""
         return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def triton_option_list(self) -> list[str]:
+        """``triton_options`` as arguments."""
+        return split_options(self.triton_options)
 
     @property
     def ports(self) -> list[str]:

@@ -25,9 +25,12 @@ CONTAINER = Path("/opt/tritonserver")
 # of a 1024 px picture are 3.2 MB; Docker's default /dev/shm of 64 MB holds three instances of 16.
 SHM_BYTES = 16 * 1024 * 1024
 
+# Half of the interval that clients may count on: pings arrive less regularly than they are sent.
+MIN_PING_MS = 5_000
+
 # APIs that change the server or expose other requests require the key of this run. Inference,
-# health, metadata and model-config stay open.
-RESTRICTED_APIS = "model-repository,shared-memory,statistics,trace,logging"
+# health, metadata, model-config and statistics, which only read, stay open.
+RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 ADMIN_HEADER = "glm-admin-key"
 
 # Logged by Triton on every machine without a GPU.
@@ -36,7 +39,10 @@ NO_GPU_LINES = (
     "CudaDriverHelper has not been initialized",
     "DCGM unable to start",
 )
-LOG_LINE = re.compile(r"(?P<level>[IWEF])\d{4} [\d:.]+ \d+ (?P<source>\S+):\d+\]")
+# In both of its formats, of which ISO8601, with a time zone, is the launcher's default.
+LOG_LINE = re.compile(
+    r"(?:(?P<level>[IWEF])\d{4} [\d:.]+|[\dT:-]+Z (?P<iso_level>[IWEF])) \d+ (?P<source>\S+):\d+\]"
+)
 LEVELS = {"W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 LOADING = re.compile(r"\bloading: (?P<model>[^:]+):\d+")
 LOADED = re.compile(r"successfully loaded '(?P<model>[^']+)'")
@@ -83,10 +89,17 @@ class Triton:
             f"--backend-config=python,shm-growth-byte-size={SHM_BYTES}",
             # All tensors passed to Triton are on the CPU.
             "--pinned-memory-pool-byte-size=0",
+            # Each line with a time zone.
+            "--log-format=ISO8601",
+            # Clients may send a ping every 10 s, also between requests, so that a firewall keeps
+            # their connection; gRPC's default closes it unless they are five minutes apart.
+            f"--grpc-http2-min-recv-ping-interval-without-data={MIN_PING_MS}",
+            "--grpc-keepalive-permit-without-calls=true",
         ]
         if self.backends is not None:
             command.append(f"--backend-directory={self.backends}")
-        return command
+        # Last: of an option that is given twice, Triton takes the second.
+        return [*command, *settings.triton_option_list]
 
 
 # By default glibc returns the memory of every large tensor to the system, and faults it in again,
@@ -229,7 +242,8 @@ def line_level(line: str) -> int:
     if match is None:
         return logging.INFO
     of_a_model = match["source"].endswith(".py")
-    return LEVELS.get(match["level"], logging.INFO if of_a_model else logging.DEBUG)
+    level = match["level"] or match["iso_level"]
+    return LEVELS.get(level, logging.INFO if of_a_model else logging.DEBUG)
 
 
 class LoadProgress:

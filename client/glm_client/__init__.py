@@ -8,7 +8,7 @@ Example::
             print(delta.text, end="")
 """
 
-from glm_client.aio import AsyncClient
+from glm_client.aio import TLS, AsyncClient
 from glm_client.errors import (
     DeadlineExceededError,
     GLMError,
@@ -36,6 +36,7 @@ from glm_client.types import (
 )
 
 __all__ = [
+    "TLS",
     "AsyncClient",
     "CallDelta",
     "CallStart",

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +39,40 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
+# Servers count more frequent pings as abuse; `make serve` allows these.
+_MIN_KEEPALIVE = 10.0
+
+
+def _keepalive_options(seconds: float) -> list[tuple[str, int]]:
+    return [
+        ("grpc.keepalive_time_ms", int(seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLS:
+    """PEM files for an encrypted connection.
+
+    Attributes:
+        root_certificate: the certificates by which the server's is signed, which must name the host
+            of the client's ``url``.
+        certificate: the client's own, for a server that asks for one (mutual TLS).
+        key: the private key of ``certificate``.
+
+    Raises:
+        ValueError: only one of ``certificate`` and ``key`` is given.
+    """
+
+    root_certificate: str | Path
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key: give both or none of them")
+
 
 class AsyncClient:
     """Talks to the model ``generation`` of one Triton server.
@@ -47,10 +83,33 @@ class AsyncClient:
     Args:
         url: host and port of Triton's gRPC endpoint.
         timeout: default limit in seconds for a whole request.
+        tls: certificates for an encrypted connection; None for plain text.
+        keepalive: seconds between pings that keep an idle connection open through firewalls; 0 for
+            none. A server that does not allow such an interval closes the connection.
+
+    Raises:
+        ValueError: ``keepalive`` is too short.
+        OSError: a file of ``tls`` cannot be read.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._triton = InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | None = None,
+        keepalive: float = 0,
+    ) -> None:
+        if 0 < keepalive < _MIN_KEEPALIVE:
+            raise ValueError(f"keepalive: must be 0 or at least {_MIN_KEEPALIVE:g} seconds")
+        self._triton = InferenceServerClient(
+            url,
+            ssl=tls is not None,
+            root_certificates=tls and tls.root_certificate,
+            private_key=tls and tls.key,
+            certificate_chain=tls and tls.certificate,
+            channel_args=[*_CHANNEL_OPTIONS, *(_keepalive_options(keepalive) if keepalive else ())],
+        )
         self._timeout = timeout
         self._calls: set[_Call] = set()
 

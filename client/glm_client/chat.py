@@ -25,6 +25,7 @@ from glm_client.terminal import (
     EXIT_USAGE,
     AnswerPrinter,
     add_options,
+    connected,
     dim,
     exit_code,
     explain,
@@ -66,11 +67,12 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: wrong usage, or ``--help``.
         KeyboardInterrupt: Ctrl-C in non-interactive use.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     interactive = options.prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
-    with Client(options.url, timeout=options.timeout) as client:
+    with connected(parser, options) as client:
         chat = _Chat(client, options, interactive=interactive)
         try:
             if options.load is not None:

@@ -20,6 +20,7 @@ from glm_client.terminal import (
     AnswerPrinter,
     add_options,
     close_stdout,
+    connected,
     exit_code,
     explain,
     fail,
@@ -57,7 +58,7 @@ def _ask(arguments: Sequence[str]) -> int:
         pictures = [Path(path).read_bytes() for path in options.pictures]
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}", EXIT_USAGE)
-    with Client(options.url, timeout=options.timeout) as client:
+    with connected(parser, options) as client:
         try:
             _print_answer(client, _request(options, pictures), show_thinking=options.show_thinking)
         except GLMError as error:

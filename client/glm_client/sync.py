@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL, AsyncClient
+from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL, TLS, AsyncClient
 from glm_client.errors import RequestCancelledError
 from glm_client.types import Generation, GenerationDelta, GenerationRequest, Tokenization
 
@@ -22,7 +22,14 @@ class Client:
     Thread-safe. Close it with :meth:`close` or ``with``.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | None = None,
+        keepalive: float = 0,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         # Nothing is scheduled once _closed is set, so no caller waits for work that never runs.
         self._lock = threading.Lock()
@@ -31,7 +38,11 @@ class Client:
             target=self._loop.run_forever, name="glm-client", daemon=True
         )
         self._thread.start()
-        self._client = self._wait(_create(url, timeout))
+        try:
+            self._client = self._wait(_create(url, timeout=timeout, tls=tls, keepalive=keepalive))
+        except BaseException:
+            self._stop()
+            raise
 
     def stream(self, request: GenerationRequest, *, timeout: float | None = None) -> "DeltaStream":
         """Stream the answer; see :class:`DeltaStream` for how to cancel it."""
@@ -77,9 +88,7 @@ class Client:
             self._closed = True
         for work in (self._client.aclose(), _cancel_all()):
             asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._stop()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +100,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = self._submit(work)
@@ -171,8 +185,8 @@ class DeltaStream(Iterator[GenerationDelta]):
             self._items.put(pump.exception())
 
 
-async def _create(url: str, timeout: float) -> AsyncClient:
-    return AsyncClient(url, timeout=timeout)  # a channel belongs to the loop in which it is created
+async def _create(url: str, **options: Any) -> AsyncClient:
+    return AsyncClient(url, **options)  # a channel belongs to the loop in which it is created
 
 
 async def _cancel_all() -> None:

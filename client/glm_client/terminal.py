@@ -1,15 +1,17 @@
 """Shared by the command lines ``cli`` and ``chat``: options, output, exit codes."""
 
 import argparse
+import contextlib
 import math
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL
+from glm_client.aio import DEFAULT_TIMEOUT, DEFAULT_URL, TLS
 from glm_client.errors import GLMError, InvalidRequestError, OverloadedError, UnavailableError
 from glm_client.sync import Client
 from glm_client.types import GenerationDelta
@@ -19,6 +21,12 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 URL_VARIABLE = "GLM_TRITON_URL"
+# The options for TLS, and what their files contain; their variables are those of the frontend.
+_PEM_FILES = {
+    "root_certificate": "the certificates by which the server's is signed; switches TLS on",
+    "certificate": "your own certificate, for a server that asks for one",
+    "key": "its private key",
+}
 EXIT_CODES = (
     "exit codes: 0 answered; 1 the server failed, is overloaded or unreachable;\n"
     "2 wrong usage, or a request that the server rejects; 130 interrupted by Ctrl-C"
@@ -41,6 +49,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"Triton's gRPC endpoint; by default ${URL_VARIABLE}, or else {DEFAULT_URL}",
     )
+    for name, content in _PEM_FILES.items():
+        variable = f"GLM_TRITON_{name.upper()}"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=text,
+            default=os.environ.get(variable),
+            metavar="PEM",
+            help=f"file with {content}; by default ${variable}",
+        )
     parser.add_argument("--system", type=text, metavar="TEXT", help="system message")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="maximum number of tokens to generate (512)"
@@ -58,6 +75,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="limit for one whole answer (%(default)g)",
     )
+
+
+@contextlib.contextmanager
+def connected(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Iterator[Client]:
+    """A client of the server that the options name; it is closed at the end.
+
+    Raises:
+        SystemExit: the options for TLS are wrong.
+    """
+    root, certificate, key = (getattr(options, name) or None for name in _PEM_FILES)
+    tls = None
+    try:
+        if root is not None:
+            tls = TLS(root_certificate=root, certificate=certificate, key=key)
+        elif certificate is not None or key is not None:
+            raise ValueError("certificate and key: need --root-certificate")
+        client = Client(options.url, timeout=options.timeout, tls=tls)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    with client:
+        yield client
 
 
 def sampling_parameters(options: argparse.Namespace) -> dict[str, Any]:

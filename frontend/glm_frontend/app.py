@@ -61,7 +61,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        used_backend = backend or AsyncClient(settings.triton_url)
+        used_backend = backend or AsyncClient(settings.triton_url, tls=settings.triton_tls)
         counts = Metrics()
         used_fetcher = fetcher or ImageFetcher(
             settings, create_transport(), on_fetched=counts.count_fetch

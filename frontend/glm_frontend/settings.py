@@ -9,6 +9,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    FilePath,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -16,6 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from glm_client import TLS
 from glm_frontend import otel
 from glm_frontend.admission.keys import APIKey, all_keys, is_key
 from glm_frontend.admission.rates import parse_rates
@@ -84,6 +86,12 @@ class Settings(BaseSettings):
     """Port to listen on; 0 takes a free one."""
     triton_url: Text = "127.0.0.1:8001"
     """Host and port of Triton's gRPC endpoint."""
+    triton_root_certificate: FilePath | None = None
+    """PEM file with the certificates that Triton's is signed by: TLS instead of plain text."""
+    triton_certificate: FilePath | None = None
+    """PEM file with the frontend's own certificate, where Triton asks for one."""
+    triton_key: FilePath | None = None
+    """PEM file with the key of that certificate."""
     served_model_name: Text = "glm-4.6v-flash"
     """The only name that requests may give as ``model``."""
     api_keys: Annotated[
@@ -159,9 +167,30 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.triton_certificate is None) != (self.triton_key is None):
+            raise ValueError(
+                f"{PREFIX}TRITON_CERTIFICATE and {PREFIX}TRITON_KEY: set both or none of them"
+            )
+        if self.triton_certificate is not None and self.triton_root_certificate is None:
+            raise ValueError(f"{PREFIX}TRITON_CERTIFICATE needs {PREFIX}TRITON_ROOT_CERTIFICATE")
+        return self
+
+    @model_validator(mode="after")
     def _check_tracing(self) -> Self:
         otel.is_on()  # its variables are not ours, but a bad value of theirs stops the start, too
         return self
+
+    @property
+    def triton_tls(self) -> TLS | None:
+        """The certificates for the connection to Triton; None for plain text."""
+        if self.triton_root_certificate is None:
+            return None
+        return TLS(
+            root_certificate=self.triton_root_certificate,
+            certificate=self.triton_certificate,
+            key=self.triton_key,
+        )
 
     @property
     def keys(self) -> tuple[APIKey, ...]:

@@ -107,6 +107,19 @@ def test_every_code_of_the_model_server_is_one_of_the_frontends() -> None:
     assert {ErrorCode[code.upper()] for code in codes} == of_triton
 
 
+def test_a_mistake_an_overload_and_a_fault_are_counted_apart() -> None:
+    reasons = {kind.__name__: kind.finish_reason for kind in ENGINE_ERRORS}
+    assert reasons == {
+        "InvalidRequest": "invalid",
+        "EngineUnavailable": "unavailable",
+        "QueueFull": "rejected",
+        "RequestCancelled": "cancelled",
+        "OutOfMemory": "error",
+        "EngineFailure": "error",
+    }
+    assert {"stop", "length", *reasons.values()} == {*engine.FINISH_REASONS}
+
+
 def test_the_stages_ask_for_details_by_the_clients_name() -> None:
-    for adapter in ("preprocessing/1/model.py", "generation/1/glm_triton/tensors.py"):
+    for adapter in ("preprocessing/1/model.py", "generation/1/glm_triton/parameters.py"):
         assert f'"{client.ERROR_DETAILS}"' in (REPOSITORY / adapter).read_text(encoding="utf-8")

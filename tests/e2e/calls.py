@@ -17,7 +17,7 @@ from tools.stack import Stack
 from waiting import wait_until
 
 MODEL = "glm-4.6v-flash"
-ERRORS = 'glm_requests_total{finish_reason="error"}'
+INVALID = 'glm_requests_total{finish_reason="invalid"}'
 PICTURES = Path(__file__).parent / "pictures"
 # Drawn by other means than the demo model's training: see pictures/draw.py.
 DESCRIPTIONS = {
@@ -37,7 +37,7 @@ DESCRIPTIONS = {
 
 
 # Requests of `settled`, by server.
-_own_errors: Counter[str] = Counter()
+_own_mistakes: Counter[str] = Counter()
 
 
 def data_uri(name: str) -> str:
@@ -82,23 +82,23 @@ def settled(stack: Stack) -> dict[str, float]:
 
     They are published a few times a second, all that has ended at once: so requests of our own go
     after the others, and when these are counted, the others are. The first one's turn may be due to
-    an error from before, the second one's cannot. They are refused before the engine hears of them,
-    and taken out of the numbers again.
+    a mistake from before, the second one's cannot. They are refused before the engine hears of
+    them, and taken out of the numbers again.
     """
     counted = 0
     after: dict[str, float] = {}
     while counted < 2 or after["glm_requests_running"] + after["glm_requests_waiting"]:
-        errors = metrics(stack)[ERRORS]
+        mistakes = metrics(stack)[INVALID]
         assert post(stack, chat("hello", max_tokens=100_000)).status_code == 400
-        _own_errors[stack.base_url] += 1
-        wait_until(partial(_has_more_errors, stack, errors))
+        _own_mistakes[stack.base_url] += 1
+        wait_until(partial(_has_more_mistakes, stack, mistakes))
         after = metrics(stack)
         counted += 1
-    return after | {ERRORS: after[ERRORS] - _own_errors[stack.base_url]}
+    return after | {INVALID: after[INVALID] - _own_mistakes[stack.base_url]}
 
 
-def _has_more_errors(stack: Stack, than: float) -> bool:
-    return metrics(stack)[ERRORS] > than
+def _has_more_mistakes(stack: Stack, than: float) -> bool:
+    return metrics(stack)[INVALID] > than
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from tritonclient import grpc
+from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
 from e2e.calls import PICTURES, metrics, settled
@@ -261,6 +261,160 @@ def test_generate_and_generate_stream_over_http(stack: Stack) -> None:
     long = {"stream": True, "sampling_parameters": '{"ignore_eos": true, "max_tokens": 1000}'}
     events = requests.post(f"{url}/generate_stream", json=body | long, timeout=60).text
     assert events.count("data: ") > 1
+
+
+def _generate(stack: Stack, **fields: Any) -> requests.Response:
+    url = f"{stack.triton_http_url}/v2/models/generation/generate"
+    return requests.post(url, json=fields, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 3, "temperature": 0.0},
+        {"max_tokens": "3", "temperature": "0"},
+        {"parameters": {"max_tokens": 3, "temperature": 0, "stream": False}},
+        {"sampling_parameters": '{"max_tokens": "3"}', "temperature": 0},
+        # TensorRT-LLM's, with what asks for nothing.
+        {"max_tokens": 3, "temperature": 0, "bad_words": "", "stop_words": "", "pad_id": 2},
+        {"max_tokens": 3, "temperature": 0, "stop_words": ["neverseen", "northis"], "id": "a"},
+    ],
+)
+def test_sampling_parameters_are_heeded_wherever_they_stand(
+    stack: Stack, fields: dict[str, Any]
+) -> None:
+    expected = _generate(
+        stack, text_input="Who?", sampling_parameters='{"max_tokens": 3, "temperature": 0}'
+    )
+    response = _generate(stack, text_input="Who?", **fields)
+    assert response.status_code == 200
+    assert response.json()["text_output"] == expected.json()["text_output"]
+
+
+def test_stop_words_end_an_answer(stack: Stack) -> None:
+    asked = {"text_input": "Who are you?", "temperature": 0, "exclude_input_in_output": True}
+    whole = _generate(stack, **asked).json()["text_output"]
+    _, word, rest = whole.partition(whole.split()[-1])
+    cut = _generate(stack, **asked, stop_words=[word]).json()["text_output"]
+    assert whole.startswith(cut) and word not in cut.rpartition("</think>")[2] and not rest
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"text": "Who?"}, "text"),
+        ({"text_input": "Who?", "temprature": 1}, "temprature"),
+        ({"text_input": "Who?", "parameters": {"beams": 1}}, "beams"),
+        ({"text_input": "Who?", "max_tokens": 0}, "max_tokens"),
+        ({"text_input": "Who?", "beam_width": 4}, "beam_width"),
+        ({"text_input": "Who?", "timeout": 4}, "timeout"),
+        (
+            {"text_input": "Who?", "top_k": 3, "sampling_parameters": '{"top_k": 4}'},
+            "top_k: contradicts sampling_parameters.top_k",
+        ),
+        # Triton's own sentences.
+        ({"text_input": "Who?", "stop": ["a"]}, "parameter 'stop'"),
+        ({"text_input": "Who?", "x": {"a": 1}}, "parameter 'x'"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(
+    stack: Stack, fields: dict[str, Any], name: str
+) -> None:
+    response = _generate(stack, **fields)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(name)
+
+
+def test_parameters_over_grpc_are_heeded_or_refused(client: grpc.InferenceServerClient) -> None:
+    question = _text("text_input", b"Who are you?")
+    [response] = _responses(
+        client, question, _flag("return_num_output_tokens", True), parameters={"max_tokens": 3}
+    )
+    assert response["num_output_tokens"] == 3
+    # Those of Triton's scheduler are not ours.
+    assert _responses(client, question, priority=1, sequence_id=3, sequence_start=True)
+    for name, message in (
+        ("zzz", "zzz: is neither an input nor a sampling parameter"),
+        ("stream", "stream: is an input: send it as a tensor"),
+    ):
+        with pytest.raises(InferenceServerException, match=f"^{message}"):
+            _responses(client, question, parameters={name: 1})
+
+
+def test_named_outputs_need_no_flags(client: grpc.InferenceServerClient) -> None:
+    asked = [
+        _text("text_input", b"Who are you?"),
+        _text("sampling_parameters", b'{"max_tokens": 3, "temperature": 0}'),
+    ]
+
+    def outputs(*names: str, **flags: bool) -> dict[str, Any]:
+        [response] = _responses(
+            client,
+            *asked,
+            *(_flag(name, value) for name, value in flags.items()),
+            outputs=[grpc.InferRequestedOutput(name) for name in names],
+        )
+        return response
+
+    names = {
+        "text_output", "finish_reason", "index", "cumulative_logprob", "logprobs",
+        "num_input_tokens", "num_image_tokens", "num_cached_tokens", "num_output_tokens",
+        "num_reasoning_tokens", "token_ids", "prompt_logprobs", "limits",
+    }  # fmt: skip
+    assert {"text_output"} == {*_responses(client, *asked)[0]}
+    assert outputs("finish_reason") == {"finish_reason": b"length"}
+    assert outputs("finish_reason", "token_ids", return_finish_reason=False).keys() == {"token_ids"}
+    assert outputs("events").keys() == {"events"}
+    found = outputs(*names)
+    assert {*found} == names
+    assert len(json.loads(found["logprobs"])) == found["num_output_tokens"] == 3
+    assert len(json.loads(found["prompt_logprobs"])) == found["num_input_tokens"]
+    with pytest.raises(InferenceServerException, match=r"^text_output: is not an output beside"):
+        outputs("events", "text_output")
+
+
+def test_preprocessing_refuses_what_it_does_not_know(
+    stack: Stack, client: grpc.InferenceServerClient
+) -> None:
+    question = _text("text_input", b"hi")
+    of_http = http.InferInput("text_input", [1], "BYTES")
+    of_http.set_data_from_numpy(np.array([b"hi"], dtype=object))
+    http_client = http.InferenceServerClient(stack.triton_http_url.removeprefix("http://"))
+    triton_s_own = {"priority": 3, "timeout": 9_000_000, "sequence_id": 4, "request_id": "k"}
+    assert client.infer("preprocessing", [question], **triton_s_own).as_numpy("input_ids").size
+    assert http_client.infer("preprocessing", [of_http], **triton_s_own).as_numpy("input_ids").size
+    for infer, tensor in ((client.infer, question), (http_client.infer, of_http)):
+        with pytest.raises(InferenceServerException, match="parameters: have 'zzz'"):
+            infer("preprocessing", [tensor], parameters={"zzz": 1})
+
+
+def test_statistics_are_open_and_administration_is_not(stack: Stack) -> None:
+    url = f"{stack.triton_http_url}/v2"
+    assert _generate(stack, text_input="Who?", max_tokens=1).status_code == 200
+    [model] = requests.get(f"{url}/models/generation/stats", timeout=60).json()["model_stats"]
+    assert model["inference_count"] >= 1
+    assert requests.get(f"{url}/models/stats", timeout=60).status_code == 200
+    for verb, path in (
+        ("post", "repository/index"),
+        ("post", "repository/models/generation/unload"),
+        ("post", "repository/models/generation/load"),
+        ("get", "models/generation/trace/setting"),
+        ("post", "trace/setting"),
+        ("get", "logging"),
+        ("post", "logging"),
+        ("get", "systemsharedmemory/status"),
+        ("post", "cudasharedmemory/unregister"),
+    ):
+        assert requests.request(verb, f"{url}/{path}", json={}, timeout=60).status_code == 403, path
+
+
+def test_a_mistake_of_a_client_is_not_counted_as_a_fault(stack: Stack) -> None:
+    invalid, error = (f'glm_requests_total{{finish_reason="{r}"}}' for r in ("invalid", "error"))
+    before = settled(stack)
+    for fields in ({"top_p": 7}, {"temprature": 1}, {"image": "no image"}, {"max_tokens": 9999}):
+        assert _generate(stack, text_input="Who?", **fields).status_code == 400
+    wait_until(lambda: metrics(stack)[invalid] == before[invalid] + 4)
+    assert metrics(stack)[error] == before[error]
 
 
 def test_preprocessing_answers_by_itself(client: grpc.InferenceServerClient) -> None:

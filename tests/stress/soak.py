@@ -69,7 +69,7 @@ MOST_FAULTS = 20
 # some MiB), of Triton's regions, of threads and of open files.
 MEMORY_TOLERANCE = 32 * MIB
 THREAD_TOLERANCE = FILE_TOLERANCE = 2.0
-REASONS = ("stop", "length", "cancelled", "error", "rejected")
+REASONS = ("stop", "length", "cancelled", "invalid", "rejected", "unavailable", "error")
 
 
 class Soak:

@@ -226,14 +226,14 @@ class Mix:
             "bad base64": (
                 self._body([_turn(b"")]).replace(b";base64,", b";base64,%"), 400, "",
             ),
-            "bad picture": (self._body([no_picture], **self._stream()), 400, "error"),
+            "bad picture": (self._body([no_picture], **self._stream()), 400, "invalid"),
             "unsupported field": (self._body(text, use_beam_search=True), 400, ""),
             "bad value": (self._body(text, temperature=3), 400, ""),
             "wrong model": (self._body(text, model="gpt"), 404, ""),
             "too long": (
-                self._body([{"role": "user", "content": "word " * 20_000}]), 400, "error",
+                self._body([{"role": "user", "content": "word " * 20_000}]), 400, "invalid",
             ),
-            "too many tokens": (self._body(text, max_tokens=10**6), 400, "error"),
+            "too many tokens": (self._body(text, max_tokens=10**6), 400, "invalid"),
         }  # fmt: skip
         kind = self._random.choice(list(bodies))
         body, status, counted = bodies[kind]
@@ -241,7 +241,7 @@ class Mix:
 
     def _bad_direct(self, name: str) -> Ask:
         request = GenerationRequest(text_input="hi", images=[b"no picture"], request_id=name)
-        return Ask("direct, bad picture", name, request, _never, counted="error", status=0)
+        return Ask("direct, bad picture", name, request, _never, counted="invalid", status=0)
 
     def _left(self, name: str) -> Ask:
         # Before the first byte, or anywhere in the answer.
@@ -332,7 +332,7 @@ class Books:
         was complete when the server heard of it, was counted as cancelled or as answered in full.
         """
         found = []
-        for reason in ("stop", "error"):
+        for reason in ("stop", "invalid", "unavailable", "error"):
             if gained[reason] != self.counted[reason]:
                 found.append(
                     f"{reason}: Triton counts {gained[reason]:g}, clients {self.counted[reason]}"

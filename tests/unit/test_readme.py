@@ -22,7 +22,7 @@ PAGES = [
         *("client/README.md", "benchmarks/README.md", "demo_model/README.md"),
         "frontend/glm_web/README.md",
         *("docs/architecture.md", "docs/operate.md", "docs/api.md", "docs/clients.md"),
-        "docs/comparison.md",
+        *("docs/comparison.md", "docs/triton.md", "client/examples/triton_models/README.md"),
     )
 ]
 # Told by the launcher to its own processes.

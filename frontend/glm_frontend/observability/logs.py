@@ -3,7 +3,7 @@
 import logging
 from typing import Literal
 
-from glm_frontend.observability.json_log import JsonFormatter
+from glm_frontend.observability.json_log import JsonFormatter, TextFormatter
 
 LOGGER_NAME = "glm_frontend"
 
@@ -14,7 +14,7 @@ def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # One line for each fetched picture says nothing that the access log does not.
     logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -36,6 +36,7 @@ class TritonPythonModel:
         configure_logging(config)
         for problem in unknown_variables():
             logger.warning("%s", problem)
+        self._forwarded_headers = config.forwarded_headers
         self._telemetry = Telemetry()
         self._heartbeat = Heartbeat(args["model_name"], workers=NUM_WORKERS)
         self._pipeline = Pipeline(
@@ -68,7 +69,12 @@ class TritonPythonModel:
                 continue
             try:
                 self._pipeline.accept(
-                    read_job(triton_request, client, self._pipeline.engine.defaults)
+                    read_job(
+                        triton_request,
+                        client,
+                        self._pipeline.engine.defaults,
+                        self._forwarded_headers,
+                    )
                 )
             except GenerationError as error:
                 self._metrics.count_finished(error.finish_reason)
@@ -82,6 +88,7 @@ class TritonPythonModel:
                     "reading the request failed request_id=%(request_id)s",
                     {"request_id": triton_request.request_id()},
                 )
+                self._metrics.count_finished(EngineFailure.finish_reason)
                 client.fail(EngineFailure("the request could not be read"))
 
     def finalize(self) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import traceback
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,11 @@ from glm_preprocessing.settings import PreprocessingSettings
 
 # Who asks for these alone wants tokens as text, and need not send the images that they stand for.
 _TEXT_OUTPUTS = frozenset({"input_ids", "text", "token_text", "image_size"})
+_ERROR_DETAILS = "error_details"
+# Ours, and those of Triton that concern the form of a response only.
+_PARAMETERS = frozenset(
+    {_ERROR_DETAILS, "id", "binary_data_output", "triton_enable_empty_final_response"}
+)
 
 
 class TritonPythonModel:
@@ -21,7 +28,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load tokenizer, chat template and image sizes; a bad setting stops the load."""
-        self._preprocessor = Preprocessor.from_settings(PreprocessingSettings.from_env())
+        settings = PreprocessingSettings.from_env()
+        self._preprocessor = Preprocessor.from_settings(settings)
+        self._forwarded_headers = settings.forwarded_headers
         self._heartbeat = Heartbeat(args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -37,6 +46,7 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         self._heartbeat.beat()
         try:
+            _check_parameters(request, self._forwarded_headers)
             given, wanted = _from_tensors(request), frozenset(request.requested_output_names())
             if given.prompt_token_ids is not None and wanted <= _TEXT_OUTPUTS:
                 token_ids = self._preprocessor.known(given.prompt_token_ids)
@@ -62,16 +72,32 @@ class TritonPythonModel:
 
 
 def _error(error: PreprocessingError, request: Any) -> Any:
-    text = wire_text(error, details=_parameter(request, "error_details"))
-    code = getattr(pb_utils.TritonError, error.status)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
-
-
-def _parameter(request: Any, name: str) -> bool:
     try:
-        return bool(json.loads(request.parameters() or "{}").get(name))
-    except ValueError:  # a client may send values that are not valid JSON, such as NaN
-        return False
+        details = bool(_parameters(request).get(_ERROR_DETAILS))
+    except ValueError:
+        details = False
+    code = getattr(pb_utils.TritonError, error.status)
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(wire_text(error, details=details), code)
+    )
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    """Raises ValueError where a value cannot be written as JSON, such as infinity."""
+    found: dict[str, Any] = json.loads(request.parameters() or "{}")
+    return found
+
+
+def _check_parameters(request: Any, forwarded_headers: Iterable[str]) -> None:
+    """Refuse what is neither a tensor nor a known parameter; Triton passes on any parameter."""
+    try:
+        parameters = _parameters(request)
+    except ValueError:
+        raise InvalidInput("parameters", "must be texts, booleans and finite numbers") from None
+    for name in parameters:
+        is_header = any(fnmatchcase(name.lower(), pattern) for pattern in forwarded_headers)
+        if name not in _PARAMETERS and not is_header:
+            raise InvalidInput("parameters", f"have {name[:64]!a}, which is not known")
 
 
 def _from_tensors(request: Any) -> PromptRequest:

@@ -39,7 +39,7 @@ HEAD = (
 
 _STEPS = "glm_cancellation_steps"
 _CANCELLED = 'glm_requests_total{finish_reason="cancelled"}'
-_ERRORS = 'glm_requests_total{finish_reason="error"}'
+_INVALID = 'glm_requests_total{finish_reason="invalid"}'
 
 
 def _large_picture() -> bytes:
@@ -168,12 +168,12 @@ async def _idle(stack: Stack) -> dict[str, float]:
             await asyncio.sleep(0.05)
     async with httpx2.AsyncClient(base_url=stack.base_url, trust_env=False) as client:
         for _ in range(2):
-            errors = (await _metrics(stack))[_ERRORS]
+            mistakes = (await _metrics(stack))[_INVALID]
             refused = await client.post(
                 "/v1/chat/completions", json=chat("", tokens=100_000), timeout=PATIENCE
             )
             assert refused.status_code == 400, refused.text
-            await _until(stack, _is_above(_ERRORS, errors))
+            await _until(stack, _is_above(_INVALID, mistakes))
     return await _until(
         stack, lambda values: not values["glm_requests_running"] + values["glm_requests_waiting"]
     )

@@ -657,7 +657,7 @@ def test_stop_fails_jobs_that_do_not_finish(
     stage.pipeline.stop()
     assert isinstance(running.error, EngineUnavailable)
     assert isinstance(preparing.error, EngineUnavailable)
-    assert stage.ended[-1][1] == "rejected"
+    assert stage.ended[-1][1] == "unavailable"
 
 
 def test_without_its_thread_the_process_is_not_alive(

@@ -7,7 +7,12 @@ import pytest
 
 from glm_engine.config import EngineConfig
 from glm_engine.errors import InvalidRequest
-from glm_engine.request import GenerationDefaults, SamplingParams, parse_sampling_parameters
+from glm_engine.request import (
+    GenerationDefaults,
+    SamplingParams,
+    StructuredOutputs,
+    parse_sampling_parameters,
+)
 
 DEFAULTS = GenerationDefaults(frozenset({1}), temperature=0.8, top_p=0.6, top_k=2)
 
@@ -26,12 +31,70 @@ def test_what_is_left_open_comes_from_the_checkpoint() -> None:
 def test_values_may_be_texts_and_stand_beside() -> None:
     """As clients of Triton's HTTP endpoint send them."""
     text = '{"max_tokens": "5", "top_k": 7.0, "ignore_eos": "True", "temperature": null}'
-    beside = {"temperature": "0.1", "max_tokens": 9, "binary_data_output": True}
+    beside = {"temperature": "0.1", "max_tokens": 5}
     params = parse_sampling_parameters(text, DEFAULTS, beside)
     assert (params.max_tokens, params.top_k, params.ignore_eos) == (5, 7, True)
-    assert params.temperature == DEFAULTS.temperature  # what is in the input counts, null as well
+    assert params.temperature == 0.1  # null is the same as absent
+
+
+def test_lists_and_objects_may_be_texts() -> None:
+    """A parameter of a Triton request can be neither."""
+    beside = {
+        "stop_token_ids": "[4, 5]",
+        "logit_bias": '{"9": -100}',
+        "structured_outputs": '{"choice": ["a"]}',
+        "tool_choice": '{"type": "function", "function": {"name": "f"}}',
+        "stop": "[",
+    }
     params = parse_sampling_parameters(None, DEFAULTS, beside)
-    assert (params.max_tokens, params.temperature) == (9, 0.1)
+    assert (params.stop_token_ids, params.logit_bias) == (frozenset({4, 5}), {9: -100})
+    assert params.structured_outputs == StructuredOutputs("choice", ("a",))
+    assert (params.tool_choice.name, params.stop) == ("f", ("[",))
+
+
+def test_values_that_contradict_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_sampling_parameters('{"max_tokens": 5}', DEFAULTS, {"max_tokens": 9})
+    assert str(caught.value) == "max_tokens: contradicts sampling_parameters.max_tokens"
+    with pytest.raises(InvalidRequest, match=r"^sampling_parameters\.random_seed: contradicts "):
+        _parse(seed=1, random_seed=2)
+
+
+def test_a_value_that_stands_beside_is_named_as_it_was_given() -> None:
+    for beside, name in (
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 3, "min_length": 4}, "min_length"),
+        ({"beams": 3}, "beams"),
+        ({"stop_token_ids": "[-1]"}, r"stop_token_ids\[0\]"),
+    ):
+        with pytest.raises(InvalidRequest, match=rf"^{name}: "):
+            parse_sampling_parameters(None, DEFAULTS, beside)
+
+
+def test_names_of_tensorrt_llm() -> None:
+    params = _parse(stop_words=["a"], random_seed="3", min_length=2, num_return_sequences=4)
+    assert (params.stop, params.seed, params.min_tokens, params.n) == (("a",), 3, 2, 4)
+    # Its example for curl.
+    example = {"max_tokens": 20, "bad_words": "", "stop_words": "", "pad_id": 2, "end_id": 1}
+    assert parse_sampling_parameters(None, DEFAULTS, example) == _parse(max_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("key", "neutral", "other"),
+    [
+        ("bad_words", [], ["x"]), ("beam_width", "1", 4), ("best_of", 1, "2"),
+        ("detokenize", True, False), ("end_id", "1", 2), ("end_id", None, "x"),
+        ("include_stop_str_in_output", "False", True), ("lora_name", "", "doll"),
+        ("return_log_probs", False, True), ("use_beam_search", False, "true"),
+        ("spaces_between_special_tokens", True, 0), ("allowed_token_ids", None, [1]),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_is_accepted_where_it_changes_nothing(
+    key: str, neutral: Any, other: Any
+) -> None:
+    assert _parse(**{key: neutral}) == _parse()
+    with pytest.raises(InvalidRequest, match=rf"^sampling_parameters\.{key}: is not supported"):
+        _parse(**{key: other})
 
 
 def test_every_parameter_is_read() -> None:

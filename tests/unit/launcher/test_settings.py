@@ -70,6 +70,35 @@ def test_each_bad_value_is_named_with_its_key(monkeypatch: pytest.MonkeyPatch) -
     assert lines[1].startswith("GLM_TRITON_HTTP_PORT='70000': ")
 
 
+def test_dangerous_options_of_triton_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_TRITON_OPTIONS", "--log-verbose=1 --model-control-mode=none")
+    assert problem().startswith("GLM_TRITON_OPTIONS=")
+    assert ": --model-control-mode may not be given: the launcher loads all models" in problem()
+
+
+def test_tls_of_triton_and_of_the_frontend_go_together(
+    monkeypatch: pytest.MonkeyPatch, environment: Path
+) -> None:
+    pem = environment / "a.pem"
+    pem.write_text("")
+    monkeypatch.setenv("GLM_TRITON_OPTIONS", "--grpc-use-ssl=true")
+    assert problem().startswith("GLM_TRITON_ROOT_CERTIFICATE is needed for the frontend")
+    monkeypatch.setenv("GLM_TRITON_ROOT_CERTIFICATE", str(pem))
+    tls = LauncherSettings().triton_tls
+    assert tls is not None and tls.root_certificate == pem
+    monkeypatch.setenv("GLM_TRITON_OPTIONS", "--grpc-use-ssl-mutual=true")
+    assert problem().startswith("GLM_TRITON_CERTIFICATE is needed for the frontend")
+    monkeypatch.setenv("GLM_TRITON_CERTIFICATE", str(pem))
+    assert problem() == "GLM_TRITON_CERTIFICATE and GLM_TRITON_KEY: set both or none of them"
+    monkeypatch.setenv("GLM_TRITON_KEY", str(pem))
+    assert LauncherSettings().triton_option_list == ["--grpc-use-ssl-mutual=true"]
+    monkeypatch.setenv("GLM_TRITON_OPTIONS", "")
+    assert "needs --grpc-use-ssl=true" in problem()
+    monkeypatch.setenv("GLM_FRONTEND", "false")  # then clients bring their own certificates
+    monkeypatch.delenv("GLM_TRITON_ROOT_CERTIFICATE")
+    assert problem() == "GLM_TRITON_CERTIFICATE needs GLM_TRITON_ROOT_CERTIFICATE"
+
+
 def test_equal_ports_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLM_TRITON_GRPC_PORT", "8000")
     assert problem() == "GLM_PORT and GLM_TRITON_GRPC_PORT are both 8000"

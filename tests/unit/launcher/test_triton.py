@@ -117,8 +117,17 @@ def test_command_binds_and_restricts(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (apis,) = (word for word in command if word.startswith(flag))
         assert apis.endswith(":glm-admin-key=k")
         assert "model-repository" in apis and "shared-memory" in apis
-        assert "inference" not in apis and "health" not in apis
+        assert not {"inference", "health", "statistics"} & {
+            *apis.split("=")[1].split(":")[0].split(",")
+        }
     assert f"--backend-directory={tmp_path}" in command
+
+
+def test_options_of_the_operator_come_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GLM_MODEL", "zai-org/GLM-4.6V-Flash")
+    monkeypatch.setenv("GLM_TRITON_OPTIONS", "--rate-limit=off '--log-format=default'")
+    command = Triton(Path("tritonserver"), "", tmp_path).command(LauncherSettings(), admin_key="k")
+    assert command[-2:] == ["--rate-limit=off", "--log-format=default"]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +143,9 @@ def test_command_binds_and_restricts(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("| Model | Version |", logging.DEBUG),
         ("", logging.DEBUG),
         ("printed by a model", logging.INFO),
+        ('2026-12-01T11:43:26Z I 7 server.cc:604] "x"', logging.DEBUG),
+        ('2026-12-01T11:43:26Z I 7 model.py:5] "x"', logging.INFO),
+        ('2026-12-01T11:43:26Z E 7 server.cc:241] "x"', logging.ERROR),
     ],
 )
 def test_line_level(line: str, level: int) -> None:

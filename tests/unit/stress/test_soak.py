@@ -86,12 +86,13 @@ def test_the_answer_to_another_request_is_noticed() -> None:
         asks[0].check([Choice(asks[1].id, finish_reason="stop")])
 
 
-RIGHT = {"stop": 10.0, "length": 4.0, "cancelled": 3.0, "error": 2.0, "rejected": 1.0}
+RIGHT = {"stop": 10.0, "length": 4.0, "cancelled": 3.0, "invalid": 2.0, "rejected": 1.0}
+RIGHT |= {"unavailable": 0.0, "error": 0.0}
 
 
 def books() -> Books:
     made = Books(left=5, left_late=3)
-    made.counted.update({"stop": 10, "length": 3, "error": 2, "rejected": 4})
+    made.counted.update({"stop": 10, "length": 3, "invalid": 2, "rejected": 4})
     return made
 
 
@@ -102,8 +103,8 @@ def test_counts_that_agree() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "count"),
-    [("stop", 9), ("stop", 11), ("error", 3), ("length", 2), ("length", 7), ("cancelled", 1),
-     ("rejected", 5)],
+    [("stop", 9), ("stop", 11), ("invalid", 3), ("error", 1), ("length", 2), ("length", 7),
+     ("cancelled", 1), ("rejected", 5)],
 )  # fmt: skip
 def test_counts_that_disagree(reason: str, count: int) -> None:
     assert len(books().differences(RIGHT | {reason: count})) == 1

@@ -53,6 +53,9 @@ class EngineConfig:
             (``GLM_CPU_THREADS``).
         max_thinking_tokens: bound on the thought of a request that sets no ``max_tokens``
             (``GLM_MAX_THINKING_TOKENS``).
+        forwarded_headers: patterns for the lower-case names of headers that Triton passes on as
+            parameters of requests, and that are ignored; ``*`` is any text
+            (``GLM_FORWARDED_HEADERS``, comma-separated).
         log_level: minimum severity of logged records (``GLM_LOG_LEVEL``).
         log_format: whether log lines are text or JSON objects (``GLM_LOG_FORMAT``).
     """
@@ -78,6 +81,7 @@ class EngineConfig:
     gpu_kernels: bool = True
     cpu_threads: int = 0
     max_thinking_tokens: int = 8192
+    forwarded_headers: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"
 
@@ -123,6 +127,7 @@ class EngineConfig:
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
+            forwarded_headers=_names(env, "GLM_FORWARDED_HEADERS"),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )
@@ -133,6 +138,11 @@ def _choice(env: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{key}={value!r} is not one of {', '.join(choices)}")
     return value
+
+
+def _names(env: Mapping[str, str], key: str) -> tuple[str, ...]:
+    names = (name.strip().lower() for name in env.get(key, "").split(","))
+    return tuple(name for name in names if name)
 
 
 def _number(

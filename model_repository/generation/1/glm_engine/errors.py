@@ -21,7 +21,8 @@ class GenerationError(Exception):
     Attributes:
         code: machine-readable; the frontend's ``ErrorCode`` has all of them.
         status: Triton's code, by its name in ``pb_utils.TritonError``.
-        finish_reason: under which the request is counted.
+        finish_reason: under which the request is counted: a mistake of the client, an overload, and
+            a fault of the server are different ones.
     """
 
     default_code: ClassVar[str] = "internal_error"
@@ -48,6 +49,7 @@ class InvalidRequest(GenerationError):
 
     default_code = "invalid_value"
     status = "INVALID_ARG"
+    finish_reason = "invalid"
 
     def __init__(self, param: str | None, message: str, *, code: str | None = None) -> None:
         super().__init__(message, code=code)
@@ -70,7 +72,7 @@ class EngineUnavailable(GenerationError):
 
     default_code = "unavailable"
     status = "UNAVAILABLE"
-    finish_reason = "rejected"
+    finish_reason = "unavailable"
 
     def __init__(self, message: str, *, stage: str | None = None) -> None:
         super().__init__(message)
@@ -89,6 +91,7 @@ class QueueFull(EngineUnavailable):
     """
 
     default_code = "overloaded"
+    finish_reason = "rejected"
 
     def __init__(self, reason: str, retry_after: int) -> None:
         super().__init__(f"queue full: {reason}; retry in {retry_after} s")
@@ -122,6 +125,10 @@ class OutOfMemory(GenerationError):
 
 class EngineFailure(GenerationError):
     """An internal error; ``message`` is shown to clients and does not reveal the cause."""
+
+
+FINISH_REASONS = ("stop", "length", "cancelled", "invalid", "rejected", "unavailable", "error")
+"""All under which requests are counted: the first two are those of complete answers."""
 
 
 def wire_text(error: GenerationError, *, details: bool) -> str:

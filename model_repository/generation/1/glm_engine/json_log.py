@@ -1,4 +1,4 @@
-"""Log records as JSON, one object a line.
+"""Log records as JSON, one object a line; or as text, with the time in each line.
 
 Each part of the server works alone, so each that needs this file has it. What a record is given by
 name becomes a key of the object, and ``name=%(name)s`` is left out of its message:
@@ -20,9 +20,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         named = record.args if isinstance(record.args, dict) else {}
-        time = datetime.fromtimestamp(record.created, UTC)
         entry: dict[str, Any] = {
-            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": _utc(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _PAIR.sub("", record.msg) % named if named else record.getMessage(),
@@ -31,3 +30,26 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Writes time (UTC), level and logger before each line of a record, so also of a traceback.
+
+    Args:
+        layout: of a line, with the fields ``time``, ``level``, ``name`` and ``line``.
+    """
+
+    def __init__(self, layout: str = "{time} {level} {name} {line}") -> None:
+        super().__init__()
+        self._layout = layout
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines, without the end of the last."""
+        fields = {"time": _utc(record), "level": record.levelname, "name": record.name}
+        lines = super().format(record).split("\n")
+        return "\n".join(self._layout.format(line=line, **fields).rstrip() for line in lines)
+
+
+def _utc(record: logging.LogRecord) -> str:
+    time = datetime.fromtimestamp(record.created, UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -130,12 +130,13 @@ def parse_sampling_parameters(
 ) -> SamplingParams:
     """Read the JSON object of the input ``sampling_parameters``.
 
+    Accepts the names of vLLM and of TensorRT-LLM, as their Triton backends do.
+
     Args:
-        beside: parameters of the Triton request, in which clients of its HTTP endpoint send the
-            same keys; others of it are not for the engine.
+        beside: the same keys outside of that input, as parameters of the Triton request.
 
     Raises:
-        InvalidRequest: names the key that is unknown or out of range.
+        InvalidRequest: names the key that is unknown, out of range, or given twice.
     """
     try:
         given = json.loads(text) if text else {}
@@ -143,33 +144,51 @@ def parse_sampling_parameters(
         raise InvalidRequest("sampling_parameters", f"is not valid JSON ({error})") from None
     if not isinstance(given, dict):
         raise InvalidRequest("sampling_parameters", "must be a JSON object")
-    given = {key: value for key, value in beside.items() if key in _READERS} | given
     values: dict[str, Any] = {
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
         "top_k": defaults.top_k,
         "repetition_penalty": defaults.repetition_penalty,
     }
-    for key, value in given.items():
-        if key not in _READERS:
-            raise _bad_key("sampling_parameters", key, "is not supported")
-        path = f"sampling_parameters.{key}"
-        if value is not None:  # null is the same as absent, as in OpenAI's API
-            values[key] = _READERS[key](value, path)
+    set_by: dict[str, str] = {}
+    for prefix, entries in (("sampling_parameters", given), ("", beside)):
+        for key, value in entries.items():
+            path = f"{prefix}.{key}" if prefix else key
+            if key in _NOT_SUPPORTED:
+                if not _asks_for_nothing(key, value, defaults):
+                    raise _bad_key(prefix, key, "is not supported")
+                continue
+            name = _ALIASES.get(key, key)
+            if name not in _READERS:
+                raise _bad_key(prefix, key, "is not supported")
+            if value is None:  # the same as absent, as in OpenAI's API
+                continue
+            read = (_stop_words if key == "stop_words" else _READERS[name])(value, path)
+            if name in set_by and values[name] != read:
+                raise InvalidRequest(path, f"contradicts {set_by[name]}")
+            values[name], set_by[name] = read, path
     params = SamplingParams(**values)
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise InvalidRequest(
-            "sampling_parameters.min_tokens",
-            f"{params.min_tokens} exceeds max_tokens, {params.max_tokens}",
+            set_by["min_tokens"], f"{params.min_tokens} exceeds max_tokens, {params.max_tokens}"
         )
     return params
+
+
+def _asks_for_nothing(key: str, value: Any, defaults: GenerationDefaults) -> bool:
+    """Whether a parameter that is not supported has a value that changes nothing."""
+    number = _from_text(value)
+    if key == "end_id":
+        return value is None or (isinstance(number, int) and number in defaults.eos_token_ids)
+    neutral = _NOT_SUPPORTED[key]
+    return value is None or neutral is _ANY or value in neutral or number in neutral
 
 
 def _bad_key(path: str, key: str, reason: str) -> InvalidRequest:
     """The error for a key; only a word can be part of a path."""
     if re.fullmatch(r"[\w-]{1,64}", key, re.ASCII):
-        return InvalidRequest(f"{path}.{key}", reason)
-    return InvalidRequest(path, f"has the key {key[:64]!a}, which {reason}")
+        return InvalidRequest(f"{path}.{key}" if path else key, reason)
+    return InvalidRequest(path or None, f"has the key {key[:64]!a}, which {reason}")
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any, str], float]:
@@ -211,6 +230,14 @@ def _from_text(value: Any) -> Any:
     return value
 
 
+def _from_json(value: Any) -> Any:
+    """The list or object that a text is, since a parameter of a Triton request can be neither."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
 def _flag(value: Any, path: str) -> bool:
     value = _from_text(value)
     if not isinstance(value, bool):
@@ -235,13 +262,19 @@ def _stop(value: Any, path: str) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _stop_words(value: Any, path: str) -> tuple[str, ...]:
+    return () if value in ("", []) else _stop(value, path)  # TensorRT-LLM's examples send ""
+
+
 def _token_ids(value: Any, path: str) -> frozenset[int]:
+    value = _from_json(value)
     if not isinstance(value, list) or len(value) > MAX_TOKEN_IDS:
         raise InvalidRequest(path, f"must be a list of at most {MAX_TOKEN_IDS} token ids")
     return frozenset(_whole(0)(token_id, f"{path}[{i}]") for i, token_id in enumerate(value))
 
 
 def _logit_bias(value: Any, path: str) -> dict[int, float]:
+    value = _from_json(value)
     if not isinstance(value, dict) or len(value) > MAX_TOKEN_IDS:
         raise InvalidRequest(
             path, f"must be an object of at most {MAX_TOKEN_IDS} token ids and numbers"
@@ -255,6 +288,7 @@ def _logit_bias(value: Any, path: str) -> dict[int, float]:
 
 
 def _structured_outputs(value: Any, path: str) -> StructuredOutputs:
+    value = _from_json(value)
     if not isinstance(value, dict):
         raise InvalidRequest(path, "must be an object")
     given = {key: one for key, one in value.items() if one is not None}
@@ -311,7 +345,7 @@ _STRUCTURES: dict[Any, Callable[[Any, str], Any]] = {
 
 
 def _tool_choice(value: Any, path: str) -> ToolChoice:
-    match value:
+    match _from_json(value):
         case "auto":
             return ToolChoice()
         case "required":
@@ -347,6 +381,40 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "priority": _whole(-1_000_000, 1_000_000),
     "n": _whole(1, MAX_CHOICES),
 }
+# TensorRT-LLM's names.
+_ALIASES = {
+    "min_length": "min_tokens",
+    "num_return_sequences": "n",
+    "random_seed": "seed",
+    "stop_words": "stop",
+}
+_ANY = None
+# Parameters of vLLM, TensorRT-LLM and their Triton backends that are not supported, with the values
+# that change nothing. Some do so with any value: those of beam search alone, and the padding token.
+_NOT_SUPPORTED: Mapping[str, tuple[Any, ...] | None] = MappingProxyType(
+    {
+        "allowed_token_ids": ([],),
+        "bad_words": ("", []),
+        "beam_search_diversity_rate": _ANY,
+        "beam_width": (1,),
+        "best_of": (1,),
+        "detokenize": (True,),
+        "early_stopping": _ANY,
+        "end_id": (),  # one of the checkpoint's, which end an answer anyway
+        "include_stop_str_in_output": (False,),
+        "length_penalty": _ANY,
+        "lora_name": ("",),
+        "pad_id": _ANY,
+        "return_context_logits": (False,),
+        "return_generation_logits": (False,),
+        "return_log_probs": (False,),
+        "return_perf_metrics": (False,),
+        "spaces_between_special_tokens": (True,),
+        "use_beam_search": (False,),
+    }
+)
+SAMPLING_PARAMETERS = frozenset({*_READERS, *_ALIASES, *_NOT_SUPPORTED})
+"""All keys that are known."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

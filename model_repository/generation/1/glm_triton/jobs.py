@@ -89,7 +89,8 @@ class Job:
         prompt_inputs: tensors for stage 1, copied: Triton reuses the originals' memory. Empty once
             the prompt is ready.
         prompt_field: the wire field that contains the prompt.
-        flags: the ``return_...`` inputs that are true.
+        flags: the ``return_...`` inputs that are true, or that a named output implies; "index" if
+            that output is named.
         prefix: text that comes before the answer (vllm_backend's ``exclude_input_in_output:
             false``).
         received: ``time.monotonic()`` timestamp of its arrival.

@@ -9,6 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from glm_engine.engine import EngineStats
+from glm_engine.errors import FINISH_REASONS
 
 # Bucket bounds in seconds: for whole requests and their stages, and for events per token.
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
@@ -60,7 +61,7 @@ class Metrics:
         self._requests = self._family("requests_total", "Requests answered", counter)
         self._by_reason = {
             reason: self._requests.Metric(labels={"finish_reason": reason})
-            for reason in ("stop", "length", "cancelled", "error", "rejected")
+            for reason in FINISH_REASONS
         }
         self._gauges = {
             attribute: self._family(name, description, gauge).Metric(labels={})

@@ -246,7 +246,7 @@ class Responder:
                 values["logprobs"] = [
                     self._readable(token) for output in outputs for token in output.logprobs
                 ]
-        if len(choice.job.choices) > 1:
+        if len(choice.job.choices) > 1 or "index" in flags:
             values["index"] = choice.index
         if "return_finish_reason" in flags:
             values["finish_reason"] = last.finish_reason or ""

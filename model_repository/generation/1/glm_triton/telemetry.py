@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from glm_engine import otel
 from glm_engine.config import EngineConfig
 from glm_engine.errors import GenerationError
-from glm_engine.json_log import JsonFormatter
+from glm_engine.json_log import JsonFormatter, TextFormatter
 from glm_triton.jobs import Job
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def configure_logging(config: EngineConfig) -> None:
     if config.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("generation", "glm_engine"):  # libraries are too verbose at DEBUG
         logging.getLogger(name).setLevel(config.log_level.upper())

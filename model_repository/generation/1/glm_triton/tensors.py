@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,15 @@ import triton_python_backend_utils as pb_utils
 from glm_engine.errors import GenerationError, InvalidRequest, wire_text
 from glm_engine.request import GenerationDefaults, parse_sampling_parameters
 from glm_triton.jobs import Job, Response
+from glm_triton.parameters import (
+    ERROR_DETAILS,
+    REQUEST_ID,
+    read_parameters,
+    select_sampling_parameters,
+    wants_details,
+)
 from glm_triton.preprocessing import PROMPT_INPUTS, PROMPT_OUTPUTS, StageOneError
 
-# The request parameter that selects JSON errors; also sent to stage 1.
-_ERROR_DETAILS = "error_details"
 _FLAGS = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -30,6 +35,38 @@ _FLAGS = (
     "return_image_sizes",
     "return_limits",
 )
+_INPUTS = (
+    *PROMPT_INPUTS,
+    *_FLAGS,
+    "stream",
+    "sampling_parameters",
+    "stop_words",
+    "exclude_input_in_output",
+    "cancel_key",
+    "cancel",
+    "tenant",
+    "cache_salt",
+    "trace_context",
+)
+# Each output, and the flag that it takes; a client that names its outputs need not set the flag.
+_OUTPUTS = {
+    "text_output": None,
+    "finish_reason": "return_finish_reason",
+    "stop_reason": "return_finish_reason",
+    "index": None,
+    "cumulative_logprob": "return_cumulative_logprob",
+    "logprobs": "return_logprobs",
+    "num_input_tokens": "return_num_input_tokens",
+    "num_image_tokens": "return_num_input_tokens",
+    "num_cached_tokens": "return_num_input_tokens",
+    "num_output_tokens": "return_num_output_tokens",
+    "num_reasoning_tokens": "return_num_output_tokens",
+    "token_ids": "return_token_ids",
+    "events": "return_events",
+    "image_sizes": "return_image_sizes",
+    "prompt_logprobs": None,
+    "limits": "return_limits",
+}
 _COUNTS = (
     "index",
     "num_input_tokens",
@@ -49,7 +86,7 @@ class TritonClient:
 
     def __init__(self, triton_request: Any) -> None:
         self._sender = triton_request.get_response_sender()
-        self._wants_details = bool(_parameters(triton_request).get(_ERROR_DETAILS))
+        self._wants_details = wants_details(triton_request.parameters())
 
     def send(self, response: Response, *, is_last: bool) -> None:
         """Send one response."""
@@ -87,8 +124,16 @@ def cancel_key(triton_request: Any) -> bytes | None:
     return key
 
 
-def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefaults) -> Job:
+def read_job(
+    triton_request: Any,
+    client: TritonClient,
+    defaults: GenerationDefaults,
+    forwarded_headers: Collection[str] = (),
+) -> Job:
     """Read the job from a Triton request.
+
+    Args:
+        forwarded_headers: see :func:`glm_triton.parameters.select_sampling_parameters`.
 
     Raises:
         InvalidRequest: names the invalid input.
@@ -99,16 +144,22 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
         for name in PROMPT_INPUTS
         if (tensor := pb_utils.get_input_tensor_by_name(triton_request, name)) is not None
     }
-    flags = frozenset(name for name in _FLAGS if _flag(triton_request, name, default=False))
-    beside = _parameters(triton_request)
-    beside.pop("priority", None)  # Triton's own
+    parameters = read_parameters(triton_request.parameters())
+    beside = select_sampling_parameters(parameters, _INPUTS, forwarded_headers)
+    if (stop_words := _texts(triton_request, "stop_words")) is not None:
+        beside["stop_words"] = [text for text in stop_words if text]
     params = parse_sampling_parameters(
         _text(triton_request, "sampling_parameters"), defaults, beside
     )
+    outputs = _named_outputs(triton_request)
+    flags = _flags(triton_request, outputs)
     if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
         params = replace(params, logprobs=0)
+    if params.prompt_logprobs is None and "prompt_logprobs" in outputs:
+        params = replace(params, prompt_logprobs=0)
     return Job(
-        request_id=triton_request.request_id() or f"request-{id(client):x}",
+        request_id=triton_request.request_id()
+        or str(parameters.get(REQUEST_ID) or f"request-{id(client):x}"),
         client=client,
         prompt_inputs=prompt_inputs,
         prompt_field=next(iter(prompt_inputs), "messages"),
@@ -143,7 +194,7 @@ def infer_stage_one(
         request_id=request_id,
         requested_output_names=list(PROMPT_OUTPUTS),
         inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
-        parameters={_ERROR_DETAILS: True},
+        parameters={ERROR_DETAILS: True},
     ).exec()
     if response.has_error():
         raise StageOneError(response.error().message())
@@ -196,12 +247,21 @@ def _prefix(triton_request: Any, stream: bool) -> str:
     return text
 
 
-def _parameters(triton_request: Any) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(triton_request.parameters() or "{}")
-    except ValueError:  # a client may send values that are not valid JSON, such as NaN
-        return {}
-    return found
+def _named_outputs(triton_request: Any) -> frozenset[str]:
+    """The outputs that the client names; Triton names all where the client names none."""
+    named = frozenset(triton_request.requested_output_names())
+    return frozenset() if named >= _OUTPUTS.keys() else named
+
+
+def _flags(triton_request: Any, outputs: frozenset[str]) -> frozenset[str]:
+    """The flags that are true, or that a named output takes."""
+    taken = {_OUTPUTS[name] for name in outputs}
+    flags = frozenset(name for name in _FLAGS if _flag(triton_request, name, default=name in taken))
+    if "return_events" in flags:
+        for name in ("text_output", "logprobs"):
+            if name in outputs:
+                raise InvalidRequest(name, "is not an output beside events, which contain it")
+    return flags | ({"index"} & outputs)
 
 
 def _value(triton_request: Any, name: str) -> Any:
@@ -227,9 +287,14 @@ def _trace_context(triton_request: Any) -> str:
 
 
 def _text(triton_request: Any, name: str) -> str | None:
-    value = _value(triton_request, name)
+    texts = _texts(triton_request, name)
+    return texts[0] if texts else None
+
+
+def _texts(triton_request: Any, name: str) -> list[str] | None:
+    tensor = pb_utils.get_input_tensor_by_name(triton_request, name)
     try:
-        return None if value is None else value.decode()
+        return None if tensor is None else [value.decode() for value in tensor.as_numpy().ravel()]
     except UnicodeDecodeError:
         raise InvalidRequest(name, "is not valid UTF-8") from None
 

@@ -25,6 +25,9 @@ class PreprocessingSettings:
             (``GLM_MAX_VIDEO_FRAMES``).
         video_decode_timeout: seconds for reading and decoding one video
             (``GLM_VIDEO_DECODE_TIMEOUT``).
+        forwarded_headers: patterns for the lower-case names of headers that Triton passes on as
+            parameters of requests, and that are ignored; ``*`` is any text
+            (``GLM_FORWARDED_HEADERS``, comma-separated).
     """
 
     model: str
@@ -35,6 +38,7 @@ class PreprocessingSettings:
     max_videos: int
     max_video_frames: int
     video_decode_timeout: int
+    forwarded_headers: tuple[str, ...]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
@@ -53,7 +57,13 @@ class PreprocessingSettings:
             max_videos=_integer(env, "GLM_MAX_VIDEOS", default=1, minimum=0),
             max_video_frames=_integer(env, "GLM_MAX_VIDEO_FRAMES", default=100_000, minimum=1),
             video_decode_timeout=_integer(env, "GLM_VIDEO_DECODE_TIMEOUT", default=30, minimum=1),
+            forwarded_headers=_names(env, "GLM_FORWARDED_HEADERS"),
         )
+
+
+def _names(env: Mapping[str, str], key: str) -> tuple[str, ...]:
+    names = (name.strip().lower() for name in env.get(key, "").split(","))
+    return tuple(name for name in names if name)
 
 
 def _integer(env: Mapping[str, str], key: str, *, default: int, minimum: int) -> int:
