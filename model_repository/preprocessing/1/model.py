@@ -12,6 +12,7 @@ from glm_preprocessing.heartbeat import Heartbeat
 from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 
+_CONFIG_OUTPUTS = frozenset({"tokenizer_config"})
 # Who asks for these alone wants tokens as text, and need not send the images that they stand for.
 _TEXT_OUTPUTS = frozenset({"input_ids", "text", "token_text", "image_size"})
 
@@ -37,7 +38,11 @@ class TritonPythonModel:
     def _respond(self, request: Any) -> Any:
         self._heartbeat.beat()
         try:
-            given, wanted = _from_tensors(request), frozenset(request.requested_output_names())
+            wanted = frozenset(request.requested_output_names())
+            if wanted == _CONFIG_OUTPUTS:
+                config = json.dumps(self._preprocessor.tokenizer_config)
+                return pb_utils.InferenceResponse([_text_tensor("tokenizer_config", [config])])
+            given = _from_tensors(request)
             if given.prompt_token_ids is not None and wanted <= _TEXT_OUTPUTS:
                 token_ids = self._preprocessor.known(given.prompt_token_ids)
                 tensors = _token_tensors(token_ids)
