@@ -120,6 +120,22 @@ def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> di
     }
 
 
+def build_tokenizer_config_call() -> dict[str, Any]:
+    """Arguments of tritonclient's ``infer`` for the tokenizer's configuration."""
+    return {
+        "model_name": TOKENIZER_NAME,
+        "inputs": [_bytes("prompt", b"")],
+        "outputs": [InferRequestedOutput("tokenizer_config")],
+        "parameters": {ERROR_DETAILS: True},
+    }
+
+
+def parse_tokenizer_config(result: InferResult) -> dict[str, Any]:
+    """Parse the response to :func:`build_tokenizer_config_call`."""
+    config: dict[str, Any] = json.loads(_first(result, "tokenizer_config", b"{}"))
+    return config
+
+
 def parse_tokenization(result: InferResult) -> Tokenization:
     """Parse the response to :func:`build_tokenizer_call`."""
     texts = result.as_numpy("token_text")

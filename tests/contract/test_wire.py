@@ -108,6 +108,15 @@ def test_the_client_tokenises_by_preprocessings_tensors() -> None:
         assert {output.name() for output in call["outputs"]} <= outputs.keys()
 
 
+def test_the_client_asks_for_the_tokenizers_configuration_by_preprocessings_tensors() -> None:
+    config, call = _config(wire.TOKENIZER_NAME), wire.build_tokenizer_config_call()
+    assert [output.name() for output in call["outputs"]] == ["tokenizer_config"]
+    assert {tensor.name(): tensor.datatype() for tensor in call["inputs"]}.items() <= (
+        _datatypes(config.input).items()
+    )
+    assert "tokenizer_config" in _datatypes(config.output)
+
+
 def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives() -> None:
     preprocessing, generation = _config("preprocessing"), _config("generation")
     assert {*PROMPT_INPUTS, *KNOWN_IMAGE_INPUTS} == {tensor.name for tensor in preprocessing.input}
@@ -115,7 +124,7 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
         for theirs in preprocessing.input:
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
-    for_tokenizers = {"text", "token_text"}
+    for_tokenizers = {"text", "token_text", "tokenizer_config"}
     assert {*PROMPT_OUTPUTS, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
 
 

@@ -110,6 +110,8 @@ class AnswerCache:
 
     def _is_determined(self, on_wire: GenerationRequest) -> bool:
         sampling = on_wire.sampling_parameters
+        if sampling.get("prompt_logprobs") is not None:
+            return False  # whoever scores texts does not ask twice, and these are large
         if sampling.get("seed") is not None:
             return True
         return bool(sampling.get("temperature", self._info.known.get("temperature")) == 0)

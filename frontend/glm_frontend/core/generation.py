@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from glm_client import (
     CallDelta,
@@ -23,7 +24,7 @@ from glm_frontend.core.answer_cache import AnswerCache, Batch
 from glm_frontend.core.backend import Backend
 from glm_frontend.core.boxes import find_boxes
 from glm_frontend.core.caller import Caller
-from glm_frontend.core.events import AnswerEvent, Event, Finish, TokenUsage
+from glm_frontend.core.events import AnswerEvent, Event, Finish, PromptTokens, TokenUsage
 from glm_frontend.core.health import HealthProbe
 from glm_frontend.core.record import AnswerRecord
 from glm_frontend.core.request import AnswerRequest
@@ -106,6 +107,17 @@ class Generator:
         """
         return await self._tokenize(request, await self._load(request, caller), token_texts)
 
+    async def tokenizer_config(self) -> dict[str, Any]:
+        """What the checkpoint says of its tokenizer.
+
+        Raises:
+            APIError: the model server does not answer.
+        """
+        try:
+            return await self._backend.tokenizer_config(timeout=self._timeout)
+        except GLMError as error:
+            raise self._failed(error) from error
+
     async def _complete(self, request: AnswerRequest, caller: Caller) -> list[AnswerEvent]:
         record = caller.record.begin_answer(is_raw=request.is_raw)
         events: list[AnswerEvent] = []
@@ -155,14 +167,16 @@ class Generator:
             completion=sum(answer.num_output_tokens for answer in answers),
             reasoning=sum(answer.num_reasoning_tokens for answer in answers),
         )
-        echo = [replace(begin, logprobs=answers[0].prompt_logprobs) for begin in echo]
+        prompt = answers[0].prompt_logprobs
+        first = [PromptTokens(prompt)] if prompt else []
+        echo = [replace(begin, logprobs=prompt) for begin in echo]
         events = []
         for choice, answer in enumerate(answers):
             boxes = None
             if request.finds_boxes:
                 boxes = find_boxes(answer.content, answer.image_sizes[-1])
             finish = Finish(answer.finish_reason, answer.stop_reason, boxes)
-            for event in (*echo, *_events(answer, request), finish):
+            for event in (*first, *echo, *_events(answer, request), finish):
                 events.append(AnswerEvent(choice, event, usage))
         yield events
 
@@ -227,12 +241,12 @@ class Generator:
         except GLMError as error:
             raise self._failed(error, request) from error
 
-    def _failed(self, error: GLMError, request: AnswerRequest) -> APIError:
+    def _failed(self, error: GLMError, request: AnswerRequest | None = None) -> APIError:
         if isinstance(error, UnavailableError):
             self._health.note_failure(error)
             if (report := self._health.told()) is not None:
                 return APIError(ErrorCode.UNAVAILABLE, report.message)
-        if isinstance(error, InvalidRequestError) and error.param is not None:
+        if request is not None and isinstance(error, InvalidRequestError) and error.param:
             param = request.paths.http(error.param)
             error = InvalidRequestError(error.message, param, code=error.code)
         return from_client_error(error)

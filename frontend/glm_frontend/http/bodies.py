@@ -126,6 +126,7 @@ HINTS = frozenset(
         "eager_input_streaming",
         "encrypted_content",
         "generate_summary",
+        "guided_decoding_backend",
         "include_obfuscation",
         "inference_geo",
         "internal_chat_message_metadata_passthrough",

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from glm_client import GenerationDelta, InvalidRequestError, TokenLogprob, TokenLogprobs
-from unit.frontend.fakes import FakeBackend, delta, events
+from unit.frontend.fakes import FakeBackend, delta, events, prompt_notes
 
 PATH = "/v1/completions"
 RED, CIRCLE = (
@@ -115,6 +115,17 @@ def test_echo_with_log_probabilities(
     assert begin["top_logprobs"][:2] == [None, {"y": -0.25}]
     offsets = [offset for part in told if part for offset in part["text_offset"]]
     assert offsets[:2] == [0, 2] and offsets[2] >= 3
+
+
+def test_log_probabilities_of_the_prompt(client: TestClient, backend: FakeBackend) -> None:
+    prompt, told = prompt_notes()
+    first, *rest = backend.script
+    assert isinstance(first, GenerationDelta)
+    backend.script = [replace(first, prompt_logprobs=prompt), *rest]
+    answer = client.post(PATH, json=body(prompt="Say", prompt_logprobs=1, n=2)).json()
+    assert backend.requests[0].sampling_parameters["prompt_logprobs"] == 1
+    assert [choice["prompt_logprobs"] for choice in answer["choices"]] == [told, told]
+    assert answer["choices"][0]["logprobs"] is None
 
 
 def test_the_first_answer_begins_all_of_them(client: TestClient, backend: FakeBackend) -> None:

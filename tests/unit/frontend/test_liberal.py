@@ -68,6 +68,118 @@ def test_unknown_fields_are_left_out_and_named(
     assert say(client, body, path).headers[IGNORED] == named
 
 
+LOOSE = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "array", "uniqueItems": True, "items": {"type": "string", "format": "iri"}},
+        "not": {"type": "string", "pattern": "^(?!x)"},
+        "b": {"$ref": "#/$defs/b"},
+    },
+    "$defs": {"b": {"anyOf": [{"type": "object", "propertyNames": {}}, {"type": "null"}]}},
+    "minProperties": 1,
+}
+LEFT_OUT = (
+    "properties.a.uniqueItems",
+    "properties.a.items.format",
+    "properties.not.pattern",
+    "$defs.b.anyOf[0].propertyNames",
+)
+
+
+def left_out(path: str, *names: str) -> str:
+    return ", ".join(f"{path}.{name}" for name in names)
+
+
+def function(name: str = "f", **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": LOOSE, **fields}}
+
+
+OWN = {"type": "function", "name": "g", "parameters": LOOSE}
+STRICT = function("s", strict=True, parameters={"type": "object", "properties": {}})
+JSON_SCHEMA = {"name": "x", "schema": LOOSE}
+PARAMETERS = "tools[0].function.parameters"
+ARGUMENTS = ("minProperties", *LEFT_OUT)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (
+            CHAT,
+            chat(tools=[function()], tool_choice="required"),
+            left_out(PARAMETERS, *ARGUMENTS),
+        ),
+        (
+            CHAT,
+            chat(
+                tools=[function(), function("g")],
+                tool_choice={"type": "function", "function": {"name": "g"}},
+            ),
+            left_out("tools[1].function.parameters", *ARGUMENTS),
+        ),
+        (CHAT, chat(tools=[function(), STRICT]), left_out(PARAMETERS, *ARGUMENTS)),
+        (
+            CHAT,
+            chat(response_format={"type": "json_schema", "json_schema": JSON_SCHEMA}),
+            left_out("response_format.json_schema.schema", *LEFT_OUT),
+        ),
+        (
+            CHAT,
+            chat(response_format={"type": "json_object", "schema": LOOSE}),
+            left_out("response_format.schema", *LEFT_OUT),
+        ),
+        (
+            RESPONSES,
+            respond_to(tools=[OWN], tool_choice="required"),
+            left_out("tools[0].parameters", *ARGUMENTS),
+        ),
+        (
+            RESPONSES,
+            respond_to(text={"format": {"type": "json_schema", "name": "x", "schema": LOOSE}}),
+            left_out("text.format.schema", *LEFT_OUT),
+        ),
+        (
+            MESSAGES,
+            message_of(tools=[{"name": "f", "input_schema": LOOSE}], tool_choice={"type": "any"}),
+            left_out("tools[0].input_schema", *ARGUMENTS),
+        ),
+    ],
+)
+def test_keywords_that_cannot_be_enforced_are_named(
+    client: TestClient, path: str, body: dict[str, Any], named: str
+) -> None:
+    assert say(client, body, path).headers[IGNORED] == named
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat(tools=[function()]),  # nothing is enforced
+        chat(tools=[function()], tool_choice="none"),
+        chat(tools=[function(strict=True)], tool_choice="required"),  # or is refused
+        chat(
+            response_format={"type": "json_schema", "json_schema": {**JSON_SCHEMA, "strict": True}}
+        ),
+        chat(structured_outputs={"json": LOOSE}),
+        chat(
+            tools=[function(parameters={"properties": {"x": {"enum": [{"not": 1}]}}})],
+            tool_choice="required",
+        ),
+    ],
+)
+def test_what_is_enforced_or_refused_is_not_named(
+    client: TestClient, backend: FakeBackend, body: dict[str, Any]
+) -> None:
+    assert IGNORED not in say(client, body).headers
+    assert "x-guidance" not in str(backend.requests[0].sampling_parameters)
+
+
+def test_the_engine_learns_what_it_may_leave_out(client: TestClient, backend: FakeBackend) -> None:
+    say(client, chat(response_format={"type": "json_schema", "json_schema": JSON_SCHEMA}))
+    schema = backend.requests[0].sampling_parameters["structured_outputs"]["json"]
+    assert schema == {**LOOSE, "x-guidance": {"lenient": True}}
+
+
 def test_what_asks_for_nothing_is_not_named(client: TestClient) -> None:
     body = chat(store=True, user=7, metadata={"a": 1}, novelty=None, n=1, use_beam_search=False)
     assert IGNORED not in say(client, body).headers

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from glm_client import InvalidRequestError
+from glm_client import InvalidRequestError, UnavailableError
 from unit.frontend.fakes import PIXEL, FakeBackend
 
 PARTS = [{"type": "image_url", "image_url": {"url": PIXEL}}, {"type": "text", "text": "hi"}]
@@ -41,6 +41,16 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
     answer = client.post("/detokenize", json={"tokens": [5, 17, 300]})
     assert answer.json() == {"prompt": "A red circle"}
     assert backend.requests[0].prompt_token_ids == [5, 17, 300]
+
+
+def test_what_the_checkpoint_says_of_its_tokenizer(client: TestClient) -> None:
+    answer = client.get("/tokenizer_info")
+    assert answer.json() == {"eos_token": "<|endoftext|>", "chat_template": "[gMASK]"}
+
+
+def test_no_tokenizer_without_its_server(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = [UnavailableError("gone")]
+    assert client.get("/tokenizer_info").status_code == 503
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from glm_frontend.apis.chat.schema import (
     ToolCallDelta,
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id, system_fingerprint
-from glm_frontend.apis.shared.logprobs import to_logprobs
+from glm_frontend.apis.shared.logprobs import to_logprobs, to_prompt_logprobs
 from glm_frontend.apis.shared.schema import Logprobs, Usage
 from glm_frontend.core.boxes import Box
 from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage, WholeAnswer, fold
@@ -41,15 +41,19 @@ class ChatEncoder(Encoder):
         self._usage: TokenUsage | None = None
 
     def whole(self, events: Sequence[AnswerEvent]) -> ChatCompletion:
-        return ChatCompletion(
+        answers = fold(events)
+        whole = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._body.model,
             system_fingerprint=system_fingerprint(self._body.model),
-            choices=[self._choice(index, answer) for index, answer in enumerate(fold(events))],
+            choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=Usage.of(events[-1].usage),
         )
+        if (top := self._body.prompt_logprobs) is not None:
+            whole.prompt_logprobs = to_prompt_logprobs(answers[0].prompt_logprobs, top)
+        return whole
 
     def begin(self) -> Iterator[ChatCompletionChunk]:
         for index in range(self._body.n or 1):

@@ -23,12 +23,16 @@ from glm_frontend.apis.shared.schema import (
     MAX_PARTS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    PROMPT_LOGPROBS_WANTED,
     ChosenFunction,
     FunctionDefinition,
     Hint,
     JSONSchemaFormat,
     Logprobs,
+    OfferedTool,
     OtherTool,
+    PromptLogprobs,
+    PromptLogprobsWanted,
     ReasoningEffort,
     SamplingParameters,
     StreamOptions,
@@ -37,8 +41,10 @@ from glm_frontend.apis.shared.schema import (
     Usage,
     as_arguments,
     check_only_structure,
+    check_prompt_logprobs,
     closed,
     effort_thinks,
+    note_unenforced,
     numbered,
     only_tools,
     own_or_other,
@@ -440,6 +446,7 @@ class ChatCompletionRequest(SamplingParameters):
         "Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    prompt_logprobs: PromptLogprobsWanted = Field(None, description=PROMPT_LOGPROBS_WANTED)
     return_boxes: bool | None = Field(
         None,
         description="true: the message has `boxes`, the places in the last picture that the "
@@ -456,6 +463,7 @@ class ChatCompletionRequest(SamplingParameters):
         "be left out.",
     )
     _no_other_structure = field_validator("response_format")(check_only_structure)
+    _not_in_streams = field_validator("prompt_logprobs")(check_prompt_logprobs)
 
     @field_validator("tool_choice")
     @classmethod
@@ -513,6 +521,21 @@ class ChatCompletionRequest(SamplingParameters):
                 return [(place, tool) for place, tool in tools if tool.function.name in names]
         return tools
 
+    @model_validator(mode="after")
+    def _names_what_is_not_enforced(self, info: ValidationInfo) -> Self:
+        offered = [
+            OfferedTool(
+                tool.function.name,
+                tool.function.parameters,
+                bool(tool.function.strict),
+                f"tools[{place}].function.parameters",
+            )
+            for place, tool in self.offered_tools()
+        ]
+        choice = self.sampling_parameters().get("tool_choice")
+        note_unenforced(info, offered, choice, self.structure())
+        return self
+
     @field_validator("top_logprobs")
     @classmethod
     def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -529,6 +552,8 @@ class ChatCompletionRequest(SamplingParameters):
             sampling["n"] = self.n
         if self.logprobs:
             sampling["logprobs"] = self.top_logprobs or 0
+        if self.prompt_logprobs is not None and not self.stream:
+            sampling["prompt_logprobs"] = self.prompt_logprobs
         if self.do_sample is False:
             sampling["temperature"] = 0
         budget = None if self.thinking is None else self.thinking.budget_tokens
@@ -551,13 +576,13 @@ class ChatCompletionRequest(SamplingParameters):
         if wanted is None or wanted.type == "text":
             return super().structure()
         if wanted.schema_ is not None and wanted.json_schema is None:
-            return Structure("json", wanted.schema_, "response_format.schema")
+            return Structure("json", wanted.schema_, "response_format.schema", is_lenient=True)
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
             return Structure("json_object", True, "response_format")
-        schema = wanted.json_schema.schema_
+        schema, path = wanted.json_schema.schema_, "response_format.json_schema.schema"
         if wanted.json_schema.strict:
-            schema = closed(schema)
-        return Structure("json", schema, "response_format.json_schema.schema")
+            return Structure("json", closed(schema), path)
+        return Structure("json", schema, path, is_lenient=True)
 
 
 class FunctionCall(BaseModel):
@@ -631,6 +656,11 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str = Field(description="Changes when the server or its model does.")
     choices: list[Choice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None,
+        description="For each token of the prompt, by token id: itself, then the likeliest ones; "
+        "null for the first. Absent unless asked for.",
+    )
 
 
 class FunctionCallDelta(BaseModel):

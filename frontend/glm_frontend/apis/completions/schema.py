@@ -10,10 +10,14 @@ from glm_frontend.apis.shared.schema import (
     MAX_CHOICES,
     MAX_PROMPT_TOKENS,
     MAX_TOP_LOGPROBS,
+    PROMPT_LOGPROBS_WANTED,
+    PromptLogprobs,
+    PromptLogprobsWanted,
     SamplingParameters,
     StreamOptions,
     TokenId,
     Usage,
+    check_prompt_logprobs,
 )
 from glm_frontend.http.bodies import TAG, at_most
 
@@ -77,6 +81,9 @@ class CompletionRequest(SamplingParameters):
         "after the other. Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    prompt_logprobs: PromptLogprobsWanted = Field(None, description=PROMPT_LOGPROBS_WANTED)
+
+    _not_in_streams = field_validator("prompt_logprobs")(check_prompt_logprobs)
 
     @field_validator("chat_template_kwargs", "thinking_token_budget")
     @classmethod
@@ -108,6 +115,9 @@ class CompletionRequest(SamplingParameters):
             sampling["logprobs"] = self.logprobs
             if self.echo:
                 sampling["prompt_logprobs"] = self.logprobs
+        if self.prompt_logprobs is not None and not self.stream:
+            already = sampling.get("prompt_logprobs", 0)
+            sampling["prompt_logprobs"] = max(self.prompt_logprobs, already)
         return sampling
 
 
@@ -132,6 +142,9 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None = Field(
         description="`stop`: it is complete. `length`: it was cut at `max_tokens`."
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="As in chat completions; absent unless asked for."
     )
 
 

@@ -13,7 +13,6 @@ from glm_frontend.apis.messages.schema import (
     MessagesRequest,
     TextBlockParam,
     ThinkingBlockParam,
-    ToolChoice,
     ToolResultBlockParam,
     ToolUseBlockParam,
     UserTurn,
@@ -129,16 +128,14 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
 
 def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
     """The choice as the model server knows it; None where the model is free."""
-    match body.tool_choice:
-        case ToolChoice(type="any"):
-            if not numbered(body.tools):
-                raise invalid("tool_choice", "needs tools")
-            return "required"
-        case ToolChoice(type="tool", name=name):
-            if name not in [tool.name for _, tool in numbered(body.tools)]:
-                raise invalid("tool_choice.name", f"there is no {name} in tools")
-            return {"type": "function", "function": {"name": name}}
-    return None
+    choice, names = body.tool_choice, [tool.name for _, tool in numbered(body.tools)]
+    if choice is None:
+        return None
+    if choice.type == "any" and not names:
+        raise invalid("tool_choice", "needs tools")
+    if choice.type == "tool" and choice.name not in names:
+        raise invalid("tool_choice.name", f"there is no {choice.name} in tools")
+    return choice.wire()
 
 
 def _tools(body: CountTokensRequest) -> list[dict[str, Any]]:

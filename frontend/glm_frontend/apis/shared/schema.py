@@ -18,6 +18,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, from_json
 
+from glm_frontend.apis.shared.unenforced import (
+    OF_NAMES,
+    VALUES,
+    unenforced,
+    unenforced_arguments,
+)
 from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.request import WIRE_SAMPLING
 from glm_frontend.http.bodies import IGNORED, TAG, RequestModel, at_most
@@ -144,11 +150,23 @@ class StructuredOutputs(RequestModel):
 
 
 class Structure(NamedTuple):
-    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood."""
+    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood.
+
+    Attributes:
+        is_lenient: whether keywords of a schema that cannot be enforced are left out, instead of
+            being refused.
+    """
 
     kind: str
     value: Any
     path: str
+    is_lenient: bool = False
+
+    def on_the_wire(self) -> dict[str, Any]:
+        """The model server's ``structured_outputs``."""
+        if not self.is_lenient:
+            return {self.kind: self.value}
+        return {self.kind: {**self.value, "x-guidance": {"lenient": True}}}
 
 
 GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
@@ -163,9 +181,22 @@ GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
 _STRUCTURE_FIELDS = ("structured_outputs", *GUIDED_FIELDS, "response_format")
 
 
+def _asked_of_vllm(name: str | None, value: Any) -> dict[str, Any] | None:
+    """What a field of vLLM's asks for, under its newest name; None for other fields."""
+    if name == "structured_outputs" and value is not None:
+        asked: dict[str, Any] = value.model_dump(by_alias=True, exclude_none=True)
+        return asked
+    return {GUIDED_FIELDS[name]: value} if name in GUIDED_FIELDS else None
+
+
 def check_only_structure(value: Any, info: ValidationInfo) -> Any:
-    """A validator of the fields that hold an answer to something: one of them only."""
+    """A validator of the fields that hold an answer to something: one of them only. The same by
+    two of vLLM's names, which clients send for its older versions, is one."""
     others = [name for name in _STRUCTURE_FIELDS if info.data.get(name) is not None]
+    own = _asked_of_vllm(info.field_name, value)
+    others = [
+        name for name in others if own is None or own != _asked_of_vllm(name, info.data[name])
+    ]
     if value is not None and others:
         raise PydanticCustomError(
             "structured_twice", "cannot be combined with {other}", {"other": others[0]}
@@ -317,7 +348,7 @@ class SamplingParameters(RequestModel):
             given["top_p"] = LEAST_TOP_P
         structure = self.structure()
         if structure is not None:
-            given["structured_outputs"] = {structure.kind: structure.value}
+            given["structured_outputs"] = structure.on_the_wire()
         return given
 
     def renamed(self) -> dict[str, str]:
@@ -389,9 +420,9 @@ def closed(schema: Any) -> Any:
     has_members = isinstance(schema.get("properties"), dict)
     inner: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _OF_NAMES and isinstance(value, dict):
+        if key in OF_NAMES and isinstance(value, dict):
             inner[key] = {name: closed(one) for name, one in value.items()}
-        elif key in _VALUES or (key in _COMBINING and (has_members or key not in _CHOICES)):
+        elif key in VALUES or (key in _COMBINING and (has_members or key not in _CHOICES)):
             inner[key] = value  # what is closed here could not have the members from there
         else:
             inner[key] = closed(value)
@@ -400,11 +431,8 @@ def closed(schema: Any) -> Any:
     return inner
 
 
-# Keywords of a JSON schema that hold schemas by name, and values instead of schemas.
-_OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _CHOICES = frozenset({"anyOf", "oneOf"})
 _COMBINING = _CHOICES | {"allOf", "not", "if", "then", "else", "$ref"}
-_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
 
 
 def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
@@ -427,26 +455,30 @@ class OtherTool(RequestModel):
 
 def only_tools(*types: str) -> BeforeValidator:
     """A validator of a list of tools: those of other types become an ``OtherTool``, so that the
-    others keep their places, and are named."""
+    others keep their places, and are named. Within a namespace likewise."""
+
+    def own(tool: Any, path: str, info: ValidationInfo) -> Any:
+        match tool:
+            case {"type": "namespace", "tools": list(inner)} if "namespace" in types:
+                kept = [own(one, f"{path}.tools[{i}]", info) for i, one in enumerate(inner)]
+                return {**tool, "tools": kept}
+            case dict() if tool.get("type") not in (*types, None):
+                note_ignored(info, path)
+                return {"type": "other"}
+        return tool
 
     def check(tools: Any, info: ValidationInfo) -> Any:
         if not isinstance(tools, list):
             return tools
-        known = (*types, None)
-        foreign = [isinstance(tool, dict) and tool.get("type") not in known for tool in tools]
-        for place, is_foreign in enumerate(foreign):
-            if is_foreign:
-                note_ignored(info, f"{info.field_name}[{place}]")
-        pairs = zip(tools, foreign, strict=True)
-        return [{"type": "other"} if is_foreign else tool for tool, is_foreign in pairs]
+        return [own(tool, f"{info.field_name}[{i}]", info) for i, tool in enumerate(tools)]
 
     return BeforeValidator(check)
 
 
 def own_or_other(tool: Any) -> str:
-    """The tag of a tool: ``~other`` for an ``OtherTool``, else ``~tool``."""
+    """The tag of a tool: ``~other`` for an ``OtherTool``, ``~namespace``, else ``~tool``."""
     kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
-    return f"{TAG}other" if kind == "other" else f"{TAG}tool"
+    return f"{TAG}{kind if kind in ('other', 'namespace') else 'tool'}"
 
 
 AnyTool = TypeVar("AnyTool", bound=RequestModel)
@@ -463,6 +495,42 @@ def note_ignored(info: ValidationInfo, path: str) -> None:
     ignored = (info.context or {}).get(IGNORED)
     if ignored is not None:
         ignored.append(path)
+
+
+class OfferedTool(NamedTuple):
+    """A function that the model may call, and where its schema stands."""
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    is_strict: bool
+    path: str
+
+
+def note_unenforced(
+    info: ValidationInfo,
+    tools: Sequence[OfferedTool],
+    tool_choice: object,
+    structure: Structure | None = None,
+) -> None:
+    """Name the keywords of schemas that the engine leaves out where it enforces a schema.
+
+    Args:
+        tool_choice: the model server's: "required", a function by its name, or None.
+    """
+    match tool_choice:
+        case {"function": {"name": name}}:
+            tools = [tool for tool in tools if tool.name == name]
+        case "required":
+            pass
+        case _ if not any(tool.is_strict for tool in tools):
+            tools = ()
+    for tool in tools:
+        if not tool.is_strict:
+            for path in unenforced_arguments(tool.parameters, tool.path):
+                note_ignored(info, path)
+    if structure is not None and structure.is_lenient:
+        for path in unenforced(structure.value, structure.path):
+            note_ignored(info, path)
 
 
 def as_arguments(arguments: Any) -> str:
@@ -516,6 +584,20 @@ class JSONSchemaFormat(RequestModel):
     )
 
 
+def check_prompt_logprobs(value: int | None, info: ValidationInfo) -> int | None:
+    """A validator of ``prompt_logprobs``, which stands after ``stream``; as vLLM has it."""
+    if value and info.data.get("stream"):
+        raise PydanticCustomError("not_streamed", "is not available in streams")
+    return value
+
+
+PromptLogprobsWanted = Annotated[int | None, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+PROMPT_LOGPROBS_WANTED = (
+    "Report how likely each token of the prompt was, and this many alternatives, as vLLM does. Not "
+    "in streams."
+)
+
+
 class StreamOptions(RequestModel):
     """What a stream holds."""
 
@@ -541,6 +623,18 @@ class ChatCompletionTokenLogprob(AlternativeToken):
     """A token of the answer."""
 
     top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
+
+
+class PromptLogprob(BaseModel):
+    """How likely a token of the prompt was in its place."""
+
+    logprob: float = Field(description="Natural logarithm of its probability.")
+    rank: int = Field(description="1 for the likeliest token.")
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""For each token of the prompt, by token id: the token itself, then the likeliest ones."""
 
 
 class Logprobs(BaseModel):

@@ -1,8 +1,8 @@
-"""``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
+"""``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``, in vLLM's form."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.chat.schema import Message, Tools
@@ -75,6 +75,18 @@ class DetokenizeRequest(RequestModel):
 
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
     tokens: Annotated[list[TokenId], *at_most(MAX_PROMPT_TOKENS)] = Field(min_length=1)
+
+
+class TokenizerInfo(BaseModel):
+    """The checkpoint's `tokenizer_config.json`; it may have more fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str | None = None
+    bos_token: Any = Field(None, description="Absent where there is none.")
+    eos_token: Any = None
+    pad_token: Any = None
+    chat_template: str = Field(description="Jinja source.")
 
 
 class Detokenized(BaseModel):

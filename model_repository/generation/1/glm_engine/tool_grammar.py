@@ -31,6 +31,15 @@ _MAX_STEPS = 32
 # Schema entries that are visited; real tools need a few thousand.
 _MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
+# Keywords that hold schemas by name, and keywords that hold values.
+_OF_NAMES = frozenset({"properties", "patternProperties", *_DEFINITIONS})
+_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+# At the top of a tool's parameters: a grammar of calls knows single arguments only.
+_NOT_OF_CALLS = (
+    *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+    *("maxProperties", "minProperties", "patternProperties", "propertyNames"),
+    *("dependencies", "dependentRequired", "dependentSchemas"),
+)
 _ANY_TEXT = "ANY_TEXT?"
 _TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 _WHITE_SPACE = " "
@@ -45,33 +54,43 @@ def json_rule(schema: Any, *, lenient: bool = False) -> str:
     """A rule for documents of a JSON schema.
 
     Args:
-        lenient: whether keywords that cannot be enforced are left out, instead of being refused.
+        lenient: whether keywords that cannot be enforced are left out, instead of being refused;
+            also where the schema says so itself, by ``"x-guidance": {"lenient": true}``.
     """
     if schema is True:
         schema = {}
     if isinstance(schema, dict):
-        if lenient:
-            schema = _without_look_around(schema)
+        match schema.get("x-guidance"):
+            case {"lenient": True}:
+                lenient = True
+        schema = _enforceable(schema, lenient=lenient)
         options = {"whitespace_pattern": _WHITE_SPACE, "lenient": lenient}
         schema = {**schema, "x-guidance": options}
     return f"%json {json.dumps(schema)}"
 
 
-def _without_look_around(schema: Any) -> Any:
-    """The schema without patterns that look ahead or back, which no automaton can."""
+def _enforceable(schema: Any, *, lenient: bool) -> Any:
+    """The schema without ``uniqueItems: false``, which asks for nothing, but which the library
+    refuses; if lenient, also without patterns that look around, which no automaton can."""
     if isinstance(schema, list):
-        return [_without_look_around(one) for one in schema]
+        return [_enforceable(one, lenient=lenient) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: _without_look_around(value)
-        for key, value in schema.items()
-        if not (key == "pattern" and isinstance(value, str) and _looks_around(value))
-    }
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _VALUES:
+            kept[key] = value
+        elif key in _OF_NAMES and isinstance(value, dict):
+            kept[key] = {k: _enforceable(one, lenient=lenient) for k, one in value.items()}
+        elif key == "uniqueItems" and value is False:
+            continue
+        elif not (lenient and key == "pattern" and _looks_around(value)):
+            kept[key] = _enforceable(value, lenient=lenient)
+    return kept
 
 
-def _looks_around(pattern: str) -> bool:
-    return re.search(r"\(\?<?[=!]|\\[1-9]", pattern) is not None
+def _looks_around(pattern: Any) -> bool:
+    return isinstance(pattern, str) and re.search(r"\(\?<?[=!]|\\[1-9bB]", pattern) is not None
 
 
 def literal(text: str) -> str:
@@ -118,6 +137,10 @@ class ToolGrammar:
         types = _json_types(schema, root, field, self._work)
         if types and "object" not in types:
             raise InvalidRequest(field, "must be a JSON schema of an object")
+        if is_strict:
+            for key in _NOT_OF_CALLS:
+                if key in schema:
+                    raise InvalidRequest(f"{field}.{key}", "cannot be enforced in a call")
         properties = schema.get("properties", {})
         if not isinstance(properties, dict):
             raise InvalidRequest(f"{field}.properties", "must be a JSON object")
@@ -334,6 +357,16 @@ def _found(path: Any, root: Mapping[str, Any]) -> Any:
     return place
 
 
+def _ipv6() -> str:
+    """An IPv6 address: eight groups, or fewer around one ``::``."""
+    group = "[0-9a-fA-F]{1,4}"
+    forms = [f"{group}(:{group}){{7}}", f"::({group}(:{group}){{0,6}})?"]
+    for before in range(1, 8):
+        after = f"({group}(:{group}){{0,{6 - before}}})?" if before < 7 else ""
+        forms.append(f"{group}(:{group}){{{before - 1}}}::{after}")
+    return "|".join(forms)
+
+
 # Of a string's ``format``, for texts without quotation marks.
 _FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -346,6 +379,7 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
         "hostname": r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*",
         "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}"
         r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+        "ipv6": _ipv6(),
         "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"]+",
         "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     }
@@ -365,8 +399,11 @@ def _text_of(schema: Mapping[str, Any], field: str, *, is_strict: bool) -> str:
         if not all(one is None or (isinstance(one, int) and one >= 0) for one in (low, high)):
             raise InvalidRequest(field, "has a length that is not a non-negative integer")
         terminals.append(f"/(?s:.{{{low or 0},{'' if high is None else high}}})/")
-    if (form := _FORMATS.get(str(schema.get("format")))) is not None:
+    wanted = str(schema.get("format", "unknown"))
+    if (form := _FORMATS.get(wanted)) is not None:
         terminals.append(regex(form))
+    elif is_strict and wanted != "unknown":
+        raise InvalidRequest(f"{field}.format", f"{wanted!r} cannot be enforced")
     return " & ".join(terminals) or _ANY_TEXT
 
 

@@ -134,6 +134,11 @@ class Preprocessor:
         self._settings = settings
         self._tokenizer = PromptTokenizer(checkpoint.tokenizer)
         self._template = ChatTemplate(checkpoint.chat_template)
+        self.tokenizer_config = {
+            **checkpoint.tokenizer_config,
+            "chat_template": checkpoint.chat_template,
+        }
+        """What a client needs to know of the tokenizer, with the names of transformers."""
         self._patch_config = PatchConfig.from_image_processor(checkpoint.image_processor)
         self._video_config = PatchConfig.from_video_processor(checkpoint.video_processor)
         self._video_limits = VideoLimits(
