@@ -64,7 +64,7 @@ def create_app(
         used_backend = backend or AsyncClient(settings.triton_url, tls=settings.triton_tls)
         counts = Metrics()
         used_fetcher = fetcher or ImageFetcher(
-            settings, create_transport(), on_fetched=counts.count_fetch
+            settings, create_transport(settings.media_proxy), on_fetched=counts.count_fetch
         )
         app.state.services = build_services(settings, used_backend, used_fetcher, counts)
         trimming = asyncio.create_task(keep_heap_trimmed())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,8 @@ from glm_frontend.admission.keys import APIKey, all_keys, is_key
 from glm_frontend.admission.rates import parse_rates
 from glm_frontend.variables import PREFIX
 
+_HOST = re.compile(r"\.?[\w-]+(\.[\w-]+)*", re.ASCII)
+_PROXY = re.compile(r"https?://[^/\s?#]+/?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
 
@@ -63,6 +66,21 @@ def _store(where: SecretStr) -> SecretStr:
 
 def _rates(value: str) -> str:
     parse_rates(value)
+    return value
+
+
+def _named_host(value: str) -> str:
+    try:
+        ip_network(value)
+    except ValueError as error:
+        if not _HOST.fullmatch(value):
+            raise ValueError(f"{value!r} is not a host, an address or a network") from error
+    return value
+
+
+def _proxy(value: str) -> str:
+    if value and not _PROXY.fullmatch(value):
+        raise ValueError("is not the URL of a proxy, such as http://proxy.example:3128")
     return value
 
 
@@ -148,6 +166,14 @@ class Settings(BaseSettings):
     """Hosts that they may be fetched from, separated by commas; empty: any public host."""
     image_fetch_timeout: Seconds = 10
     """Seconds for one of them, redirects included."""
+    media_allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_named_host)], ...], *CommaSeparated
+    ] = ()
+    """Hosts, addresses and networks that they may be fetched from though they are not public."""
+    media_proxy: Annotated[str, AfterValidator(_proxy)] = ""
+    """URL of the HTTP proxy that they are fetched by; empty: none, whatever other variables say."""
+    media_folder: Path | None = None
+    """Folder whose files may be named by ``file://`` URLs; absent: none."""
     status_file: Path | None = None
     """Where the launcher says what it is starting again."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
@@ -211,8 +237,11 @@ def load_settings() -> Settings:
 
 
 def describe(error: ValidationError) -> str:
-    """One line for each bad setting: its key, what is wrong, and its value if it is no secret."""
+    """One line for each bad setting: its key, its value (no secret's) and what is wrong with it."""
     return "\n".join(_line(details) for details in error.errors())
+
+
+_SECRETS = ("api_keys", "response_cache", "media_proxy")
 
 
 def _line(details: Mapping[str, Any]) -> str:
@@ -220,5 +249,5 @@ def _line(details: Mapping[str, Any]) -> str:
     if not details["loc"]:  # about several settings together
         return reason
     name = str(details["loc"][0])
-    value = "" if name in ("api_keys", "response_cache") else f"={details['input']!r}"
+    value = "" if name in _SECRETS else f"={details['input']!r}"
     return f"{PREFIX}{name.upper()}{value}: {reason}"

@@ -90,7 +90,7 @@ def _part(part: ContentPart, path: str) -> Part:
             return Part(part.text, path)
         case ImagePart(image_url=image):
             where = f"{path}.image_url.url"
-            picture = Picture(image.url, where, plain_base64=True, max_pixels=image.max_pixels)
+            picture = Picture(image.url, where, max_pixels=image.max_pixels)
             return Part(picture, path)
         case VideoPart(video_url=video):
             return Part(Picture(video.url, f"{path}.video_url.url", kind="video"), path)

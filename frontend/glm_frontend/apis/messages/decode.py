@@ -225,7 +225,7 @@ def _part(block: TextBlockParam | ImageBlockParam, path: str) -> Part:
     if isinstance(block, TextBlockParam):
         return Part(block.text, path)
     if isinstance(block.source, Base64Source):
-        picture = Picture(block.source.data, f"{path}.source.data", plain_base64=True)
+        picture = Picture(block.source.data, f"{path}.source.data")
     else:
         picture = Picture(block.source.url, f"{path}.source.url")
     return Part(picture, path)

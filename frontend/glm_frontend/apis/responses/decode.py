@@ -137,7 +137,7 @@ def _part(part: InputPart, path: str) -> Part:
     if part.type != "input_image":
         return Part(part.text, path)
     return Part(
-        Picture(part.image_url, f"{path}.image_url", plain_base64=True, max_pixels=part.max_pixels),
+        Picture(part.image_url, f"{path}.image_url", max_pixels=part.max_pixels),
         path,
     )
 

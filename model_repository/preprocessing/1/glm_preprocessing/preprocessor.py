@@ -22,11 +22,11 @@ from glm_preprocessing.chat import (
 )
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.patches import PatchConfig, patchify, patchify_frames, target_size
+from glm_preprocessing.patches import PatchConfig, cut, pair_frames, patchify, target_size
 from glm_preprocessing.positions import mrope_positions
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.tokenizer import PromptTokenizer
-from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
+from glm_preprocessing.videos import Video, VideoLimits, sample_frames, sample_times
 
 HASH_BYTES = 16
 # More than any context holds; bounds the cost of processing tool schemas.
@@ -317,10 +317,12 @@ class Preprocessor:
     def _image(self, data: bytes, field: str, name: bytes, max_pixels: int) -> _Visual:
         """The patches of a picture. Its pixels are freed before the next one is decoded."""
         file = images.file_bytes(data, field)
-        image = images.decode(file, field, self._settings.max_image_pixels)
-        side = self._settings.max_image_side
-        patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
-        return _Visual(name, grid, patches, size=image.size)
+        picture = images.decode(file, field, self._settings.max_image_pixels)
+        side, config = self._settings.max_image_side, self._patch_config
+        # Of the file's own size: how many tokens it has does not depend on how it was decoded.
+        size = target_size(*picture.size, config, field, side, max_pixels)
+        patches, grid = patchify(picture.image, size, config)
+        return _Visual(name, grid, patches, size=picture.size)
 
     def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
         if len(parts) > self._settings.max_videos:
@@ -350,11 +352,14 @@ class Preprocessor:
         config = self._video_config
         depth = config.temporal_patch_size
         video = Video(file, field, self._video_limits)
-        indices = sample_frames(video.num_frames, video.fps, depth)
+        if video.is_steady:
+            indices = sample_frames(video.num_frames, video.fps, depth)
+        else:
+            indices = sample_times(video.times, video.duration, depth)
         if not indices:
             raise InvalidInput(
                 field,
-                f"the video is too short: {video.num_frames} frame(s) at {video.fps:g} fps; "
+                f"the video is too short: {video.num_frames} frame(s) in {video.duration:.2g} s; "
                 "send an image instead",
             )
         side = self._settings.max_image_side
@@ -369,11 +374,12 @@ class Preprocessor:
                 code="context_length_exceeded",
             )
         visuals = []
-        for patches, grid in patchify_frames(video.frames(indices), size, config):
+        frames = video.frames(indices, lambda image: cut(image, size, config))
+        for patches, grid in pair_frames(frames, size, config):
             # Hash of the pixels: identical frames share their embeddings.
             name = content_hash(b"%d %d " % size + patches.tobytes())
             visuals.append(_Visual(name, grid, patches, depth))
-        return _SampledVideo(visuals, timestamps(indices, video.fps, depth))
+        return _SampledVideo(visuals, [video.times[i] for i in indices[::depth]])
 
     def _expand(
         self,
