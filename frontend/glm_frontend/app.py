@@ -97,12 +97,13 @@ def create_app(
 
 
 def _routes_with_permit() -> dict[str, APIRoute]:
-    """Routes behind ``get_permit``, by their path."""
+    """Routes behind ``get_permit`` that take a POST, by their path."""
     routes = (route for module in _ROUTERS for route in module.router.routes)
     return {
         route.path: route
         for route in routes
         if isinstance(route, APIRoute)
+        and "POST" in route.methods
         and any(needed.call is get_permit for needed in route.dependant.dependencies)
     }
 
