@@ -75,6 +75,7 @@ lint: ## Check style, formatting, types, dangerous code and known vulnerabilitie
 types: ## Check types only
 	@$(call install,lint)
 	$(BIN)/mypy launcher client frontend demo_model benchmarks tools tests
+	@for model in client/examples/triton_models/*/1/model.py; do $(BIN)/mypy "$$model"; done
 	$(BIN)/mypy model_repository/preprocessing/1/glm_preprocessing model_repository/preprocessing/1/model.py
 	$(BIN)/mypy model_repository/generation/1/glm_engine model_repository/generation/1/glm_format model_repository/generation/1/glm_triton model_repository/generation/1/model.py
 

@@ -27,6 +27,9 @@ _PEM_FILES = {
     "certificate": "your own certificate, for a server that asks for one",
     "key": "its private key",
 }
+# gRPC's words for certificates that do not fit, and for a server that closes a connection at once.
+_HANDSHAKE = re.compile(r"failed to connect .*(handshake|verification check)", re.IGNORECASE)
+_CLOSED = re.compile(r"failed to connect .*Socket closed")
 EXIT_CODES = (
     "exit codes: 0 answered; 1 the server failed, is overloaded or unreachable;\n"
     "2 wrong usage, or a request that the server rejects; 130 interrupted by Ctrl-C"
@@ -205,6 +208,13 @@ def explain(error: GLMError, client: Client, url: str) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, OverloadedError):
         return f"the server is overloaded, try again later ({message})"
+    if isinstance(error, UnavailableError) and _HANDSHAKE.search(message):
+        return f"no TLS connection to {url} with these certificates ({message})"
+    if isinstance(error, UnavailableError) and _CLOSED.search(message):
+        return (
+            f"{url} closed the connection: it may use TLS, or ask for another certificate"
+            " (--root-certificate, --certificate, --key)"
+        )
     if isinstance(error, UnavailableError):
         return why_not_ready(client, url) or message
     return message

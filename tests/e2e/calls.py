@@ -102,6 +102,19 @@ def _has_more_mistakes(stack: Stack, than: float) -> bool:
 
 
 @contextmanager
+def running(log: Path, **settings: str) -> Iterator[Stack]:
+    """A server that is ready; it must stop cleanly at the end of the block."""
+    server = Stack(log, **settings)
+    try:
+        server.wait_ready()
+        yield server
+        server.interrupt()
+        assert server.wait_stopped() == 0, server.log
+    finally:
+        server.kill()
+
+
+@contextmanager
 def program(module: str, probe: str, **settings: str) -> Iterator[None]:
     """``python -m MODULE`` until the end of the block; it answers at the URL ``probe``."""
     environment = {name: value for name, value in os.environ.items() if name[:4] != "GLM_"}

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
 
-from e2e.calls import chat, content, post
+from e2e.calls import chat, content, post, running
 from glm_client import TLS, Client, GenerationRequest, UnavailableError
 from tools.stack import ROOT, Stack
 
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parties(folder: Path) -> dict[str, TLS]:
     ca = trustme.CA()
     return {
-        "server": _write(folder, "server", ca, "127.0.0.1", "localhost"),
+        "server": _write(folder, "server", ca, "127.0.0.1"),
         "client": _write(folder, "client", ca, "client.example"),
         "stranger": _write(folder, "stranger", trustme.CA(), "client.example"),
     }
@@ -56,20 +57,14 @@ def secured(folder: Path, parties: dict[str, TLS]) -> Iterator[Stack]:
         "grpc-server-key": server.key,
         "grpc-root-cert": server.root_certificate,
     }
-    stack = Stack(
-        folder / "launcher.log",
-        GLM_TRITON_OPTIONS=" ".join(f"--{name}={value}" for name, value in options.items()),
-        GLM_TRITON_ROOT_CERTIFICATE=str(client.root_certificate),
-        GLM_TRITON_CERTIFICATE=str(client.certificate),
-        GLM_TRITON_KEY=str(client.key),
-    )
-    try:
-        stack.wait_ready()
+    settings = {
+        "GLM_TRITON_OPTIONS": " ".join(f"--{name}={value}" for name, value in options.items()),
+        "GLM_TRITON_ROOT_CERTIFICATE": str(client.root_certificate),
+        "GLM_TRITON_CERTIFICATE": str(client.certificate),
+        "GLM_TRITON_KEY": str(client.key),
+    }
+    with running(folder / "launcher.log", **settings) as stack:
         yield stack
-        stack.interrupt()
-        assert stack.wait_stopped() == 0, stack.log
-    finally:
-        stack.kill()
 
 
 def test_the_frontend_and_a_direct_client_are_answered(
@@ -82,28 +77,30 @@ def test_the_frontend_and_a_direct_client_are_answered(
 
 
 @pytest.mark.parametrize(
-    "who", ["nobody", "no certificate", "stranger", "wrong root", "other host"]
+    ("who", "reason"),
+    [
+        ("nobody", "Socket closed"),
+        ("no certificate", "Socket closed"),
+        ("stranger", "Socket closed"),
+        ("wrong root", "CERTIFICATE_VERIFY_FAILED"),
+        ("other host", "Hostname Verification Check failed"),
+    ],
 )
-def test_others_are_not_let_in(secured: Stack, parties: dict[str, TLS], who: str) -> None:
+def test_others_are_not_let_in(
+    secured: Stack, parties: dict[str, TLS], who: str, reason: str
+) -> None:
     client, stranger = parties["client"], parties["stranger"]
-    url, tls = secured.grpc_url, {
+    root, url = client.root_certificate, secured.grpc_url
+    tls = {
         "nobody": None,
-        "no certificate": TLS(root_certificate=client.root_certificate),
-        "stranger": TLS(
-            root_certificate=client.root_certificate,
-            certificate=stranger.certificate,
-            key=stranger.key,
-        ),
-        "wrong root": TLS(
-            root_certificate=stranger.root_certificate,
-            certificate=client.certificate,
-            key=client.key,
-        ),
+        "no certificate": TLS(root_certificate=root),
+        "stranger": replace(stranger, root_certificate=root),
+        "wrong root": replace(client, root_certificate=stranger.root_certificate),
         "other host": client,
-    }[who]  # fmt: skip
+    }[who]
     if who == "other host":  # the certificate does not name it
-        url = url.replace("127.0.0.1", "127.0.0.2")
-    with Client(url, tls=tls) as direct, pytest.raises(UnavailableError):
+        url = url.replace("127.0.0.1", "localhost")
+    with Client(url, tls=tls) as direct, pytest.raises(UnavailableError, match=reason):
         direct.generate(REQUEST, timeout=20)
 
 
@@ -116,6 +113,9 @@ def test_the_command_line_takes_the_files(secured: Stack, parties: dict[str, TLS
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    plain = [*command[:7], "Who are you?"]
+    done = subprocess.run(plain, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "closed the connection: it may use TLS" in done.stderr
     without = [word for word in command if word not in ("--key", str(tls.key))]
     done = subprocess.run(without, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "certificate and key: give both" in done.stderr

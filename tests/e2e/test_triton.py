@@ -195,6 +195,10 @@ def test_several_answers_to_one_prompt(client: grpc.InferenceServerClient) -> No
             "sampling_parameters.beams: is not supported",
         ),
         (
+            [_text("text_input", b"hi"), _text("cancel", b"key")],
+            "cancel: cannot be combined with other inputs",
+        ),
+        (
             [_text("text_input", b"hi"), _text("trace_context", b"00-1-2-01")],
             "trace_context: is not a W3C traceparent",
         ),

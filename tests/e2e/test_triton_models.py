@@ -12,7 +12,7 @@ import pytest
 import requests
 from tritonclient import grpc
 
-from e2e.calls import metrics
+from e2e.calls import metrics, running
 from tools.stack import ROOT, Stack
 from waiting import wait_until
 
@@ -30,14 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for model in models.iterdir():
             if (model / "config.pbtxt").is_file():
                 (repository / model.name).symlink_to(model)
-    stack = Stack(folder / "launcher.log", GLM_MODEL_REPOSITORY=str(repository), GLM_WEB="false")
-    try:
-        stack.wait_ready()
+    log, settings = folder / "launcher.log", {"GLM_MODEL_REPOSITORY": str(repository)}
+    with running(log, GLM_WEB="false", **settings) as stack:
         yield stack
-        stack.interrupt()
-        assert stack.wait_stopped() == 0, stack.log
-    finally:
-        stack.kill()
 
 
 def _picture(name: str) -> str:

@@ -63,11 +63,11 @@ class TritonPythonModel:
         """Accept requests; does not block."""
         for triton_request in requests:
             client = TritonClient(triton_request)
-            if (key := cancel_key(triton_request)) is not None:
-                self._pipeline.cancel(key)
-                client.end()
-                continue
             try:
+                if (key := cancel_key(triton_request)) is not None:
+                    self._pipeline.cancel(key)
+                    client.end()
+                    continue
                 self._pipeline.accept(
                     read_job(
                         triton_request,

@@ -69,6 +69,16 @@ def test_a_refusal_is_one_line_and_wrong_usage(
     [
         ("UNAVAILABLE", FULL, "the server is overloaded, try again later ("),
         ("UNAVAILABLE", "no connection", "the server at 127.0.0.1:8001 is still loading (preproc"),
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; last error: UNKNOWN: x: Tls handshake failed (y)",
+            "no TLS connection to 127.0.0.1:8001 with these certificates (failed",
+        ),
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; last error: UNAVAILABLE: x: Socket closed",
+            "127.0.0.1:8001 closed the connection: it may use TLS, or ask for another certificate",
+        ),
         ("INTERNAL", "a fault", "a fault\n"),
     ],
 )
@@ -85,6 +95,22 @@ def test_a_server_that_is_not_there(triton: FakeTriton, capsys: pytest.CaptureFi
     triton.script = [rpc_error(grpc.StatusCode.UNAVAILABLE, "connection refused")]
     assert main(["Why?"]) == 1
     assert "cannot reach Triton's gRPC endpoint at 127.0.0.1:8001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--root-certificate", "missing.pem"], "missing.pem: No such file"),
+        (["--certificate", "a", "--key", "b"], "certificate and key: need --root-certificate"),
+        (["--root-certificate", "a", "--key", "b"], "certificate and key: give both or none"),
+    ],
+)
+def test_wrong_options_for_tls(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["Why?", *options])
+    assert stop.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_a_missing_picture_is_wrong_usage(

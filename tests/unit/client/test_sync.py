@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from glm_client import (
+    TLS,
     Client,
     GenerationRequest,
     InvalidRequestError,
@@ -28,6 +29,17 @@ def test_stream_and_generate(triton: FakeTriton) -> None:
         assert client.server_ready()
         assert client.models_ready() == {"preprocessing": False, "generation": True}
     assert triton.closed
+
+
+def test_a_client_that_cannot_be_made_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with pytest.raises(FileNotFoundError):
+        Client(tls=TLS(root_certificate="missing.pem"))
+    with pytest.raises(ValueError, match="keepalive: must be 0 or at least 10 seconds"):
+        Client(keepalive=9)
+    with pytest.raises(ValueError, match="certificate and key: give both or none of them"):
+        TLS(root_certificate="a.pem", key="b.pem")
+    assert threading.active_count() == before
 
 
 def test_an_ended_stream_stays_ended(triton: FakeTriton) -> None:

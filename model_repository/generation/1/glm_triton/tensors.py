@@ -119,8 +119,14 @@ class TritonClient:
 
 
 def cancel_key(triton_request: Any) -> bytes | None:
-    """The cancel key of the request that this one cancels; None if it is a normal request."""
+    """The cancel key of the request that this one cancels; None if it is a normal request.
+
+    Raises:
+        InvalidRequest: it asks for something besides.
+    """
     key: bytes | None = _value(triton_request, "cancel")
+    if key is not None and len(triton_request.inputs()) > 1:
+        raise InvalidRequest("cancel", "cannot be combined with other inputs")
     return key
 
 
