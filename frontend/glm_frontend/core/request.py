@@ -26,6 +26,7 @@ class AnswerRequest:
         parallel_tool_calls: whether it may call several.
         is_raw: whether the answer is plain text, without a thought or calls.
         echo: whether the text begins with the prompt.
+        has_no_answer: whether the prompt is all of the text.
         finds_boxes: whether the boxes of the answer are looked for.
     """
 
@@ -37,6 +38,7 @@ class AnswerRequest:
     parallel_tool_calls: bool = True
     is_raw: bool = False
     echo: bool = False
+    has_no_answer: bool = False
     finds_boxes: bool = False
 
     @property

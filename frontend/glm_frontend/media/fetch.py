@@ -25,8 +25,14 @@ WEB_PORTS = frozenset({80, 443, *range(1024, 65536)})
 
 # Possessive, or a long text without a comma would be tried in a quadratic number of ways.
 _DATA_URI = re.compile(r"data:(?P<type>[^,;]*+)(?P<parameters>[^,]*+),", re.IGNORECASE)
-# All of base64's letters that a URL may escape. A general decoder takes seconds for a large file.
-_ESCAPED = (("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "="))
+# All of base64's letters that a URL may escape, and those of its alphabet for URLs. A general
+# decoder takes seconds for a large file.
+_ESCAPED = (
+    *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
+    *(("-", "+"), ("_", "/")),
+)
+# The file itself says what it is.
+_ANY_TYPE = "application/octet-stream"
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -281,9 +287,9 @@ class ImageFetcher:
     ) -> bytes:
         if response.status_code != 200:
             raise _failed(param, kind, f"the server answered with status {response.status_code}")
-        media_type = response.headers.get("content-type", "application/octet-stream")
+        media_type = response.headers.get("content-type", _ANY_TYPE)
         media_type = media_type.partition(";")[0].strip().lower()
-        if not media_type.startswith((*kind.media_types, "application/octet-stream")):
+        if not media_type.startswith((*kind.media_types, _ANY_TYPE)):
             raise _failed(param, kind, f"the server sent {media_type!r}, not a {kind.noun}")
         if response.headers.get("content-encoding", "identity") != "identity":
             raise _failed(
@@ -329,7 +335,7 @@ def _from_data_uri(uri: str, param: str, kind: _Kind) -> bytes:
     head = _DATA_URI.match(uri)
     if (
         head is None
-        or not head["type"].lower().startswith(kind.media_types)
+        or not (head["type"].lower() or _ANY_TYPE).startswith((*kind.media_types, _ANY_TYPE))
         or not head["parameters"].lower().endswith(";base64")
     ):
         raise invalid(

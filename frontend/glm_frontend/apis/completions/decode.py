@@ -16,6 +16,7 @@ def decode(body: CompletionRequest) -> list[AnswerRequest]:
                 sampling_parameters=body.sampling_parameters(),
                 is_raw=True,
                 echo=bool(body.echo),
+                has_no_answer=body.has_no_answer,
             )
         )
     return requests
