@@ -70,14 +70,25 @@ OTHER_FORMATS = (
     *("json-pointer", "password", "regex", "relative-json-pointer", "uri-reference"),
     "uri-template",
 )
+# Whether each is enforced in JSON, and in a text without quotation marks.
 PATTERNS = {
-    "^a+$": True,
-    r"\d{3}|\w+?": True,
-    r"\p{L}[^\]b]": True,
-    "^(?!a)b": False,
-    "(?<=a)b": False,
-    r"(a)\1": False,
-    r"\bword\b": False,
+    "^a+$": (True, True),
+    r"\d{3}|\w+?": (True, True),
+    r"\p{L}[^\]b]": (True, True),
+    r"a\$b\^": (True, True),
+    "[$^]|[^$]": (True, True),
+    "^(?P<x>a)(?<y>b)(?:c)$": (True, True),
+    "": (True, True),
+    "(^a$)|(^b$)": (True, False),
+    "(?i)a": (True, True),
+    "(?i)^a$": (True, False),
+    "^(?!a)b": (False, False),
+    "(?<=a)b": (False, False),
+    r"(a)\1": (False, False),
+    r"\bword\b": (False, False),
+    r"\Aa\Z": (False, False),
+    "(?>a)b": (False, False),
+    "(?#c)a": (False, False),
 }
 
 
@@ -108,10 +119,15 @@ def test_a_format_is_named_where_the_library_refuses_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(("pattern", "is_enforced"), PATTERNS.items())
-def test_a_pattern_is_named_where_the_library_refuses_it(pattern: str, is_enforced: bool) -> None:
+def test_a_pattern_is_named_where_the_library_refuses_it(
+    pattern: str, is_enforced: tuple[bool, bool]
+) -> None:
+    in_json, in_text = is_enforced
     schema = {"type": "string", "pattern": pattern}
-    assert list(unenforced(schema, "x")) == ([] if is_enforced else ["x.pattern"])
-    assert bool(refusal(schema, lenient=False)) != is_enforced
+    assert list(unenforced(schema, "x")) == ([] if in_json else ["x.pattern"])
+    assert list(unenforced(schema, "x", is_text=True)) == ([] if in_text else ["x.pattern"])
+    assert tool_grammar._is_regular(pattern, in_json=False) == in_text
+    assert bool(refusal(schema, lenient=False)) != in_json
     assert not refusal(schema, lenient=True)
 
 

@@ -127,6 +127,7 @@ class AnswerCache:
             self._info.known.get("revision", ""),
             wire,  # has the tenant and the salt
             request.echo,
+            request.has_no_answer,
             request.finds_boxes,
             request.is_raw,
             request.parallel_tool_calls,

@@ -164,7 +164,9 @@ class Generator:
             prompt=answers[0].num_input_tokens,
             image=answers[0].num_image_tokens,
             cached=answers[0].num_cached_tokens,
-            completion=sum(answer.num_output_tokens for answer in answers),
+            completion=0
+            if request.has_no_answer
+            else sum(answer.num_output_tokens for answer in answers),
             reasoning=sum(answer.num_reasoning_tokens for answer in answers),
         )
         prompt = answers[0].prompt_logprobs
@@ -192,6 +194,8 @@ class Generator:
         async with aclosing(self._backend.stream(on_wire, timeout=self._timeout)) as deltas:
             async for delta in deltas:
                 self._health.note_success()
+                if request.has_no_answer:
+                    delta = replace(delta, num_output_tokens=0)
                 if echo and delta.index:
                     early.append(delta)  # the first answer has what begins all of them
                     continue
@@ -254,6 +258,8 @@ class Generator:
 
 def _events(given: Generation | GenerationDelta, request: AnswerRequest) -> Iterator[Event]:
     """What the model server sent, without what the request does not want."""
+    if request.has_no_answer:
+        return
     if request.is_raw:
         if given.text or given.logprobs:
             yield TextDelta(given.text, given.logprobs)

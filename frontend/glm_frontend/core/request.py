@@ -27,6 +27,7 @@ class AnswerRequest:
         is_raw: whether the answer is plain text, without a thought or calls.
         cache_salt: divides the caller's part of the caches further.
         echo: whether the text begins with the prompt.
+        has_no_answer: whether the prompt is all of the text.
         finds_boxes: whether the boxes of the answer are looked for.
     """
 
@@ -39,6 +40,7 @@ class AnswerRequest:
     cache_salt: str = ""
     is_raw: bool = False
     echo: bool = False
+    has_no_answer: bool = False
     finds_boxes: bool = False
 
     @property

@@ -58,7 +58,9 @@ def test_the_response_has_the_manuals_shape(client: TestClient) -> None:
                     "content": "A red circle.",
                     "reasoning_content": "a thought",
                     "reasoning": "a thought",
+                    "refusal": None,
                 },
+                "logprobs": None,
                 "finish_reason": "stop",
             }
         ],
@@ -71,7 +73,7 @@ def test_without_a_thought_there_is_no_field_for_it(
 ) -> None:
     backend.script = [delta("<|begin_of_box|>Red<|end_of_box|>", finish_reason="length")]
     choice = post(client, chat())["choices"][0]
-    assert choice["message"] == {"role": "assistant", "content": "Red"}
+    assert choice["message"] == {"role": "assistant", "content": "Red", "refusal": None}
     assert choice["finish_reason"] == "length"
 
 
@@ -153,6 +155,7 @@ def test_an_answer_of_this_server_can_be_sent_back(
     post(client, body)
     assert backend.requests[1].messages is not None
     del message["reasoning"]  # one name is enough
+    del message["refusal"]  # says nothing
     assert backend.requests[1].messages[1] == message
 
 
@@ -333,7 +336,7 @@ def test_an_answer_may_go_on_with_the_last_message(
     body = chat(continue_final_message=True, **extra)
     body["messages"].append({"role": "assistant", "content": "A red"})
     message = client.post(CHAT, json=body).json()["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "\nand"}
+    assert message == {"role": "assistant", "content": "\nand", "refusal": None}
     assert backend.requests[0].chat_template_kwargs == {"continue_final_message": True}
 
 

@@ -1,5 +1,6 @@
 """What asks for nothing is accepted, what is unknown is left out and named, and history is data."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -258,6 +259,11 @@ def test_what_would_change_the_answer_is_refused_by_name(
         ({"chat_template_kwargs": {"thinking": False}}, False),
         ({"chat_template_kwargs": {"enable_thinking": False, "thinking": True, "x": 1}}, False),
         ({"reasoning_effort": "xhigh"}, True),
+        ({"reasoning": {"effort": "none"}}, False),
+        ({"reasoning": {"effort": "high", "summary": "auto"}}, True),
+        ({"reasoning": {"enabled": False}}, False),
+        ({"think": False}, False),
+        ({"think": "low"}, True),
         ({"reasoning_effort": "none"}, False),
     ],
 )
@@ -673,3 +679,33 @@ def test_a_response_to_nothing_is_refused(client: TestClient, items: list[Any]) 
 def test_whole_numbers_have_a_bound(client: TestClient) -> None:
     error = client.post(CHAT, json=chat(top_k=1e30)).json()["error"]
     assert error["param"] == "top_k"
+
+
+def test_a_thought_that_is_not_to_be_sent(client: TestClient, backend: FakeBackend) -> None:
+    body = chat(reasoning={"exclude": True, "max_tokens": 9})
+    message = say(client, body).json()["choices"][0]["message"]
+    assert "reasoning_content" not in message and message["content"]
+    assert backend.requests[0].sampling_parameters["thinking_token_budget"] == 9
+
+
+def test_the_fields_that_openais_answers_always_have(client: TestClient) -> None:
+    (choice,) = say(client, chat()).json()["choices"]
+    assert choice["logprobs"] is None and choice["message"]["refusal"] is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:;base64,{BARE}",
+        f"data:application/octet-stream;base64,{BARE}",
+        f"data:image/jpg;base64,{BARE}",
+        BARE.replace("+", "-").replace("/", "_").rstrip("="),
+    ],
+)
+def test_pictures_in_any_base64(client: TestClient, backend: FakeBackend, url: str) -> None:
+    say(client, chat([{"type": "image_url", "image_url": {"url": url}}]))
+    assert backend.requests[0].images == [base64.b64decode(BARE)]
+
+
+def test_load_balancers_may_post(client: TestClient) -> None:
+    assert client.post("/ping").status_code == client.get("/ping").status_code

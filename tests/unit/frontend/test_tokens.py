@@ -63,6 +63,11 @@ def test_no_tokenizer_without_its_server(client: TestClient, backend: FakeBacken
             "messages: give either prompt or messages",
         ),
         ("/tokenize", {"prompt": 3}, "prompt: must be a valid string"),
+        (
+            "/tokenize",
+            {"messages": MESSAGES, "add_generation_prompt": False},
+            "add_generation_prompt: must be the opposite of continue_final_message",
+        ),
         ("/detokenize", {"tokens": []}, "tokens: "),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]: "),
         ("/detokenize", {"tokens": [1, 2**31]}, "tokens[1]: "),

@@ -62,7 +62,7 @@ class ChatEncoder(Encoder):
     def add(self, event: AnswerEvent) -> Iterator[ChatCompletionChunk]:
         self._usage, index = event.usage, event.choice
         match event.event:
-            case ThoughtDelta(text) if self._body.include_reasoning is not False:
+            case ThoughtDelta(text) if self._body.shows_thought:
                 yield self._chunk(index, ChunkDelta(reasoning_content=text, reasoning=text))
             case TextDelta(text, tokens):
                 logprobs = to_logprobs(tokens, self._body.top_logprobs or 0)
@@ -101,16 +101,18 @@ class ChatEncoder(Encoder):
             )
             for call in answer.calls
         ]
-        message = AssistantMessage(role="assistant", content=answer.text or (None if calls else ""))
+        content = answer.text or (None if calls else "")
+        message = AssistantMessage(role="assistant", content=content, refusal=None)
         if calls:
             message.tool_calls = calls
-        if answer.thought and self._body.include_reasoning is not False:
+        if answer.thought and self._body.shows_thought:
             message.reasoning_content = message.reasoning = answer.thought
         if answer.finish.boxes is not None:
             message.boxes = _boxes(answer.finish.boxes)
         choice = Choice(
             index=index,
             message=message,
+            logprobs=None,
             finish_reason=_finish_reason(answer.finish.reason, bool(calls)),
         )
         if answer.finish.stop_reason is not None:

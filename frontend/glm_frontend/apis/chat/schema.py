@@ -34,6 +34,7 @@ from glm_frontend.apis.shared.schema import (
     PromptLogprobs,
     PromptLogprobsWanted,
     ReasoningEffort,
+    ReasoningSwitch,
     SamplingParameters,
     StreamOptions,
     Structure,
@@ -385,6 +386,16 @@ class Message(RequestModel):
         return self.reasoning_content or self.reasoning
 
 
+def check_generation_prompt(value: bool | None, info: ValidationInfo) -> bool | None:
+    """A validator of vLLM's other name of ``continue_final_message``, which stands before it."""
+    continues = bool(info.data.get("continue_final_message"))
+    if value is not None and value == continues:
+        raise PydanticCustomError(
+            "names_disagree", "must be the opposite of continue_final_message"
+        )
+    return value
+
+
 class ChatCompletionRequest(SamplingParameters):
     """A conversation to go on with."""
 
@@ -436,6 +447,10 @@ class ChatCompletionRequest(SamplingParameters):
         None, description="The same switch as Z.ai's own API has it."
     )
     enable_thinking: bool | None = Field(None, description="The same as in `chat_template_kwargs`.")
+    reasoning: ReasoningSwitch | None = Field(
+        None, description="The same switch as OpenRouter and OpenAI's newer API have it."
+    )
+    think: bool | str | None = Field(None, description="The same switch as Ollama has it.")
     do_sample: bool | None = Field(None, description="false: the same as `temperature: 0`.")
     include_reasoning: bool | None = Field(
         None, description="false: the thought is not sent. Default true."
@@ -487,15 +502,7 @@ class ChatCompletionRequest(SamplingParameters):
             raise PydanticCustomError("no_picture", "needs a picture in the messages")
         return value
 
-    @field_validator("add_generation_prompt")
-    @classmethod
-    def _is_no_other_than_the_other(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        continues = bool(info.data.get("continue_final_message"))
-        if value is not None and value == continues:
-            raise PydanticCustomError(
-                "names_disagree", "must be the opposite of continue_final_message"
-            )
-        return value
+    _agree = field_validator("add_generation_prompt")(check_generation_prompt)
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
@@ -505,10 +512,18 @@ class ChatCompletionRequest(SamplingParameters):
             self.enable_thinking,
             None if self.thinking is None else self.thinking.thinks,
             effort_thinks(self.reasoning_effort),
+            None if self.reasoning is None else self.reasoning.thinks,
+            effort_thinks(self.think) if isinstance(self.think, str) else self.think,
         )
         if self.continue_final_message:
             given["continue_final_message"] = True
         return given
+
+    @property
+    def shows_thought(self) -> bool:
+        """Whether the thought is sent."""
+        hides = self.reasoning is not None and bool(self.reasoning.exclude)
+        return self.include_reasoning is not False and not hides
 
     def offered_tools(self) -> list[tuple[int, Tool]]:
         """The tools that the model may call, with their places."""
@@ -556,9 +571,13 @@ class ChatCompletionRequest(SamplingParameters):
             sampling["prompt_logprobs"] = self.prompt_logprobs
         if self.do_sample is False:
             sampling["temperature"] = 0
-        budget = None if self.thinking is None else self.thinking.budget_tokens
-        if budget is not None:
-            sampling.setdefault("thinking_token_budget", budget)
+        budgets = (
+            None if self.thinking is None else self.thinking.budget_tokens,
+            None if self.reasoning is None else self.reasoning.max_tokens,
+        )
+        for budget in budgets:
+            if budget is not None:
+                sampling.setdefault("thinking_token_budget", budget)
         if self.max_completion_tokens is not None:
             sampling["max_tokens"] = self.max_completion_tokens
         match self.tool_choice:
@@ -624,6 +643,7 @@ class AssistantMessage(BaseModel):
         default=None, description="The model's thought; absent when there is none."
     )
     reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+    refusal: None = Field(description="Always null, as OpenAI's answers have it.")
     boxes: list[PictureBox] | None = Field(
         default=None, description="Absent unless `return_boxes` asks for them."
     )
@@ -634,7 +654,7 @@ class Choice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: Logprobs | None = Field(default=None, description="Absent unless asked for.")
+    logprobs: Logprobs | None = Field(description="null unless asked for.")
     finish_reason: AnswerFinishReason = Field(
         description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`. "
         "`tool_calls`: it is complete and asks for calls."

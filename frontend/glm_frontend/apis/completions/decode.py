@@ -17,6 +17,7 @@ def decode(body: CompletionRequest) -> list[AnswerRequest]:
                 cache_salt=body.cache_salt or "",
                 is_raw=True,
                 echo=bool(body.echo),
+                has_no_answer=body.has_no_answer,
             )
         )
     return requests

@@ -61,6 +61,14 @@ class CompletionRequest(SamplingParameters):
         description="The text that the model goes on with, as it is: no chat template is used, "
         f"and tags in it are tokens. Or its token ids; or a list of up to {MAX_PROMPTS} of these."
     )
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Most tokens of the answer. 0 only with `echo`: the prompt alone comes back. "
+        "Default: 512, or what the context leaves if that is less.",
+        json_schema_extra={"default": 512},
+        validate_default=False,
+    )
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Answers to each prompt. Default 1."
     )
@@ -73,6 +81,7 @@ class CompletionRequest(SamplingParameters):
     )
     echo: bool | None = Field(
         None,
+        validate_default=True,
         description="true: the text begins with the prompt, `logprobs` with those of its tokens.",
     )
     stream: bool | None = Field(
@@ -92,6 +101,18 @@ class CompletionRequest(SamplingParameters):
             raise PydanticCustomError("no_conversation", "is for conversations only")
         return value
 
+    @field_validator("echo")
+    @classmethod
+    def _goes_with_no_answer(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if not value and info.data.get("max_tokens") == 0:
+            raise PydanticCustomError("no_answer", "must be true where max_tokens is 0")
+        return value
+
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether the prompt alone comes back."""
+        return self.max_tokens == 0
+
     @field_validator("best_of")
     @classmethod
     def _is_n(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -109,6 +130,8 @@ class CompletionRequest(SamplingParameters):
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
         sampling = super().sampling_parameters()
+        if self.has_no_answer:
+            sampling["max_tokens"] = 1  # the least that the model server takes
         if self.n is not None:
             sampling["n"] = self.n
         if self.logprobs is not None:

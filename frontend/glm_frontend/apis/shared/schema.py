@@ -120,6 +120,22 @@ class ThinkingSwitch(RequestModel):
         return None if self.type is None else self.type not in NO_THINKING
 
 
+class ReasoningSwitch(RequestModel):
+    """How the model thinks, as OpenRouter and OpenAI's newer API have it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    effort: ReasoningEffort | None = Field(None, description="As `reasoning_effort`.")
+    enabled: bool | None = Field(None, description="false: answer at once.")
+    exclude: bool | None = Field(None, description="true: the thought is not sent.")
+    max_tokens: int | None = Field(None, ge=0, description="As `thinking_token_budget`.")
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model thinks first; None where nothing says so."""
+        return effort_thinks(self.effort) if self.enabled is None else self.enabled
+
+
 def thinking_kwargs(*switches: bool | None) -> dict[str, Any]:
     """The chat template's switch for thinking: the first one that says something."""
     given = [thinks for thinks in switches if thinks is not None]

@@ -57,16 +57,27 @@ FORMATS = frozenset(
 # Keywords that hold schemas by name, and keywords that hold values.
 OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+_CHOICES = frozenset({"allOf", "anyOf", "oneOf"})
 
-# As in the engine's `tool_grammar`: what looks around, refers back or asks for a word's boundary.
-_NOT_REGULAR = re.compile(r"\(\?<?[=!]|\\[1-9bB]")
+# What looks around, refers back, or asks for a boundary, in a pattern without its character
+# classes. The engine asks its library, pattern by pattern.
+_NOT_REGULAR = re.compile(r"\(\?(?:<?[=!]|[>#(])|\\[1-9ABGZbz]")
+# The same, and inner anchors, in a pattern for a text without quotation marks.
+_NOT_OF_TEXTS = re.compile(rf"{_NOT_REGULAR.pattern}|(?<!\\)[\^$]")
+_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
+_ENDS = re.compile(r"^\^|(?<!\\)\$$")
 
 
-def unenforced(schema: Any, path: str) -> Iterator[str]:
-    """The paths of keywords that are left out; ``path`` is the schema's own."""
+def unenforced(schema: Any, path: str, *, is_text: bool = False) -> Iterator[str]:
+    """The paths of keywords that are left out.
+
+    Args:
+        path: of the schema itself.
+        is_text: whether a string of this schema stands without quotation marks.
+    """
     if isinstance(schema, list):
         for place, one in enumerate(schema):
-            yield from unenforced(one, f"{path}[{place}]")
+            yield from unenforced(one, f"{path}[{place}]", is_text=is_text)
         return
     if not isinstance(schema, dict):
         return
@@ -77,10 +88,10 @@ def unenforced(schema: Any, path: str) -> Iterator[str]:
         if key in OF_NAMES and isinstance(value, dict):
             for name, one in value.items():
                 yield from unenforced(one, f"{where}.{name}")
-        elif key in KEYWORDS or (key in ("format", "pattern") and _is_left_out(schema, key)):
+        elif key in KEYWORDS or _is_left_out(schema, key, is_text):
             yield where
         else:
-            yield from unenforced(value, where)
+            yield from unenforced(value, where, is_text=is_text and key in _CHOICES)
 
 
 def unenforced_arguments(parameters: Any, path: str) -> Iterator[str]:
@@ -92,15 +103,25 @@ def unenforced_arguments(parameters: Any, path: str) -> Iterator[str]:
             if key in KEYWORDS_OF_ARGUMENTS and not _is_alone(key, value)
         }
         yield from (f"{path}.{key}" for key in parameters if key in left_out)
+        arguments = parameters.get("properties")
+        if isinstance(arguments, dict):
+            for name, one in arguments.items():
+                yield from unenforced(one, f"{path}.properties.{name}", is_text=True)
+            left_out.add("properties")
         parameters = {k: v for k, v in parameters.items() if k not in left_out}
     yield from unenforced(parameters, path)
 
 
-def _is_left_out(schema: dict[str, Any], key: str) -> bool:
+def _is_left_out(schema: dict[str, Any], key: str, is_text: bool) -> bool:
     value, types = schema[key], schema.get("type", "string")
-    if not isinstance(value, str) or not (types == "string" or "string" in types):
+    if key not in ("format", "pattern") or not isinstance(value, str) or "string" not in types:
         return False
-    return value not in FORMATS if key == "format" else _NOT_REGULAR.search(value) is not None
+    if key == "format":
+        return value not in FORMATS
+    pattern = _CLASS.sub("x", value)
+    if is_text:
+        return _NOT_OF_TEXTS.search(_ENDS.sub("", pattern)) is not None
+    return _NOT_REGULAR.search(pattern) is not None
 
 
 def _is_alone(key: str, value: Any) -> bool:

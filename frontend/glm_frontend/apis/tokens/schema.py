@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.chat.schema import Message, Tools
+from glm_frontend.apis.chat.schema import Message, Tools, check_generation_prompt
 from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
@@ -36,6 +36,9 @@ class TokenizeRequest(RequestModel):
     continue_final_message: bool | None = Field(
         None, description="With `messages`: as for chat completions."
     )
+    add_generation_prompt: bool | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
     add_special_tokens: bool | None = Field(
         None, description="Accepted: the tokenizer adds none by itself."
     )
@@ -52,6 +55,8 @@ class TokenizeRequest(RequestModel):
         if "prompt" in info.data and (info.data["prompt"] is None) == (value is None):
             raise PydanticCustomError("one_of", "give either prompt or messages")
         return value
+
+    _agree = field_validator("add_generation_prompt")(check_generation_prompt)
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
