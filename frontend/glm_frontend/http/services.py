@@ -74,7 +74,13 @@ def build_services(
     return Services(
         settings=settings,
         backend=backend,
-        generator=Generator(backend, fetcher, health, settings.request_timeout),
+        generator=Generator(
+            backend,
+            fetcher,
+            health,
+            settings.request_timeout,
+            drops_oldest=settings.media_overflow == "oldest",
+        ),
         model_info=info,
         health=health,
         keys=KeyRing(settings.keys),
