@@ -111,6 +111,8 @@ class GenerationRequest:
         image_max_pixels: for each of ``images`` the maximum number of pixels, to which it is scaled
             down; 0 for the checkpoint's own limit. Empty: 0 for all.
         videos: bytes of video files (or their base64 text, or data URIs), in order.
+        mm_processor_kwargs: arguments of transformers' processor, for all images and videos:
+            ``size``, ``min_pixels``, ``max_pixels``, ``do_resize``, ``fps``.
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. Missing
@@ -138,6 +140,7 @@ class GenerationRequest:
     images: Sequence[bytes] = ()
     image_max_pixels: Sequence[int] = ()
     videos: Sequence[bytes] = ()
+    mm_processor_kwargs: Mapping[str, Any] | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -43,6 +43,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "image": "BYTES",
         "image_max_pixels": "INT32",
         "video": "BYTES",
+        "mm_processor_kwargs": "BYTES",
         "stream": "BOOL",
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
@@ -198,7 +199,7 @@ def _prompt_inputs(request: GenerationRequest) -> list[InferInput]:
             inputs.append(_bytes(name, text.encode()))
     if request.prompt_token_ids is not None:
         inputs.append(_integers("prompt_token_ids", request.prompt_token_ids))
-    for name in ("messages", "tools", "chat_template_kwargs"):
+    for name in ("messages", "tools", "chat_template_kwargs", "mm_processor_kwargs"):
         value = getattr(request, name)
         if value is not None:
             inputs.append(_bytes(name, _json(value)))

@@ -126,11 +126,11 @@ class Settings(BaseSettings):
     """What happens to fields of a request that nobody knows: left out and named, or refused."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
     """Most bytes of a request's body, and of all pictures and videos fetched for one request."""
-    max_images: int = Field(default=16, ge=0)
+    max_images: int = Field(default=999, ge=0)
     """Most pictures in one request."""
     max_image_bytes: int = Field(default=20 * 1024**2, ge=1)
     """Most bytes of one picture's file."""
-    max_videos: int = Field(default=1, ge=0)
+    max_videos: int = Field(default=999, ge=0)
     """Most videos in one request."""
     max_video_bytes: int = Field(default=24 * 1024**2, ge=1)
     """Most bytes of one video's file."""
@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     """URL of the HTTP proxy that they are fetched by; empty: none, whatever other variables say."""
     media_folder: Path | None = None
     """Folder whose files may be named by ``file://`` URLs; absent: none."""
+    media_memory: int = Field(default=256 * 1024**2, ge=0)
+    """Bytes of pictures and videos that are remembered by the ``uuid`` that clients give them."""
+    media_overflow: Annotated[Literal["refuse", "oldest"], BeforeValidator(_lower)] = "refuse"
+    """What happens to a request with more of them than fit: it is refused, or the oldest go."""
     status_file: Path | None = None
     """Where the launcher says what it is starting again."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (

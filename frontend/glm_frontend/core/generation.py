@@ -1,11 +1,11 @@
 """From a decoded request to the stream of its events: pictures loaded, the model server asked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from glm_client import (
     CallDelta,
@@ -32,6 +32,8 @@ from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, from_client_error
 from glm_frontend.media.fetch import ImageFetcher
 
+Answer = TypeVar("Answer")
+
 
 class Generator:
     """Answers decoded requests. Cancelling a call cancels everything that it waits for.
@@ -42,6 +44,8 @@ class Generator:
     Args:
         cache: of answers, which may answer instead of the model server.
         timeout: seconds for one answer, without the loading of its pictures.
+        drops_oldest: whether the oldest pictures and videos of a conversation go where there are
+            more than fit.
         health: notified of every sign of life, and of its lack.
     """
 
@@ -52,12 +56,15 @@ class Generator:
         health: HealthProbe,
         cache: AnswerCache,
         timeout: float,
+        *,
+        drops_oldest: bool = False,
     ) -> None:
         self._backend = backend
         self._fetcher = fetcher
         self._health = health
         self._cache = cache
         self._timeout = timeout
+        self._drops_oldest = drops_oldest
 
     async def complete(
         self, requests: Sequence[AnswerRequest], caller: Caller
@@ -105,7 +112,11 @@ class Generator:
         Raises:
             APIError: with the HTTP request's names.
         """
-        return await self._tokenize(request, await self._load(request, caller), token_texts)
+
+        async def ask(request: AnswerRequest) -> Tokenization:
+            return await self._tokenize(request, await self._load(request, caller), token_texts)
+
+        return await self._fitting(request, caller, ask)
 
     async def tokenizer_config(self) -> dict[str, Any]:
         """What the checkpoint says of its tokenizer.
@@ -140,6 +151,25 @@ class Generator:
                     yield event
 
     async def _batches(
+        self, request: AnswerRequest, caller: Caller, record: AnswerRecord, *, stream: bool
+    ) -> AsyncGenerator[Batch]:
+        """The events of an answer, if need be to the request without its oldest media."""
+        request, number, has_begun = self._within_counts(request, caller), 1, False
+        while True:
+            try:
+                once = self._batches_once(request, caller, record, stream=stream)
+                async with aclosing(once) as batches:
+                    async for batch in batches:
+                        has_begun = True
+                        yield batch
+                return
+            except APIError as error:
+                smaller = None if has_begun else self._smaller(request, caller, error, number)
+                if smaller is None:
+                    raise
+                request, number = smaller, 2 * number
+
+    async def _batches_once(
         self, request: AnswerRequest, caller: Caller, record: AnswerRecord, *, stream: bool
     ) -> AsyncGenerator[Batch]:
         """The events of an answer: kept ones, or as the model server sends them."""
@@ -222,8 +252,53 @@ class Generator:
                 early.clear()
 
     async def _load(self, request: AnswerRequest, caller: Caller) -> GenerationRequest:
-        files = await self._fetcher.load_all(request.paths.files, caller.hold)
+        files = await self._fetcher.load_all(request.paths.files, caller.hold, caller.tenant)
         return request.on_the_wire(files, caller)
+
+    async def _fitting(
+        self,
+        request: AnswerRequest,
+        caller: Caller,
+        ask: Callable[[AnswerRequest], Awaitable[Answer]],
+    ) -> Answer:
+        """What ``ask`` gives, if need be of a request without its oldest pictures and videos."""
+        request, number = self._within_counts(request, caller), 1
+        while True:
+            try:
+                return await ask(request)
+            except APIError as error:
+                smaller = self._smaller(request, caller, error, number)
+                if smaller is None:
+                    raise
+                request, number = smaller, 2 * number
+
+    def _within_counts(self, request: AnswerRequest, caller: Caller) -> AnswerRequest:
+        """The request without the pictures and videos above the numbers that are allowed."""
+        if not self._drops_oldest:
+            return request
+        surplus = {id(file) for file in self._fetcher.surplus(request.paths.files)}
+        gone = [n for n, group in enumerate(request.media()) if id(group[0]) in surplus]
+        return self._without(request, caller, gone) if gone else request
+
+    def _smaller(
+        self, request: AnswerRequest, caller: Caller, error: APIError, number: int
+    ) -> AnswerRequest | None:
+        """The request without that many of its oldest pictures and videos, if that may help.
+
+        The last one stays: the question may be about it.
+        """
+        left = len(request.media()) - 1
+        is_too_long = error.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+        if not (self._drops_oldest and is_too_long and left > 0):
+            return None
+        return self._without(request, caller, range(min(number, left)))
+
+    def _without(
+        self, request: AnswerRequest, caller: Caller, gone: Sequence[int]
+    ) -> AnswerRequest:
+        media = request.media()
+        caller.record.left_out += [media[number][0].param for number in gone]
+        return request.without(gone)
 
     async def _echo(
         self, request: AnswerRequest, on_wire: GenerationRequest
@@ -252,7 +327,14 @@ class Generator:
                 return APIError(ErrorCode.UNAVAILABLE, report.message)
         if request is not None and isinstance(error, InvalidRequestError) and error.param:
             param = request.paths.http(error.param)
-            error = InvalidRequestError(error.message, param, code=error.code)
+            message = error.message
+            media = request.media()
+            if error.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED and len(media) > 1:
+                oldest = media[0][0].param
+                message += (
+                    f"; the oldest picture or video is {oldest}: leave out its message, or it"
+                )
+            error = InvalidRequestError(message, param, code=error.code)
         return from_client_error(error)
 
 

@@ -70,6 +70,7 @@ class RequestRecord:
         refusal: why it was not even begun, if so; of ``errors.REFUSALS``.
         failed_in_stream: whether that came after the beginning of the answer.
         request_bytes: of its body, as far as they came.
+        left_out: places of pictures and videos that went since there were more than fit.
         answers: one, but of ``/v1/completions`` with several prompts.
     """
 
@@ -78,6 +79,7 @@ class RequestRecord:
     refusal: str | None = None
     failed_in_stream: bool = False
     request_bytes: int = 0
+    left_out: list[str] = field(default_factory=list)
     answers: list[AnswerRecord] = field(default_factory=list)
 
     @property

@@ -85,6 +85,7 @@ REFUSED_FIELDS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "functions": ([],),
         "logprobs": (False, 0),
         "mcp_servers": ([],),
+        "media_io_kwargs": ({},),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "n": (1,),

@@ -83,7 +83,14 @@ def build_services(
     return Services(
         settings=settings,
         backend=backend,
-        generator=Generator(backend, fetcher, health, cache, settings.request_timeout),
+        generator=Generator(
+            backend,
+            fetcher,
+            health,
+            cache,
+            settings.request_timeout,
+            drops_oldest=settings.media_overflow == "oldest",
+        ),
         cache=cache,
         model_info=info,
         health=health,

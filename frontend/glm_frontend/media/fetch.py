@@ -7,11 +7,11 @@ import asyncio
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain, zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
 
@@ -27,6 +27,7 @@ from glm_frontend.media.inline import (
     from_escaped,
     scheme_of,
 )
+from glm_frontend.media.memory import MediaMemory
 from glm_frontend.settings import Settings
 
 MAX_REDIRECTS = 5
@@ -58,12 +59,23 @@ class Picture:
         param: where it stands in the request, for errors.
         max_pixels: that the model sees of a picture; 0 for the checkpoint's own limit.
         kind: which of the two it is.
+        is_frame: whether it is a picture that stands for a frame of a video.
+        options: of a video, which of its frames are looked at, with the model server's names.
+        uuid: the client's own name for it; beside one, ``source`` may be empty.
     """
 
     source: str | bytes
     param: str
     max_pixels: int = 0
     kind: Literal["image", "video"] = "image"
+    is_frame: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    uuid: str | None = None
+
+    @property
+    def format(self) -> Literal["image", "video"]:
+        """What its file is."""
+        return "image" if self.is_frame else self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,33 +156,51 @@ class ImageFetcher:
         self._named_hosts = NamedHosts(settings.media_allowed_hosts)
         self._has_proxy = bool(settings.media_proxy)
         self._folder = settings.media_folder
+        self._memory = MediaMemory(settings.media_memory)
         self._transport = transport
         self._resolve = resolve
         self._on_fetched = on_fetched
 
+    def surplus(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """The oldest ones, as many as there are above the numbers that one request may have."""
+        return [
+            picture
+            for kind in self._kinds
+            for own in [[p for p in pictures if p.kind == kind and not p.is_frame]]
+            for picture in own[: max(0, len(own) - self._kinds[kind].max_count)]
+        ]
+
     async def load_all(
-        self, pictures: Sequence[Picture], hold: Callable[[int], None] = lambda size: None
+        self,
+        pictures: Sequence[Picture],
+        hold: Callable[[int], None] = lambda size: None,
+        tenant: str = "",
     ) -> list[bytes]:
         """The files of all, in order; what must be fetched is fetched at the same time.
 
         Args:
             hold: called with the size of every chunk in bytes; what it raises ends all downloads.
+            tenant: whose they are: what another one named by a uuid is not found.
 
         Raises:
             APIError: 400, naming the picture or video.
         """
         for name, kind in self._kinds.items():
-            own = [picture for picture in pictures if picture.kind == name]
+            own = [p for p in pictures if p.kind == name and not p.is_frame]
             if len(own) > kind.max_count:
                 raise invalid(
                     own[kind.max_count].param,
-                    f"the request has {len(own)} {kind.noun}s, and {kind.max_count} are allowed",
+                    f"the request has {len(own)} {kind.noun}s, and {kind.max_count} are allowed; "
+                    f"the oldest is {own[0].param}: leave out its message, or the {kind.noun}",
                     code=kind.error("too_many_{}s"),
                 )
         budget = _Budget(self._max_total_bytes, hold)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._load(picture, budget)) for picture in pictures]
+                tasks = [
+                    group.create_task(self._load_or_recall(picture, budget, tenant))
+                    for picture in pictures
+                ]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -179,8 +209,27 @@ class ImageFetcher:
         """Close the transport."""
         await self._transport.aclose()
 
+    async def _load_or_recall(self, picture: Picture, budget: "_Budget", tenant: str) -> bytes:
+        if picture.uuid is None:
+            return await self._load(picture, budget)
+        name = tenant, picture.kind, picture.uuid
+        if picture.source:
+            data = await self._load(picture, budget)
+            self._memory.put(name, data)
+            return data
+        remembered = self._memory.get(name)
+        if remembered is None:
+            raise invalid(
+                picture.param,
+                f"there is no {self._kinds[picture.kind].noun} with this uuid, or it is no longer "
+                "remembered; send it again",
+                code=ErrorCode.MEDIA_NOT_REMEMBERED,
+            )
+        budget.hold(len(remembered))
+        return remembered
+
     async def _load(self, picture: Picture, budget: "_Budget") -> bytes:
-        source, param, kind = picture.source, picture.param, self._kinds[picture.kind]
+        source, param, kind = picture.source, picture.param, self._kinds[picture.format]
         if isinstance(source, bytes):
             return _bounded(source, param, kind)
         source = source.strip()
@@ -336,7 +385,7 @@ class ImageFetcher:
                     code=kind.error("{}_too_large"),
                 )
         media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if data[:64].lstrip()[:1] in (b"<", b"{") and media_type in _TEXT:
+        if bytes(data[:64]).lstrip()[:1] in (b"<", b"{") and media_type in _TEXT:
             raise _failed(param, kind, f"the server sent {media_type!r}, not a {kind.noun}")
         return _bounded(bytes(data), param, kind)
 
@@ -409,10 +458,10 @@ class _Budget:
 
     def __init__(self, size: int, hold: Callable[[int], None]) -> None:
         self._left = size
-        self._hold = hold
+        self.hold = hold
 
     def take(self, size: int) -> bool:
-        self._hold(size)
+        self.hold(size)
         self._left -= size
         return self._left >= 0
 

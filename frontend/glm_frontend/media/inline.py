@@ -15,6 +15,7 @@ _ESCAPED = tuple(
     for escape in dict.fromkeys((f"%{code}", f"%{code.lower()}"))
 )
 _URL_SAFE = str.maketrans("-_", "+/")
+_LONGEST_PREFIX = 256
 # Without base64 a file is three times as long, and decoded slowly.
 _MAX_ESCAPED_CHARACTERS = 4 * 1024**2
 
@@ -40,6 +41,16 @@ def data_uri_parts(uri: str) -> tuple[str, str, bool] | None:
         return None
     is_base64 = _IS_BASE64.search(head["parameters"]) is not None
     return head["type"].strip().lower(), uri[head.end() :], is_base64
+
+
+def frames_of(uri: str) -> list[str]:
+    """The frames in a data URI of type ``video/jpeg``, as vLLM takes them: each a data URI; none
+    of any other."""
+    parts = data_uri_parts(uri[:_LONGEST_PREFIX])
+    if parts is None or parts[0] != "video/jpeg" or not parts[2]:
+        return []
+    _, _, data = uri.partition(",")
+    return [f"data:image/jpeg;base64,{frame}" for frame in data.split(",")]
 
 
 def from_base64(text: str, max_bytes: int) -> bytes:

@@ -123,6 +123,7 @@ def _from_tensors(request: Any) -> PromptRequest:
         image_hashes=hashes,
         known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
         video=_bytes(request, "video"),
+        mm_processor_kwargs=_text(request, "mm_processor_kwargs"),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError, from_json
 
@@ -612,6 +613,100 @@ PROMPT_LOGPROBS_WANTED = (
     "Report how likely each token of the prompt was, and this many alternatives, as vLLM does. Not "
     "in streams."
 )
+
+
+class _OnlyKnown(RequestModel):
+    """What would change the answer: an unknown field is refused, never left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        unknown = (
+            [key for key in data if key not in cls.known_fields()] if isinstance(data, dict) else []
+        )
+        if any(data[key] is not None for key in unknown):
+            raise PydanticCustomError(
+                "not_supported",
+                "{key} is not supported, only {known}",
+                {"key": str(unknown[0])[:64], "known": ", ".join(cls.known_fields())},
+            )
+        return data
+
+
+MAX_FRAMES = 640
+"""Of one video that the model looks at."""
+MaxPixels = Annotated[int, Field(ge=1, lt=2**31)]
+FramesPerSecond = Annotated[float, Field(gt=0, le=240)]
+NumFrames = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class ProcessorSize(_OnlyKnown):
+    """Limits of frames x height x width in pixels; a picture counts as two frames."""
+
+    shortest_edge: MaxPixels | None = None
+    longest_edge: MaxPixels | None = None
+
+
+class ProcessorKwargs(_OnlyKnown):
+    """How all pictures and videos are resized, under the names of vLLM and transformers."""
+
+    size: ProcessorSize | None = Field(
+        None, description="The processor's own name of the next two."
+    )
+    min_pixels: MaxPixels | None = Field(
+        None, description="Least pixels of frames x height x width; smaller media are scaled up."
+    )
+    max_pixels: MaxPixels | None = Field(
+        None, description="Most pixels of frames x height x width; a picture counts as two frames."
+    )
+    do_resize: bool | None = Field(
+        None,
+        description="false: media stay as they are; each side must be a multiple of a token's.",
+    )
+    fps: FramesPerSecond | None = Field(
+        None, description="Frames of a second of video that are looked at."
+    )
+
+
+class VideoSampling(_OnlyKnown):
+    """Which frames of a video are looked at. Default: GLM's own choice."""
+
+    fps: FramesPerSecond | None = Field(None, description="So many of a second, 640 at most.")
+    num_frames: Annotated[int, Field(ge=-1, le=MAX_FRAMES)] | None = Field(
+        None, description="At most so many, evenly spaced; -1: GLM's own choice."
+    )
+
+
+class MediaKwargs(_OnlyKnown):
+    """How files are read, under vLLM's names."""
+
+    video: VideoSampling | None = None
+    image: Hint = None
+
+
+class VideoFields(RequestModel):
+    """Which frames of a video are looked at, and how closely. Default: GLM's own choice."""
+
+    fps: FramesPerSecond | None = Field(
+        None,
+        description="Frames of a second that are looked at, 640 in all at most. Of given frames: "
+        "how many a second has.",
+    )
+    num_frames: NumFrames | None = Field(
+        None, description="At most so many frames are looked at, evenly spaced."
+    )
+    video_start: Seconds | None = Field(
+        None, description="Seconds; what is before is not looked at."
+    )
+    video_end: Seconds | None = Field(None, description="Seconds; nor is what is after it.")
+    max_pixels: MaxPixels | None = Field(
+        None, description="Of a frame: larger ones are scaled down."
+    )
+
+    def video_options(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        return self.model_dump(include=set(VideoFields.model_fields), exclude_none=True)
 
 
 class StreamOptions(RequestModel):

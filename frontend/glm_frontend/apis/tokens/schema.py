@@ -10,6 +10,8 @@ from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
     ChatTemplateKwargs,
+    MediaKwargs,
+    ProcessorKwargs,
     TokenId,
     thinking_kwargs,
 )
@@ -37,6 +39,12 @@ class TokenizeRequest(RequestModel):
         None, description="With `messages`: as for chat completions."
     )
     add_generation_prompt: bool | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
+    mm_processor_kwargs: ProcessorKwargs | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
+    media_io_kwargs: MediaKwargs | None = Field(
         None, description="With `messages`: as for chat completions."
     )
     add_special_tokens: bool | None = Field(

@@ -67,6 +67,8 @@ NAMES = frozenset(
         "GLM_MAX_VIDEO_FRAMES",
         "GLM_MEDIA_ALLOWED_HOSTS",
         "GLM_MEDIA_FOLDER",
+        "GLM_MEDIA_MEMORY",
+        "GLM_MEDIA_OVERFLOW",
         "GLM_MEDIA_PROXY",
         "GLM_METRICS_PUBLIC",
         "GLM_MODEL",

@@ -39,6 +39,7 @@ PROMPT_INPUTS = (
     "image",
     "image_max_pixels",
     "video",
+    "mm_processor_kwargs",
 )
 # Additional inputs of stage 1 that describe the entries of `image`; see its config.pbtxt.
 KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
@@ -219,7 +220,11 @@ class Preprocessing:
         budgets = inputs.get("image_max_pixels", np.zeros(len(entries), np.int32)).tolist()
         if len(budgets) != len(entries):
             return inputs, {}  # stage 1 rejects it
-        hashes = [_content_hash(*image) for image in zip(entries, budgets, strict=True)]
+        kwargs = inputs.get("mm_processor_kwargs", np.array([], object)).ravel()
+        kwargs_json = kwargs[0] if kwargs.size else b""
+        hashes = [
+            _content_hash(*image, kwargs_json) for image in zip(entries, budgets, strict=True)
+        ]
         known = {
             name: found
             for name in hashes
@@ -273,11 +278,12 @@ def error_of_stage_one(text: str) -> GenerationError:
     return EngineFailure(details["message"])
 
 
-def _content_hash(image: bytes, max_pixels: int) -> bytes:
+def _content_hash(image: bytes, max_pixels: int, processor_kwargs: bytes) -> bytes:
     """The key of an image; must match that of stage 1."""
     name = blake2b(image, digest_size=_HASH_BYTES)
     if max_pixels:
         name.update(b"%d" % max_pixels)
+    name.update(processor_kwargs)
     return name.digest()
 
 

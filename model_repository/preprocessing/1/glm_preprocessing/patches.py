@@ -120,6 +120,21 @@ def target_size(
     return new_width, new_height
 
 
+def check_whole(width: int, height: int, config: PatchConfig, field: str) -> tuple[int, int]:
+    """Width and height, of media that are not to be resized.
+
+    Raises:
+        InvalidInput: a side is not a multiple of ``config.factor``.
+    """
+    if width % config.factor or height % config.factor:
+        raise InvalidInput(
+            field,
+            f"{width} x {height} pixels: without do_resize each side must be a multiple of "
+            f"{config.factor}",
+        )
+    return width, height
+
+
 def patchify(
     image: Image.Image, size: tuple[int, int], config: PatchConfig
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int]]:

@@ -5,6 +5,7 @@ to, are neither counted nor shown. The packets of a file are read once; only tho
 the sampled frames depend on, and at most a few decoded frames are in memory at a time.
 """
 
+import math
 import os
 import time
 from bisect import bisect_left, bisect_right
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.media_options import VideoOptions
 
 FORMATS = "MP4, MOV, 3GP, WebM, Matroska, AVI, MPEG-TS, MPEG-PS, FLV, WMV, Ogg, GIF"
 # FFmpeg supports far more than is needed, including playlists that reference other files. From the
@@ -128,11 +130,15 @@ class Video:
         duration: in seconds, to the end of the last frame.
     """
 
-    def __init__(self, data: bytes, field: str, limits: VideoLimits) -> None:
+    def __init__(
+        self, data: bytes, field: str, limits: VideoLimits, deadline: float = math.inf
+    ) -> None:
         """Read the file, and decode its first frame.
 
         Args:
             field: named in errors, including those of :meth:`frames`.
+            deadline: of ``time.monotonic()``, for reading and decoding; it may come earlier than
+                by ``limits``.
 
         Raises:
             InvalidInput: not a video of an accepted format, damaged, or beyond the limits.
@@ -141,7 +147,7 @@ class Video:
         self._format = _container_format(data)
         if self._format is None:
             raise InvalidInput(field, f"not a readable video (supported: {FORMATS})")
-        self._deadline = time.monotonic() + limits.max_seconds
+        self._deadline = min(deadline, time.monotonic() + limits.max_seconds)
         self._num_bytes = len(data)
         with self._errors():
             self._container = self._open(data)
@@ -465,6 +471,27 @@ def _upright(frame: av.VideoFrame, pixels: Any) -> Pixels:
             pixels, a, d = pixels.swapaxes(0, 1), c, b
         pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return np.ascontiguousarray(pixels)
+
+
+def sample(video: Video, options: VideoOptions, frames_per_patch: int = 2) -> list[int]:
+    """Indices of the frames to look at: an even number, ascending; none if it is too short.
+
+    Those that GLM samples, or those that ``options`` ask for.
+    """
+    begin = bisect_right(video.times, options.start + _SAME_MOMENT) - 1
+    end = max(bisect_left(video.times, min(options.end, video.duration)), begin + 1)
+    times = [time - video.times[begin] for time in video.times[begin:end]]
+    duration = min(options.end, video.duration) - video.times[begin]
+    if options.num_frames or options.fps:
+        count = min(options.num_frames or MAX_SAMPLED_FRAMES, len(times))
+        if options.fps:
+            count = min(count, max(1, int(duration * options.fps)))
+        indices = sample_evenly(times, count)
+    elif video.is_steady:
+        indices = sample_frames(len(times), video.fps, frames_per_patch)
+    else:
+        indices = sample_times(times, duration, frames_per_patch)
+    return [begin + index for index in indices]
 
 
 def sample_frames(num_frames: int, fps: float, frames_per_patch: int = 2) -> list[int]:
