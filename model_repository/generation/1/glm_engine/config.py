@@ -3,7 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+from glm_engine.caches import cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -48,6 +51,7 @@ class EngineConfig:
             (``GLM_CPU_THREADS``).
         max_thinking_tokens: bound on the thought of a request that sets no ``max_tokens``
             (``GLM_MAX_THINKING_TOKENS``).
+        cache_dir: folder for compiled code; None if there is none (``GLM_CACHE_DIR``).
         log_level: minimum severity of logged records (``GLM_LOG_LEVEL``).
         log_format: whether log lines are text or JSON objects (``GLM_LOG_FORMAT``).
     """
@@ -71,6 +75,7 @@ class EngineConfig:
     gpu_kernels: bool = True
     cpu_threads: int = 0
     max_thinking_tokens: int = 8192
+    cache_dir: Path | None = None
     log_level: str = "info"
     log_format: str = "text"
 
@@ -110,6 +115,7 @@ class EngineConfig:
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
+            cache_dir=cache_folder(env),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )
