@@ -20,6 +20,7 @@ NAMES = frozenset(
         "GLM_API_KEYS_FILE",
         "GLM_BLOCK_SIZE",
         "GLM_BODY_TIMEOUT",
+        "GLM_CACHE_DIR",
         "GLM_CACHE_SHARING",
         "GLM_CACHE_TENANT_FLOOR",
         "GLM_CORS_ORIGINS",

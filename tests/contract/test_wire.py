@@ -12,7 +12,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from glm_client import GenerationRequest, wire
+from glm_triton.deployment import PARAMETER
 from glm_triton.preprocessing import KNOWN_IMAGE_INPUTS, PROMPT_INPUTS, PROMPT_OUTPUTS
+from launcher import upgrade
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 MODELS = ("preprocessing", "generation")
@@ -41,7 +43,12 @@ def _datatypes(tensors: Any) -> dict[str, str]:
 # Where each model's code meets Triton: nothing else imports it.
 ADAPTERS = {
     "preprocessing": ("model.py",),
-    "generation": ("model.py", "glm_triton/tensors.py", "glm_triton/metrics.py"),
+    "generation": (
+        "model.py",
+        "glm_triton/tensors.py",
+        "glm_triton/metrics.py",
+        "glm_triton/stage_one.py",
+    ),
 }
 # The names that the adapters take from elsewhere.
 NAMED_ELSEWHERE = {"generation": {*PROMPT_INPUTS}, "preprocessing": set[str]()}
@@ -70,6 +77,14 @@ def test_the_adapter_names_every_tensor_of_its_config(model: str) -> None:
 def test_the_folder_is_the_models_name_and_the_backend_is_python(model: str) -> None:
     config = _config(model)
     assert (config.name, config.backend, config.max_batch_size) == (model, "python", 0)
+
+
+def test_generation_names_its_stage_one() -> None:
+    parameters = _config("generation").parameters
+    assert {name: value.string_value for name, value in parameters.items()} == {
+        PARAMETER: "preprocessing"
+    }
+    assert upgrade.STAGE_TWO == PARAMETER
 
 
 def test_only_generation_is_decoupled() -> None:

@@ -1,5 +1,10 @@
 """Triton adapter of stage 1: converts tensors, and maps errors to Triton's codes."""
 
+import sys
+
+# Before our own modules are imported: nothing is written into the model repository.
+sys.dont_write_bytecode = True
+
 import json
 import traceback
 from collections.abc import Iterable

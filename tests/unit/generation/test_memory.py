@@ -1,9 +1,13 @@
 """How large the KV cache becomes, and what a bad size says."""
 
 import logging
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
+from glm_engine import memory
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.errors import InvalidRequest
@@ -77,3 +81,43 @@ def test_bfloat16_gives_nearly_the_same_answers(
     ]
     same = sum(one == other for one, other in zip(*answers, strict=True))
     assert same >= 6
+
+
+def test_a_cache_that_does_not_fit_into_memory_stops_the_start() -> None:
+    """Two versions side by side may need more than there is: better than to be killed later."""
+    with pytest.raises(ValueError, match=r"the keys and values of the KV cache need \d{6}"):
+        _engine(kv_cache_memory=2**60, max_num_seqs=2**24)
+
+
+def test_weights_that_do_not_fit_into_memory_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 2.0**20)
+    with pytest.raises(ValueError, match=r"the weights need 0.0 GiB, and 0.0 GiB of main memory"):
+        _engine()
+
+
+def test_the_size_of_the_weights_is_that_of_the_loaded_model() -> None:
+    model = AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT)
+    for dtype in (torch.float32, torch.bfloat16):
+        size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+        assert memory.weights_size(DEMO_CHECKPOINT, dtype) == size
+
+
+def test_free_memory_is_the_machines_within_the_containers_limit(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    assert memory.free_memory(meminfo, tmp_path) == 5000 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory(meminfo, tmp_path) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert memory.free_memory(meminfo, tmp_path) == 4000 - 1000 + 300
+    older = tmp_path / "older"
+    (older / "memory").mkdir(parents=True)
+    (older / "memory" / "memory.limit_in_bytes").write_text("8000\n")
+    (older / "memory" / "memory.usage_in_bytes").write_text("6000\n")
+    (older / "memory" / "memory.stat").write_text("total_inactive_file 500\n")
+    assert memory.free_memory(meminfo, older) == 8000 - 6000 + 500
+    assert memory.free_memory(tmp_path / "none", tmp_path / "none") == float("inf")

@@ -478,6 +478,9 @@ def test_requests_fail_at_once_after_the_wait_for_stage_one(
     stage: Stage, stage_one: StageOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glm_triton.preprocessing, "_PATIENCE_SECONDS", 0.3)
+    _, client = stage.accept()
+    client.wait()
+    assert client.error is None
     stage_one.script = [StageOneError(LOADING)] * 100
     _, client = stage.accept()
     client.wait()
@@ -487,6 +490,33 @@ def test_requests_fail_at_once_after_the_wait_for_stage_one(
     _, client = stage.accept()
     client.wait()
     assert isinstance(client.error, EngineUnavailable) and stage_one.calls == calls + 1
+
+
+def test_requests_do_not_wait_for_a_stage_one_that_was_never_there(
+    make_stage: Callable[..., Stage], stage_one: StageOne
+) -> None:
+    stage = make_stage()
+    stage_one.script, calls = [StageOneError(LOADING)], stage_one.calls
+    _, client = stage.accept()
+    client.wait()
+    assert isinstance(client.error, EngineUnavailable) and client.error.stage == "preprocessing"
+    assert stage_one.calls == calls + 1
+
+
+def test_without_stage_one_it_is_not_alive_until_a_probe_finds_it(
+    make_stage: Callable[..., Stage], stage_one: StageOne
+) -> None:
+    pipeline = (stage := make_stage()).pipeline
+    calls = stage_one.calls
+    pipeline.preprocessing.probe()
+    assert pipeline.is_alive and stage_one.calls == calls  # nothing to look for
+    stage_one.script = [StageOneError(LOADING), StageOneError(LOADING)]
+    stage.accept()[1].wait()
+    assert not pipeline.is_alive
+    pipeline.preprocessing.probe()
+    assert not pipeline.is_alive
+    pipeline.preprocessing.probe()
+    assert pipeline.is_alive
 
 
 # ---- the engine ----

@@ -3,7 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+from glm_engine.caches import cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -56,6 +59,7 @@ class EngineConfig:
         forwarded_headers: patterns for the lower-case names of headers that Triton passes on as
             parameters of requests, and that are ignored; ``*`` is any text
             (``GLM_FORWARDED_HEADERS``, comma-separated).
+        cache_dir: folder for compiled code; None if there is none (``GLM_CACHE_DIR``).
         log_level: minimum severity of logged records (``GLM_LOG_LEVEL``).
         log_format: whether log lines are text or JSON objects (``GLM_LOG_FORMAT``).
     """
@@ -82,6 +86,7 @@ class EngineConfig:
     cpu_threads: int = 0
     max_thinking_tokens: int = 8192
     forwarded_headers: tuple[str, ...] = ()
+    cache_dir: Path | None = None
     log_level: str = "info"
     log_format: str = "text"
 
@@ -128,6 +133,7 @@ class EngineConfig:
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
             forwarded_headers=_names(env, "GLM_FORWARDED_HEADERS"),
+            cache_dir=cache_folder(env),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )

@@ -9,10 +9,16 @@ launches, each of which would read and write all activations. Arithmetic is floa
 With ``TRITON_INTERPRET=1`` in the environment everything runs on a CPU, slowly, for tests.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 
+from glm_engine.caches import usable_cache_folder
+
+if _FOLDER := usable_cache_folder("triton"):
+    os.environ.setdefault("TRITON_CACHE_DIR", str(_FOLDER))
 # Keys per tile.
 _TILE = 64
 # Bytes per column of queries, i.e. of several tokens and of the heads that share a KV head.

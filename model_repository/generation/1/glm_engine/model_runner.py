@@ -19,6 +19,7 @@ from glm_engine.cuda_graphs import DecodeGraphs
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.linear import linear_for
+from glm_engine.memory import check_memory, weights_size
 from glm_engine.operations import GPUOperations, operations_for
 from glm_engine.request import Prompt, PromptImage, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampled, Sampler, token_logprobs
@@ -80,7 +81,7 @@ class ModelRunner:
 
         Raises:
             ValueError: the checkpoint lacks weights of the model, ``max_model_len`` exceeds the
-                checkpoint's limit or the KV cache, or the CPU has no AVX2.
+                checkpoint's limit or the KV cache, the CPU has no AVX2, or memory is short.
         """
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
@@ -90,6 +91,8 @@ class ModelRunner:
             self._cpu_threads = config.cpu_threads or cpu.usable_cores()
         self.enter_thread()
         if model is None:
+            size = weights_size(checkpoint.folder, self.dtype)
+            check_memory("the weights", size, self.device)
             model = _load(checkpoint, self.dtype).to(self.device).eval()
         weights = sum(parameter.nbytes for parameter in model.parameters())
         self.max_model_len = _max_model_len(model.config, config)
@@ -186,6 +189,7 @@ class ModelRunner:
                 self.max_model_len,
             )
             self.max_model_len = tokens
+        check_memory("the keys and values of the KV cache", num_blocks * per_block, self.device)
         return self._cache_of(num_blocks, config.block_size)
 
     def _kv_shape(self) -> dict[str, int]:

@@ -71,7 +71,8 @@ class Pipeline:
     @property
     def is_alive(self) -> bool:
         """Whether jobs are answered."""
-        return self.engine.is_alive and self._thread.is_alive()
+        is_alive = self.engine.is_alive and self._thread.is_alive()
+        return is_alive and self.preprocessing.is_available
 
     def start(self) -> None:
         """Start all threads."""

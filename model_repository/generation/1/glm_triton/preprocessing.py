@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -63,7 +64,9 @@ _ATTEMPTS = 2
 _PATIENCE_SECONDS = 15.0
 _RETRY_SECONDS = 0.1
 # Triton's own messages: while preprocessing is being reloaded, for a process that has died,
-_NOT_LOADED = re.compile(r"is not ready|unknown model|not found|no available versions")
+NOT_LOADED = re.compile(
+    r"is not ready|not at ready state|unknown model|not found|no available versions"
+)
 _DEAD_PROCESS = re.compile(r"is not healthy|Stub process")
 # and for a tensor that does not fit into /dev/shm.
 _NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
@@ -109,6 +112,8 @@ class Preprocessing:
         self._fail = fail
         self._queue: FairQueue[Job] = FairQueue()
         self._lost_since: float | None = None
+        # Whether it has ever been there; only then may it be about to come back.
+        self._has_been_loaded = False
         self._threads = [
             threading.Thread(target=self._run, name=f"bls-{number}", daemon=True)
             for number in range(_THREADS)
@@ -118,6 +123,18 @@ class Preprocessing:
     def is_idle(self) -> bool:
         """Whether no job is waiting for a thread."""
         return not self._queue
+
+    @property
+    def is_available(self) -> bool:
+        """Whether stage 1 answers, as far as known."""
+        return self._lost_since is None
+
+    def probe(self) -> None:
+        """Look whether a lost stage 1 is back; without requests nothing else would notice."""
+        if self._lost_since is not None:
+            with suppress(StageOneError):
+                self._infer("probe", {"text_input": np.array([b"a"], object)})
+                self._lost_since = None
 
     def start(self) -> None:
         """Start the threads."""
@@ -192,16 +209,20 @@ class Preprocessing:
                 text = answer.text
             else:
                 self._lost_since = None
+                self._has_been_loaded = True
                 return outputs
             error = error_of_stage_one(text)
             if not isinstance(error, EngineUnavailable):
                 raise error
             died = _DEAD_PROCESS.search(text) is not None
             attempts += died
-            if not (died or _NOT_LOADED.search(text)) or attempts >= _ATTEMPTS:
+            if not (died or NOT_LOADED.search(text)):
                 raise error
             now = time.monotonic()
             self._lost_since = self._lost_since or now
+            self._has_been_loaded |= died
+            if not self._has_been_loaded or attempts >= _ATTEMPTS:
+                raise error
             if now - self._lost_since > _PATIENCE_SECONDS or job.cancelled:
                 raise error
             time.sleep(_RETRY_SECONDS)
