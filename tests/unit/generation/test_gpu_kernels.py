@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -112,19 +113,24 @@ def test_attention(step: str, kv_heads: int, dtype: torch.dtype) -> None:
         assert_close(got, expected)
 
 
-@pytest.mark.slow
-def test_an_engine_of_them_gives_the_tokens_of_generate(
-    make_prompt: Callable[..., Prompt],
-    make_harness: Callable[..., Harness],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def make_gpu_harness(
+    make_harness: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Harness]:
     """With what makes CUDA graphs, but for the graphs: each is run anew."""
     make = partial(GPUOperations, torch.float32, CPU)
     monkeypatch.setattr("glm_engine.model_runner.operations_for", lambda *_, **__: make)
     for module in ("operations", "cuda_graphs"):  # a program takes milliseconds here
         monkeypatch.setattr(f"glm_engine.{module}.splits_for", lambda programs: 3)
     monkeypatch.setattr("glm_engine.cuda_graphs._cuda_capture", lambda: lambda run: run)
-    harness = make_harness(start=False, max_num_seqs=4, max_model_len=256)
+    return make_harness
+
+
+@pytest.mark.slow
+def test_an_engine_of_them_gives_the_tokens_of_generate(
+    make_prompt: Callable[..., Prompt], make_gpu_harness: Callable[..., Harness]
+) -> None:
+    harness = make_gpu_harness(start=False, max_num_seqs=4, max_model_len=256)
     prompts = [make_prompt("What is it?", [3], False), make_prompt("hello"), make_prompt("Hi!")]
     requests = [harness.add(p, max_tokens=4 + i) for i, p in enumerate(prompts)]
     harness.engine.start()
@@ -133,3 +139,27 @@ def test_an_engine_of_them_gives_the_tokens_of_generate(
     for prompt, request in zip(prompts, requests, strict=True):
         expected = reference().generate(prompt, request.max_tokens)
         assert request.token_ids == expected
+
+
+@pytest.mark.slow
+def test_a_cached_prompt_that_ends_in_an_image_is_not_a_decode_step(
+    make_prompt: Callable[..., Prompt], make_gpu_harness: Callable[..., Harness]
+) -> None:
+    """Its only new token has an image's embedding, which no graph reads."""
+    harness = make_gpu_harness(max_num_seqs=2, max_model_len=256, block_size=1)
+    whole = make_prompt("What is it?", [3], False)
+    end = whole.images[-1].end
+    prompt = replace(
+        whole,
+        field="prompt_token_ids",
+        input_ids=whole.input_ids[:end],
+        position_ids=whole.position_ids[:, :end],
+        rope_delta=int(whole.position_ids[:, :end].max()) + 1 - end,
+    )
+    first = harness.add(prompt, max_tokens=3, ignore_eos=True)
+    harness.wait(first)
+    again = harness.add(prompt, max_tokens=3, ignore_eos=True)
+    harness.wait(again)
+    assert again.num_cached == end - 1
+    assert again.token_ids == first.token_ids
+    assert first.token_ids[:1] == reference().generate(prompt, 1)

@@ -83,9 +83,14 @@ class DecodeGraphs:
             self._graphs[size] = capture(run)
 
     def takes(self, batch: Batch) -> bool:
-        """Whether it is a decode step that fits the largest graph."""
+        """Whether it is a decode step that fits the largest graph.
+
+        A prompt whose last token is an image's, with all others in the prefix cache, has one token
+        as well, but not one that a graph can embed.
+        """
         rows = len(batch.ids)
-        return rows == batch.num_single and batch.sampled_rows is None and rows <= self._sizes[-1]
+        only_decodes = rows == batch.num_single and batch.sampled_rows is None
+        return only_decodes and not (batch.has_images or batch.scored) and rows <= self._sizes[-1]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """(requests, vocabulary) float32 logits, valid until the next call."""

@@ -298,7 +298,7 @@ class ModelRunner:
         The images of the step must have been encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
-        if self._graphs and not batch.scored and self._graphs.takes(batch):
+        if self._graphs and self._graphs.takes(batch):
             logits = self._graphs(batch)
         else:
             logits = self._forward(batch, self.cache)
