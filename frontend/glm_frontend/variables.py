@@ -63,6 +63,7 @@ NAMES = frozenset(
         "GLM_MAX_VIDEO_BYTES",
         "GLM_MAX_VIDEO_FRAMES",
         "GLM_METRICS_PUBLIC",
+        "GLM_MIN_MODEL_LEN",
         "GLM_MODEL",
         "GLM_MODEL_REPOSITORY",
         "GLM_PORT",

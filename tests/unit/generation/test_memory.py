@@ -7,6 +7,7 @@ import pytest
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.errors import InvalidRequest
+from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from unit.generation.conftest import Harness
 from unit.generation.test_engine import MakeHarness, MakePrompt
 from unit.paths import DEMO_CHECKPOINT
@@ -36,12 +37,21 @@ def test_a_cache_smaller_than_the_context_shortens_it(
     caplog: pytest.LogCaptureFixture, make_harness: MakeHarness, make_prompt: MakePrompt
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        harness: Harness = make_harness(kv_cache_memory=64 * BYTES_PER_TOKEN)
+        harness: Harness = make_harness(kv_cache_memory=64 * BYTES_PER_TOKEN, min_model_len=64)
     assert "(GLM_KV_CACHE_MEMORY) kv_tokens=64" in caplog.text
     assert harness.engine.max_model_len == 64
     with pytest.raises(InvalidRequest, match="context length of 64"):
         harness.add(make_prompt("word " * 60))
     assert harness.wait(harness.add(make_prompt("hello"), max_tokens=50))[-1].error is None
+
+
+def test_a_context_of_less_than_the_minimum_stops_the_start() -> None:
+    with pytest.raises(
+        ValueError, match=r"holds 64 tokens, less than the 4096 .*GLM_MIN_MODEL_LEN"
+    ):
+        _engine(kv_cache_memory=64 * BYTES_PER_TOKEN)
+    with pytest.raises(ValueError, match="holds 64 tokens, less than the 65 "):
+        _engine(kv_cache_memory=64 * BYTES_PER_TOKEN, min_model_len=65)
 
 
 def test_a_cache_smaller_than_the_context_that_was_asked_for_stops_the_start() -> None:
@@ -62,6 +72,36 @@ def test_a_cache_smaller_than_the_context_that_was_asked_for_stops_the_start() -
 def test_a_bad_setting_is_named(env: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EngineConfig.from_env({"GLM_MODEL": "x", **env})
+
+
+GIB = 2**30
+FLASH_BYTES_PER_TOKEN = 40 * 1024
+
+
+@pytest.mark.parametrize(
+    ("card", "weights", "seqs"),
+    [
+        (24, 19.2, 8),
+        (40, 19.2, 64),
+        (48, 19.2, 128),
+        (80, 19.2, 256),
+        (141, 19.2, 256),
+        (16, 12.4, 8),
+    ],
+)
+def test_the_number_of_requests_at_a_time_follows_from_the_memory(
+    card: int, weights: float, seqs: int
+) -> None:
+    left = int((0.9 * card - weights) * GIB)
+    assert usual_max_num_seqs(left, FLASH_BYTES_PER_TOKEN) == seqs
+
+
+def test_every_part_of_the_memory_is_subtracted_from_that_of_the_cache() -> None:
+    parts = {"others": 1, "peak": 20, "image_cache": 3, "grids": 4, "graphs": 5}
+    budget = MemoryBudget(total=100, utilization=0.9, **parts)
+    assert budget.kv_cache == 90 - sum(parts.values())
+    assert all(f"{name}=" in str(budget) for name in [*parts, "total", "kv_cache", "utilization"])
+    assert graph_bytes(35, 1000) > 35 * 2**20
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ Threads:
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
@@ -52,6 +53,7 @@ class Pipeline:
         self._on_end = on_end
         self._heartbeat = heartbeat
         self.engine = create_engine(self._take_outputs)
+        config = replace(config, max_num_seqs=self.engine.max_num_seqs)
         self._admission = Admission(config, self.engine.stats)
         self._responder = Responder(
             self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_WORKER
