@@ -72,6 +72,7 @@ NAMES = frozenset(
         "GLM_MEDIA_OVERFLOW",
         "GLM_MEDIA_PROXY",
         "GLM_METRICS_PUBLIC",
+        "GLM_MIN_MODEL_LEN",
         "GLM_MODEL",
         "GLM_MODEL_REPOSITORY",
         "GLM_PORT",

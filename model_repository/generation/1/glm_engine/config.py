@@ -21,12 +21,16 @@ class EngineConfig:
 
     Attributes:
         model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
-        device: ``auto`` uses a GPU if there is one (``GLM_DEVICE``).
+        device: ``auto`` uses a GPU if there is one, and a CPU otherwise for small models only
+            (``GLM_DEVICE``).
         dtype: of weights and activations; ``auto`` is bfloat16 on a GPU and float32 on a CPU
             (``GLM_DTYPE``).
         max_model_len: tokens of prompt and answer together; 0 for the checkpoint's own limit
             (``GLM_MAX_MODEL_LEN``).
-        max_num_seqs: maximum number of running requests (``GLM_MAX_NUM_SEQS``).
+        min_model_len: a start with fewer is refused: what memory the KV cache has may shorten the
+            context down to this, or to the checkpoint's own limit (``GLM_MIN_MODEL_LEN``).
+        max_num_seqs: maximum number of running requests; 0 for 64 on a CPU, and on a GPU for 8 to
+            256, by its memory (``GLM_MAX_NUM_SEQS``).
         max_queue: maximum number of waiting requests (``GLM_MAX_QUEUE``).
         max_queue_seconds: a request with a longer estimated wait is rejected; without an estimate,
             one whose tenant has a request that has waited longer (``GLM_MAX_QUEUE_SECONDS``).
@@ -41,7 +45,7 @@ class EngineConfig:
             run on a GPU (``GLM_KV_CACHE_MEMORY``).
         gpu_memory_utilization: share of the GPU's memory to use in total
             (``GLM_GPU_MEMORY_UTILIZATION``).
-        image_cache_memory: bytes of cached image embeddings
+        image_cache_memory: bytes of cached image embeddings, including those that requests hold
             (``GLM_IMAGE_CACHE_MEMORY``).
         prefix_caching: whether cached prompt prefixes are reused
             (``GLM_PREFIX_CACHING``).
@@ -68,7 +72,8 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     max_model_len: int = 0
-    max_num_seqs: int = 64
+    min_model_len: int = 8192
+    max_num_seqs: int = 0
     max_queue: int = 256
     max_queue_seconds: int = 30
     max_queue_bytes: int = 1024 * 2**20
@@ -103,7 +108,8 @@ class EngineConfig:
             device=_choice(env, "GLM_DEVICE", DEVICES),
             dtype=_choice(env, "GLM_DTYPE", DTYPES),
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
-            max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=64, minimum=1),
+            min_model_len=_integer(env, "GLM_MIN_MODEL_LEN", default=8192, minimum=1),
+            max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=0, minimum=0),
             max_queue=_integer(env, "GLM_MAX_QUEUE", default=256, minimum=0),
             max_queue_seconds=_integer(env, "GLM_MAX_QUEUE_SECONDS", default=30, minimum=1),
             max_queue_bytes=_integer(env, "GLM_MAX_QUEUE_BYTES", default=1024 * 2**20, minimum=1),

@@ -163,7 +163,7 @@ class Engine:
         )
         self._scheduler = Scheduler(
             self._blocks,
-            max_num_seqs=config.max_num_seqs,
+            max_num_seqs=self._runner.max_num_seqs,
             max_num_batched_tokens=self._runner.max_num_batched_tokens,
             max_num_batched_patches=config.max_num_batched_patches,
         )
@@ -189,6 +189,11 @@ class Engine:
     def max_model_len(self) -> int:
         """Maximum number of tokens of prompt and answer together."""
         return self._runner.max_model_len
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Maximum number of running requests."""
+        return self._runner.max_num_seqs
 
     @property
     def limits(self) -> dict[str, float | str]:

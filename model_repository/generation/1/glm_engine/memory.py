@@ -1,81 +1,69 @@
-"""Whether there is memory for the model; beside another version of it there may be none."""
+"""How the memory of a GPU is divided. Independent of torch."""
 
-import json
-import math
-from pathlib import Path
+from dataclasses import dataclass
 
-import torch
+# A launch of one graph takes memory of the driver, besides that of its pool.
+_BYTES_OF_A_GRAPH = 8 * 2**20
+# Until they are profiled: activations, workspaces, graphs.
+_USUAL_ACTIVATIONS = 3 * 2**30
+_TOKENS_OF_A_SEQUENCE = 4096
+_LEAST_SEQS, _MOST_SEQS = 8, 256
 
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-_GIB = 2**30
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Bytes of a GPU's memory and who gets them; the KV cache has what is left.
+
+    Attributes:
+        total: of the GPU.
+        utilization: share of ``total`` to use, including that of other processes.
+        others: used by other processes, and by the driver for this one.
+        peak: of weights and activations: the most that the allocator reserved in the largest step,
+            including the encoder's largest image and the sampler.
+        image_cache: bound on the embeddings of cached images, and of those that requests hold.
+        grids: bound on the encoder's position embeddings of known image sizes.
+        graphs: of the CUDA graphs.
+    """
+
+    total: int
+    utilization: float
+    others: int
+    peak: int
+    image_cache: int = 0
+    grids: int = 0
+    graphs: int = 0
+
+    @property
+    def kv_cache(self) -> int:
+        """What is left; negative if all of it does not fit."""
+        usable = int(self.total * self.utilization)
+        return usable - self.others - self.peak - self.image_cache - self.grids - self.graphs
+
+    def __str__(self) -> str:
+        """For the log and for errors."""
+        names = ("total", "others", "peak", "image_cache", "grids", "graphs", "kv_cache")
+        parts = [f"{name}={getattr(self, name) / 2**20:.0f}MiB" for name in names]
+        return " ".join([*parts, f"utilization={self.utilization}"])
 
 
-def check_memory(what: str, needed: int, device: torch.device) -> None:
-    """Refuse to load what does not fit, before the system ends a process for it.
+def graph_bytes(num_graphs: int, largest_step: int) -> int:
+    """Memory of CUDA graphs.
 
     Args:
-        what: names it in the message.
-        needed: in bytes.
-
-    Raises:
-        ValueError: there is less memory than that.
+        largest_step: bytes of activations of the largest one; the others reuse them.
     """
-    is_gpu = device.type == "cuda"
-    free: float = torch.cuda.mem_get_info(device)[0] if is_gpu else free_memory()
-    if needed > free:
-        place = "GPU memory" if is_gpu else "main memory"
-        raise ValueError(
-            f"not enough memory: {what} need {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB of "
-            f"{place} are free; unload what else uses it, such as another version of this model"
-        )
+    return num_graphs * _BYTES_OF_A_GRAPH + largest_step
 
 
-def free_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> float:
-    """Bytes of main memory that can be had without swapping, within the container's limit.
+def usual_max_num_seqs(memory: int, kv_bytes_per_token: int) -> int:
+    """The default maximum number of running requests: a power of two, 8 to 256.
 
-    Infinite where the system does not say.
+    For 4,096 tokens of KV cache each: a picture or two, a question and an answer. Longer requests
+    are fewer at a time anyway, as they wait for free blocks.
+
+    Args:
+        memory: bytes left by the weights.
     """
-    try:
-        words = [line.split() for line in meminfo.read_text().splitlines()]
-        available = next(float(word[1]) * 1024 for word in words if word[0] == "MemAvailable:")
-    except (OSError, StopIteration):
-        available = math.inf
-    return min(available, _free_in_container(cgroup))
-
-
-def weights_size(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of a checkpoint's weights in that type, from the headers of its files.
-
-    The header of a safetensors file is a length in 8 bytes, and JSON of that length.
-    """
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        header.pop("__metadata__", None)
-        total += sum(math.prod(tensor["shape"]) for tensor in header.values())
-    return total * dtype.itemsize
-
-
-def _free_in_container(cgroup: Path) -> float:
-    """What is left of a limit of the control group, version 2 or 1 of the interface."""
-    files = (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    )
-    for limit, usage, statistics, key in files:
-        try:
-            # "max": no limit.
-            most = float((cgroup / limit).read_text().strip().replace("max", "inf"))
-            used = int((cgroup / usage).read_text())
-            lines = (line.split() for line in (cgroup / statistics).read_text().splitlines())
-            cached = int(dict(lines)[key])
-        except (OSError, ValueError, KeyError):
-            continue
-        return most - used + cached  # cached files give way
-    return math.inf
+    tokens = max(0, memory - _USUAL_ACTIVATIONS) // kv_bytes_per_token
+    seqs = max(1, tokens // _TOKENS_OF_A_SEQUENCE)
+    return min(_MOST_SEQS, max(_LEAST_SEQS, 1 << seqs.bit_length() - 1))

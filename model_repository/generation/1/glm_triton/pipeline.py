@@ -11,6 +11,7 @@ Threads:
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
@@ -54,6 +55,7 @@ class Pipeline:
         self._divides_caches = config.cache_sharing == "tenant"
         self._heartbeat = heartbeat
         self.engine = create_engine(self._take_outputs)
+        config = replace(config, max_num_seqs=self.engine.max_num_seqs)
         self._admission = Admission(config, self.engine.stats)
         self._responder = Responder(
             self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_WORKER
