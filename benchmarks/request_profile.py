@@ -17,6 +17,7 @@ import httpx2
 
 from glm_client import Client, GenerationRequest
 from tools.load import QUESTION, Server, ask, picture
+from tools.metrics import sums_over_versions
 from tools.report import ROOT, report
 
 # What happens within stage 2, in order.
@@ -26,11 +27,7 @@ PARTS = ("preprocessing", "queue", "vision", "prefill")
 def sums(metrics_url: str) -> dict[str, float]:
     """Sums and counts of the engine's histograms."""
     time.sleep(0.6)  # they are published a few times a second
-    lines = httpx2.get(f"{metrics_url}/metrics", trust_env=False).text.splitlines()
-    return {
-        name: float(value)
-        for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("glm_"))
-    }
+    return sums_over_versions(httpx2.get(f"{metrics_url}/metrics", trust_env=False).text)
 
 
 async def over_http(server: Server, bodies: list[bytes]) -> list[tuple[float, float]]:

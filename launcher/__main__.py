@@ -1,4 +1,4 @@
-"""The command line: ``python -m launcher [--verbose]``."""
+"""The command line: ``python -m launcher [--verbose | --upgrade]``."""
 
 import argparse
 import asyncio
@@ -12,6 +12,7 @@ from launcher.logs import configure_logging
 from launcher.main import serve
 from launcher.settings import LauncherSettings, settings_help
 from launcher.supervisor import log_error
+from launcher.upgrade import upgrade
 
 
 def main() -> int:
@@ -25,6 +26,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--verbose", action="store_true", help="show all log lines of Triton")
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="have the running server load the newest versions in its model repository, without "
+        "losing a request, instead of starting one",
+    )
     arguments = parser.parse_args()
 
     configure_logging()
@@ -36,7 +43,7 @@ def main() -> int:
     except ValidationError as error:
         log_error(log, describe(error))
         return 2
-    return asyncio.run(serve(settings, log))
+    return asyncio.run((upgrade if arguments.upgrade else serve)(settings, log))
 
 
 if __name__ == "__main__":

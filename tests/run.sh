@@ -12,7 +12,10 @@ python=${PYTHON:-.venv/bin/python}
 needed=(
     "chromium chromium the web page and /docs in a real browser"
     "chromedriver chromium-driver the web page in a real browser"
+    "redis-server redis-server answers kept in a Redis of several frontends"
     "prometheus prometheus metrics, alerts and the dashboard's queries in a real Prometheus"
+    "nginx nginx the example configuration for nginx"
+    "haproxy haproxy the example configuration for HAProxy"
 )
 
 # Prints the packages that are missing.

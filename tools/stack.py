@@ -47,6 +47,8 @@ class Stack:
             if name == "GLM_MODEL" or not name.startswith(("GLM_", "OTEL_", "TRITON_INTERPRET"))
         }
         environment |= {
+            # Else a request that is the same as an earlier one would test and measure nothing.
+            "GLM_RESPONSE_CACHE": "off",
             "TMPDIR": str(log.parent),  # a killed launcher leaves its folder there
             "GLM_HOST": "127.0.0.1",
             "GLM_PORT": str(self.port),

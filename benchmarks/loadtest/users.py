@@ -176,7 +176,8 @@ class OpenAIUser(ChatUser):
         self._client = HTTPClient.from_url(
             host, connection_timeout=10, network_timeout=REQUEST_TIMEOUT, concurrency=1
         )
-        self._headers = {"content-type": "application/json"}
+        # Each request is to be computed, also one that is the same as an earlier one.
+        self._headers = {"content-type": "application/json", "cache-control": "no-store"}
         if self.options.api_key:
             self._headers["authorization"] = f"Bearer {self.options.api_key}"
 

@@ -47,6 +47,7 @@ def _ours(dtype: str) -> Callable[[Path, int], tuple[list[str], dict[str, str]]]
         environment = {f"GLM_TRITON_{name}_PORT": str(free) for name, free in ports.items()}
         environment |= {"GLM_PORT": str(port), "GLM_WEB": "false", "GLM_MODEL": str(checkpoint)}
         environment |= {"GLM_SERVED_MODEL_NAME": "model", "GLM_DTYPE": dtype}
+        environment["GLM_RESPONSE_CACHE"] = "off"
         return [sys.executable, "-m", "launcher"], environment
 
     return command

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,16 +173,32 @@ class AsyncClient:
         Raises:
             GLMError: see :mod:`glm_client.errors`.
         """
+        call = wire.build_tokenizer_call(request, token_texts=token_texts)
+        return wire.parse_tokenization(await self._infer(call, timeout))
+
+    async def tokenizer_config(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """What the checkpoint says of its tokenizer: special tokens and chat template.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            GLMError: see :mod:`glm_client.errors`.
+        """
+        result = await self._infer(wire.build_tokenizer_config_call(), timeout)
+        return wire.parse_tokenizer_config(result)
+
+    async def _infer(self, call: Mapping[str, Any], timeout: float | None) -> InferResult:
+        """The response of stage 1."""
         try:
-            result = await self._triton.infer(
-                **wire.build_tokenizer_call(request, token_texts=token_texts),
-                client_timeout=self._timeout if timeout is None else timeout,
+            result: InferResult = await self._triton.infer(
+                **call, client_timeout=self._timeout if timeout is None else timeout
             )
         except InferenceServerException as error:
             status = str(error.status()).removeprefix("StatusCode.")
             code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.UNKNOWN)
             raise error_from_status(code, error.message() or "") from None
-        return wire.parse_tokenization(result)
+        return result
 
     async def server_live(self) -> bool:
         """Whether Triton is reachable; its models may still be loading."""

@@ -68,6 +68,10 @@ class Client:
         """See :meth:`AsyncClient.tokenize`."""
         return self._wait(self._client.tokenize(request, token_texts=token_texts, timeout=timeout))
 
+    def tokenizer_config(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """See :meth:`AsyncClient.tokenizer_config`."""
+        return self._wait(self._client.tokenizer_config(timeout=timeout))
+
     def server_live(self) -> bool:
         """See :meth:`AsyncClient.server_live`."""
         return self._wait(self._client.server_live())

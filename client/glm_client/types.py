@@ -111,6 +111,8 @@ class GenerationRequest:
         image_max_pixels: for each of ``images`` the maximum number of pixels, to which it is scaled
             down; 0 for the checkpoint's own limit. Empty: 0 for all.
         videos: bytes of video files (or their base64 text, or data URIs), in order.
+        mm_processor_kwargs: arguments of transformers' processor, for all images and videos:
+            ``size``, ``min_pixels``, ``max_pixels``, ``do_resize``, ``fps``.
         tools: tools in OpenAI form, for the chat template.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. Missing
@@ -121,7 +123,8 @@ class GenerationRequest:
         return_events: request ``GenerationDelta.events``, which separate thought, text and calls of
             ``tools``, instead of ``text`` and ``logprobs``.
         return_image_sizes: request ``GenerationDelta.image_sizes``.
-        tenant: for fair scheduling: each tenant gets an equal share of the engine.
+        tenant: each gets an equal share of the engine, and reuses only what it sent itself.
+        cache_salt: cached prefixes and pictures are reused only by requests with the same one.
         trace_context: W3C ``traceparent`` of the caller's span, which becomes the parent of the
             server's spans if tracing is enabled there.
 
@@ -137,6 +140,7 @@ class GenerationRequest:
     images: Sequence[bytes] = ()
     image_max_pixels: Sequence[int] = ()
     videos: Sequence[bytes] = ()
+    mm_processor_kwargs: Mapping[str, Any] | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -146,6 +150,7 @@ class GenerationRequest:
     return_image_sizes: bool = False
     return_limits: bool = False
     tenant: str = ""
+    cache_salt: str = ""
     trace_context: str = ""
 
     def __post_init__(self) -> None:
@@ -185,8 +190,9 @@ class GenerationDelta(_Parsed):
             piece, if requested.
         prompt_logprobs: of the tokens of the prompt, when ``sampling_parameters`` have
             ``prompt_logprobs``; NaN for the first, before which nothing comes. In the first piece.
-        limits: ``max_model_len`` and ``vocab_size`` in tokens, and the checkpoint's defaults of
-            ``temperature``, ``top_p`` and ``top_k``; in the first piece, if requested.
+        limits: ``max_model_len`` and ``vocab_size`` in tokens, the checkpoint's defaults of
+            ``temperature``, ``top_p`` and ``top_k``, and its ``revision``; in the first piece, if
+            requested.
     """
 
     text: str = ""
@@ -202,7 +208,7 @@ class GenerationDelta(_Parsed):
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
@@ -222,7 +228,7 @@ class Generation(_Parsed):
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 

@@ -43,6 +43,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "image": "BYTES",
         "image_max_pixels": "INT32",
         "video": "BYTES",
+        "mm_processor_kwargs": "BYTES",
         "stream": "BOOL",
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
@@ -57,6 +58,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "cancel_key": "BYTES",
         "cancel": "BYTES",
         "tenant": "BYTES",
+        "cache_salt": "BYTES",
         "trace_context": "BYTES",
     }
 )
@@ -119,6 +121,22 @@ def build_tokenizer_call(request: GenerationRequest, *, token_texts: bool) -> di
     }
 
 
+def build_tokenizer_config_call() -> dict[str, Any]:
+    """Arguments of tritonclient's ``infer`` for the tokenizer's configuration."""
+    return {
+        "model_name": TOKENIZER_NAME,
+        "inputs": [_bytes("prompt", b"")],
+        "outputs": [InferRequestedOutput("tokenizer_config")],
+        "parameters": {ERROR_DETAILS: True},
+    }
+
+
+def parse_tokenizer_config(result: InferResult) -> dict[str, Any]:
+    """Parse the response to :func:`build_tokenizer_config_call`."""
+    config: dict[str, Any] = json.loads(_first(result, "tokenizer_config", b"{}"))
+    return config
+
+
 def parse_tokenization(result: InferResult) -> Tokenization:
     """Parse the response to :func:`build_tokenizer_call`."""
     texts = result.as_numpy("token_text")
@@ -163,6 +181,7 @@ def _inputs(request: GenerationRequest, stream: bool) -> list[InferInput]:
         *([_flag("return_limits", True)] if request.return_limits else []),
         _bytes("sampling_parameters", _json(request.sampling_parameters)),
         *([_bytes("tenant", request.tenant.encode())] if request.tenant else []),
+        *([_bytes("cache_salt", request.cache_salt.encode())] if request.cache_salt else []),
         *(
             [_bytes("trace_context", request.trace_context.encode())]
             if request.trace_context
@@ -180,7 +199,7 @@ def _prompt_inputs(request: GenerationRequest) -> list[InferInput]:
             inputs.append(_bytes(name, text.encode()))
     if request.prompt_token_ids is not None:
         inputs.append(_integers("prompt_token_ids", request.prompt_token_ids))
-    for name in ("messages", "tools", "chat_template_kwargs"):
+    for name in ("messages", "tools", "chat_template_kwargs", "mm_processor_kwargs"):
         value = getattr(request, name)
         if value is not None:
             inputs.append(_bytes(name, _json(value)))

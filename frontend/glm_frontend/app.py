@@ -28,6 +28,7 @@ from glm_frontend.http import docs
 from glm_frontend.http.errors import install_error_handlers
 from glm_frontend.http.middleware import (
     ANTHROPIC_REQUEST_ID_HEADER,
+    CACHE_HEADER,
     PROCESSING_HEADER,
     REQUEST_ID_HEADER,
     BodyLimitMiddleware,
@@ -63,7 +64,7 @@ def create_app(
         used_backend = backend or AsyncClient(settings.triton_url, tls=settings.triton_tls)
         counts = Metrics()
         used_fetcher = fetcher or ImageFetcher(
-            settings, create_transport(), on_fetched=counts.count_fetch
+            settings, create_transport(settings.media_proxy), on_fetched=counts.count_fetch
         )
         app.state.services = build_services(settings, used_backend, used_fetcher, counts)
         trimming = asyncio.create_task(keep_heap_trimmed())
@@ -73,6 +74,7 @@ def create_app(
             trimming.cancel()
             if provider is not None:
                 otel.shut_down(provider)
+            await app.state.services.cache.aclose()
             await used_fetcher.aclose()
             await used_backend.aclose()
 
@@ -95,12 +97,13 @@ def create_app(
 
 
 def _routes_with_permit() -> dict[str, APIRoute]:
-    """Routes behind ``get_permit``, by their path."""
+    """Routes behind ``get_permit`` that take a POST, by their path."""
     routes = (route for module in _ROUTERS for route in module.router.routes)
     return {
         route.path: route
         for route in routes
         if isinstance(route, APIRoute)
+        and "POST" in route.methods
         and any(needed.call is get_permit for needed in route.dependant.dependencies)
     }
 
@@ -120,6 +123,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
                     REQUEST_ID_HEADER,
                     ANTHROPIC_REQUEST_ID_HEADER,
                     PROCESSING_HEADER,
+                    CACHE_HEADER,
                     "retry-after",
                 ],
             )

@@ -152,6 +152,12 @@ class ErrorCode(StrEnum):
         "A picture's host is not public, or it or the port is not allowed here.",
         "Send the picture itself.",
     )
+    MEDIA_NOT_REMEMBERED = (
+        "media_not_remembered",
+        400,
+        "A picture or a video is named by a `uuid` that the server does not know, or no longer.",
+        "Send it again, with its `uuid`.",
+    )
     TOO_MANY_VIDEOS = (
         "too_many_videos",
         400,

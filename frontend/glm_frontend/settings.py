@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,8 @@ from glm_frontend.admission.keys import APIKey, all_keys, is_key
 from glm_frontend.admission.rates import parse_rates
 from glm_frontend.variables import PREFIX
 
+_HOST = re.compile(r"\.?[\w-]+(\.[\w-]+)*", re.ASCII)
+_PROXY = re.compile(r"https?://[^/\s?#]+/?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
 
@@ -54,8 +57,30 @@ def _visible(key: SecretStr) -> SecretStr:
     return key
 
 
+def _store(where: SecretStr) -> SecretStr:
+    text = where.get_secret_value()
+    if text not in ("off", "memory") and not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must be off, memory, or a URL that begins with redis://")
+    return where
+
+
 def _rates(value: str) -> str:
     parse_rates(value)
+    return value
+
+
+def _named_host(value: str) -> str:
+    try:
+        ip_network(value)
+    except ValueError as error:
+        if not _HOST.fullmatch(value):
+            raise ValueError(f"{value!r} is not a host, an address or a network") from error
+    return value
+
+
+def _proxy(value: str) -> str:
+    if value and not _PROXY.fullmatch(value):
+        raise ValueError("is not the URL of a proxy, such as http://proxy.example:3128")
     return value
 
 
@@ -101,11 +126,11 @@ class Settings(BaseSettings):
     """What happens to fields of a request that nobody knows: left out and named, or refused."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
     """Most bytes of a request's body, and of all pictures and videos fetched for one request."""
-    max_images: int = Field(default=16, ge=0)
+    max_images: int = Field(default=999, ge=0)
     """Most pictures in one request."""
     max_image_bytes: int = Field(default=20 * 1024**2, ge=1)
     """Most bytes of one picture's file."""
-    max_videos: int = Field(default=1, ge=0)
+    max_videos: int = Field(default=999, ge=0)
     """Most videos in one request."""
     max_video_bytes: int = Field(default=24 * 1024**2, ge=1)
     """Most bytes of one video's file."""
@@ -123,6 +148,12 @@ class Settings(BaseSettings):
     """Seconds for a request's headers to arrive."""
     write_timeout: Seconds = 60
     """Seconds for a client to read what is on its way to it, some tens of KB."""
+    response_cache: Annotated[SecretStr, AfterValidator(_store)] = SecretStr("memory")
+    """Where answers are kept to be given again: ``off``, ``memory``, or the URL of a Redis."""
+    response_cache_bytes: int = Field(default=64 * 1024**2, ge=1)
+    """Most bytes of answers in memory; an eighth of it for one answer."""
+    response_cache_seconds: Seconds = 3600
+    """Seconds that an answer is kept."""
     request_timeout: Seconds = 600
     """Seconds that an answer may take."""
     graceful_timeout: Seconds = 30
@@ -135,6 +166,18 @@ class Settings(BaseSettings):
     """Hosts that they may be fetched from, separated by commas; empty: any public host."""
     image_fetch_timeout: Seconds = 10
     """Seconds for one of them, redirects included."""
+    media_allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_named_host)], ...], *CommaSeparated
+    ] = ()
+    """Hosts, addresses and networks that they may be fetched from though they are not public."""
+    media_proxy: Annotated[str, AfterValidator(_proxy)] = ""
+    """URL of the HTTP proxy that they are fetched by; empty: none, whatever other variables say."""
+    media_folder: Path | None = None
+    """Folder whose files may be named by ``file://`` URLs; absent: none."""
+    media_memory: int = Field(default=256 * 1024**2, ge=0)
+    """Bytes of pictures and videos that are remembered by the ``uuid`` that clients give them."""
+    media_overflow: Annotated[Literal["refuse", "oldest"], BeforeValidator(_lower)] = "refuse"
+    """What happens to a request with more of them than fit: it is refused, or the oldest go."""
     status_file: Path | None = None
     """Where the launcher says what it is starting again."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
@@ -198,8 +241,11 @@ def load_settings() -> Settings:
 
 
 def describe(error: ValidationError) -> str:
-    """One line for each bad setting: its key, its value (but of keys) and what is wrong with it."""
+    """One line for each bad setting: its key, its value (no secret's) and what is wrong with it."""
     return "\n".join(_line(details) for details in error.errors())
+
+
+_SECRETS = ("api_keys", "response_cache", "media_proxy")
 
 
 def _line(details: Mapping[str, Any]) -> str:
@@ -207,5 +253,5 @@ def _line(details: Mapping[str, Any]) -> str:
     if not details["loc"]:  # about several settings together
         return reason
     name = str(details["loc"][0])
-    value = "" if name == "api_keys" else f"={details['input']!r}"
+    value = "" if name in _SECRETS else f"={details['input']!r}"
     return f"{PREFIX}{name.upper()}{value}: {reason}"

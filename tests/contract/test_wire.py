@@ -12,7 +12,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from glm_client import GenerationRequest, wire
+from glm_triton.deployment import PARAMETER
 from glm_triton.preprocessing import KNOWN_IMAGE_INPUTS, PROMPT_INPUTS, PROMPT_OUTPUTS
+from launcher import upgrade
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 MODELS = ("preprocessing", "generation")
@@ -41,7 +43,12 @@ def _datatypes(tensors: Any) -> dict[str, str]:
 # Where each model's code meets Triton: nothing else imports it.
 ADAPTERS = {
     "preprocessing": ("model.py",),
-    "generation": ("model.py", "glm_triton/tensors.py", "glm_triton/metrics.py"),
+    "generation": (
+        "model.py",
+        "glm_triton/tensors.py",
+        "glm_triton/metrics.py",
+        "glm_triton/stage_one.py",
+    ),
 }
 # The names that the adapters take from elsewhere.
 NAMED_ELSEWHERE = {"generation": {*PROMPT_INPUTS}, "preprocessing": set[str]()}
@@ -70,6 +77,14 @@ def test_the_adapter_names_every_tensor_of_its_config(model: str) -> None:
 def test_the_folder_is_the_models_name_and_the_backend_is_python(model: str) -> None:
     config = _config(model)
     assert (config.name, config.backend, config.max_batch_size) == (model, "python", 0)
+
+
+def test_generation_names_its_stage_one() -> None:
+    parameters = _config("generation").parameters
+    assert {name: value.string_value for name, value in parameters.items()} == {
+        PARAMETER: "preprocessing"
+    }
+    assert upgrade.STAGE_TWO == PARAMETER
 
 
 def test_only_generation_is_decoupled() -> None:
@@ -108,6 +123,15 @@ def test_the_client_tokenises_by_preprocessings_tensors() -> None:
         assert {output.name() for output in call["outputs"]} <= outputs.keys()
 
 
+def test_the_client_asks_for_the_tokenizers_configuration_by_preprocessings_tensors() -> None:
+    config, call = _config(wire.TOKENIZER_NAME), wire.build_tokenizer_config_call()
+    assert [output.name() for output in call["outputs"]] == ["tokenizer_config"]
+    assert {tensor.name(): tensor.datatype() for tensor in call["inputs"]}.items() <= (
+        _datatypes(config.input).items()
+    )
+    assert "tokenizer_config" in _datatypes(config.output)
+
+
 def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives() -> None:
     preprocessing, generation = _config("preprocessing"), _config("generation")
     assert {*PROMPT_INPUTS, *KNOWN_IMAGE_INPUTS} == {tensor.name for tensor in preprocessing.input}
@@ -115,7 +139,7 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
         for theirs in preprocessing.input:
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
-    for_tokenizers = {"text", "token_text"}
+    for_tokenizers = {"text", "token_text", "tokenizer_config"}
     assert {*PROMPT_OUTPUTS, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 
+from tools.metrics import sums_over_versions
 from tools.stack import Stack
 from waiting import wait_until
 
@@ -69,12 +70,8 @@ def content(response: requests.Response) -> str:
 
 
 def metrics(stack: Stack) -> dict[str, float]:
-    """Triton's metrics of ours, by name with labels."""
-    lines = requests.get(f"{stack.metrics_url}/metrics", timeout=60).text.splitlines()
-    return {
-        name: float(value)
-        for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith("glm_"))
-    }
+    """Triton's metrics of ours, by name with labels, but for those of the model and its version."""
+    return sums_over_versions(requests.get(f"{stack.metrics_url}/metrics", timeout=60).text)
 
 
 def settled(stack: Stack) -> dict[str, float]:

@@ -20,7 +20,8 @@ HISTOGRAMS = (
 )
 
 
-def _new_picture() -> str:
+def new_picture() -> str:
+    """A picture that no test has sent before, as a data URI."""
     pixels = np.random.default_rng().integers(0, 60, (150, 170, 3), np.uint8)
     pixels[40:110, 50:120] = (220, 30, 30)
     buffer = BytesIO()
@@ -37,7 +38,7 @@ def _gained(stack: Stack, before: dict[str, float], requests: int) -> dict[str, 
 
 @pytest.mark.timing
 def test_a_picture_seen_before_is_neither_encoded_nor_prefilled_again(stack: Stack) -> None:
-    uri = _new_picture()
+    uri = new_picture()
     body = chat("Describe the image.", "plot-42.png")
     body["messages"][0]["content"][0]["image_url"]["url"] = uri
     before = settled(stack)

@@ -23,12 +23,15 @@ class APIKey:
     """One key.
 
     Attributes:
-        name: of who has it: for the log, the rate limit and the fair share.
+        name: of who has it, for the log.
+        tenant: whose it is: keys of one tenant share its rate limit, its share of the engine and
+            its caches. By default each key is a tenant of its own, with the key's name.
         rate: its own rate limit instead of the general one, as ``60/minute``; None: the general.
     """
 
     secret: SecretStr
     name: str
+    tenant: str
     rate: str | None = None
 
 
@@ -38,7 +41,9 @@ def all_keys(from_environment: Sequence[SecretStr], file: Path | None) -> tuple[
     Raises:
         ValueError: naming the file, the line and what is wrong, not the key.
     """
-    keys = [APIKey(secret, f"key-{n}") for n, secret in enumerate(from_environment, start=1)]
+    keys = [
+        APIKey(secret, f"key-{n}", f"key-{n}") for n, secret in enumerate(from_environment, start=1)
+    ]
     if file is not None:
         before = len(keys)
         try:
@@ -64,12 +69,18 @@ def _parse(words: Sequence[str], name: str) -> APIKey:
     given = dict(option.partition("=")[::2] for option in options)
     if not is_key(secret):
         raise ValueError("a key may only have visible ASCII characters")
-    if len(given) < len(options) or not given.keys() <= {"name", "rate"}:
-        raise ValueError("after the key only name=NAME and rate=LIMITS may stand, each once")
-    if not _NAME.fullmatch(given.get("name", name)):
-        raise ValueError(f"{given['name']!r} is not a name: up to 64 letters, digits and ._@-")
+    if len(given) < len(options) or not given.keys() <= {"name", "tenant", "rate"}:
+        raise ValueError(
+            "after the key only name=NAME, tenant=NAME and rate=LIMITS may stand, each once"
+        )
+    for option in ("name", "tenant"):
+        if option in given and not _NAME.fullmatch(given[option]):
+            raise ValueError(
+                f"{given[option]!r} is not a {option}: up to 64 letters, digits and ._@-"
+            )
+    name = given.get("name", name)
     parse_rates(given.get("rate", ""))
-    return APIKey(SecretStr(secret), given.get("name", name), given.get("rate"))
+    return APIKey(SecretStr(secret), name, given.get("tenant", name), given.get("rate"))
 
 
 def _check_new(key: APIKey, before: Sequence[APIKey]) -> None:

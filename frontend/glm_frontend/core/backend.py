@@ -1,7 +1,7 @@
 """What the frontend needs of a model server. ``glm_client.AsyncClient`` has it."""
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Any, Protocol
 
 from glm_client import Generation, GenerationDelta, GenerationRequest, Tokenization
 
@@ -29,6 +29,10 @@ class Backend(Protocol):
         timeout: float | None = None,
     ) -> Tokenization:
         """The prompt in tokens."""
+        ...
+
+    async def tokenizer_config(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """What the checkpoint says of its tokenizer."""
         ...
 
     async def server_live(self) -> bool:

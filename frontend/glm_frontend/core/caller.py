@@ -10,13 +10,17 @@ from glm_frontend.core.record import RequestRecord
 class Caller:
     """Attributes:
     request_id: for the logs of all parts.
-    tenant: name of the API key; tenants get equal shares of the engine. Empty where no key is
-        asked for.
+    tenant: that the API key belongs to; tenants get equal shares of the engine, and reuse only what
+        they sent themselves. Empty where no key is asked for.
+    takes_kept_answer: whether an answer that is kept will do.
+    keeps_answer: whether its own may be kept.
     record: what happens to the request is noted here.
     hold: called with the number of bytes fetched for it; raises APIError if they are too many.
     """
 
     request_id: str
     tenant: str = ""
+    takes_kept_answer: bool = True
+    keeps_answer: bool = True
     record: RequestRecord = field(default_factory=RequestRecord)
     hold: Callable[[int], None] = lambda size: None

@@ -7,7 +7,7 @@ pictures and find the place of a fault in the same way.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from glm_frontend.errors import invalid
 from glm_frontend.media.fetch import Picture
@@ -16,15 +16,33 @@ _WIRE_FILE = re.compile(r"(image|video)\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """A video whose frames are given as pictures.
+
+    Attributes:
+        options: see ``Picture.options``.
+    """
+
+    frames: Sequence[Picture]
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, sources: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> Self:
+        """The clip of frames, each by its source and its place in the HTTP request."""
+        frames = [Picture(source, path, kind="video", is_frame=True) for source, path in sources]
+        return cls(frames, {**options, "frames": len(frames)})
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A piece of a message.
 
     Attributes:
-        content: a text, or a picture or video.
+        content: a text, a picture or video, or the frames of a video.
         path: where it stands in the HTTP request.
     """
 
-    content: str | Picture
+    content: str | Picture | Clip
     path: str
 
 
@@ -179,6 +197,8 @@ class ConversationBuilder:
                 self.paths.rename(f"{wire}.content[{number}]", part.path)
                 if isinstance(part.content, Picture):
                     self.paths.files.append(part.content)
+                elif isinstance(part.content, Clip):
+                    self.paths.files.extend(part.content.frames)
         self.paths.rename(f"{wire}.content", content_path)
         self.paths.rename(wire, path)
         self.messages.append(message)
@@ -186,7 +206,9 @@ class ConversationBuilder:
 
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part.content, Picture):
-        return {"type": part.content.kind}
+        return {"type": part.content.kind, **part.content.options}
+    if isinstance(part.content, Clip):
+        return {"type": "video", **part.content.options}
     return {"type": "text", "text": part.content}
 
 

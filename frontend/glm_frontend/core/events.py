@@ -59,7 +59,17 @@ class Finish:
     boxes: Sequence[Box] | None = None
 
 
-Event = ThoughtDelta | TextDelta | CallStart | CallDelta | Finish
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """How likely the prompt's tokens were; the first one's log probability is NaN.
+
+    Comes first, and only of whole answers to requests that asked for it.
+    """
+
+    logprobs: Sequence[TokenLogprobs]
+
+
+Event = PromptTokens | ThoughtDelta | TextDelta | CallStart | CallDelta | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,7 @@ class WholeAnswer:
     calls: Sequence[WholeCall]
     logprobs: Sequence[TokenLogprobs]
     finish: Finish
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
 
 
 def fold(events: Sequence[AnswerEvent]) -> list[WholeAnswer]:
@@ -108,8 +119,11 @@ def _fold(events: Sequence[Event]) -> WholeAnswer:
     calls: list[WholeCall] = []
     logprobs: list[TokenLogprobs] = []
     finish = Finish("stop")
+    prompt: Sequence[TokenLogprobs] = ()
     for event in events:
         match event:
+            case PromptTokens(prompt):
+                pass
             case ThoughtDelta(text):
                 thoughts.append(text)
             case TextDelta(text, notes):
@@ -121,4 +135,4 @@ def _fold(events: Sequence[Event]) -> WholeAnswer:
                 calls[index].arguments += arguments
             case Finish():
                 finish = event
-    return WholeAnswer("".join(thoughts), "".join(texts), calls, logprobs, finish)
+    return WholeAnswer("".join(thoughts), "".join(texts), calls, logprobs, finish, prompt)

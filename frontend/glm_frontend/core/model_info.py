@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from glm_client import Generation, GenerationRequest, GLMError
 from glm_frontend.core.backend import Backend
@@ -31,13 +32,13 @@ class ModelInfo:
         self._backend = backend
         self._asking: asyncio.Task[None] | None = None
         self._asked = float("-inf")
-        self.known: Mapping[str, float] = {}
+        self.known: Mapping[str, Any] = {}
 
     def note(self, answer: Generation) -> None:
         """An answer to ``TINY_REQUEST``."""
         self.known = answer.limits or self.known
 
-    async def get(self) -> Mapping[str, float]:
+    async def get(self) -> Mapping[str, Any]:
         """What is known, after asking if that is nothing; empty where there is no answer."""
         if not self.known and time.monotonic() - self._asked >= ASK_AGAIN_SECONDS:
             if self._asking is None:

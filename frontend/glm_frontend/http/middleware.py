@@ -22,6 +22,7 @@ from glm_frontend.observability.logs import LOGGER_NAME
 from glm_frontend.observability.metrics import NO_ROUTE
 
 PROCESSING_HEADER = "openai-processing-ms"
+CACHE_HEADER = "x-glm-cache"
 REQUEST_ID_HEADER = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 # Asked every few seconds, by this project's launcher and web page among others.
@@ -74,6 +75,8 @@ class RequestContextMiddleware:
                 elapsed = time.perf_counter() - started
                 headers[PROCESSING_HEADER] = str(round(1000 * elapsed))
                 headers["x-content-type-options"] = "nosniff"
+                if record.cache:
+                    headers[CACHE_HEADER] = record.cache
                 headers.update(scope["state"].get("headers", {}))
                 if services.draining.is_set():
                     headers["connection"] = "close"
@@ -220,7 +223,7 @@ class RefusalMiddleware:
             key = services.keys.check(secret if scheme.lower() == "bearer" else None)
         except APIError:
             return None
-        error = services.refusals.refusal("" if key is None else key.name)
+        error = services.refusals.refusal("" if key is None else key.tenant)
         if error is not None:
             scope["state"]["key"] = key
         return error
@@ -272,7 +275,7 @@ class BodyLimitMiddleware:
             if received > self._max_bytes:
                 raise self._too_large()
             key = scope["state"].get("key")
-            held.hold(size, "" if key is None else key.name)
+            held.hold(size, "" if key is None else key.tenant)
             return message
 
         try:

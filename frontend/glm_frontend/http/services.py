@@ -14,6 +14,8 @@ from glm_frontend.admission.keys import APIKey, KeyRing
 from glm_frontend.admission.permits import InflightLimiter, Permit
 from glm_frontend.admission.rates import RateLimiter, parse_rates
 from glm_frontend.admission.refusals import Refusals
+from glm_frontend.core.answer_cache import AnswerCache
+from glm_frontend.core.answer_store import create_store
 from glm_frontend.core.backend import Backend
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.generation import Generator
@@ -38,6 +40,7 @@ class Services:
     settings: Settings
     backend: Backend
     generator: Generator
+    cache: AnswerCache
     model_info: ModelInfo
     health: HealthProbe
     keys: KeyRing
@@ -69,12 +72,26 @@ def build_services(
     """The services over ``backend``; the caller closes that and ``fetcher``."""
     info = ModelInfo(backend)
     health = HealthProbe(backend, settings.status_file, info=info)
+    store = create_store(
+        settings.response_cache.get_secret_value(),
+        settings.response_cache_bytes,
+        settings.response_cache_seconds,
+    )
+    cache = AnswerCache(store, info)
     limiter = InflightLimiter(settings.max_inflight, is_fair=len(settings.keys) > 1)
     metrics.watch_in_flight(lambda: limiter.inflight, settings.max_inflight)
     return Services(
         settings=settings,
         backend=backend,
-        generator=Generator(backend, fetcher, health, settings.request_timeout),
+        generator=Generator(
+            backend,
+            fetcher,
+            health,
+            cache,
+            settings.request_timeout,
+            drops_oldest=settings.media_overflow == "oldest",
+        ),
+        cache=cache,
         model_info=info,
         health=health,
         keys=KeyRing(settings.keys),
@@ -134,7 +151,19 @@ async def get_caller(request: Request) -> Caller:
     """Who asks; behind :func:`require_key`."""
     key: APIKey | None = request.state.key
     state = request.state
-    return Caller(state.request_id, "" if key is None else key.name, state.record, state.bytes.hold)
+    directives = {
+        directive.strip().lower()
+        for line in request.headers.getlist("cache-control")
+        for directive in line.split(",")
+    }
+    return Caller(
+        state.request_id,
+        "" if key is None else key.tenant,
+        takes_kept_answer=not directives & {"no-cache", "no-store"},
+        keeps_answer="no-store" not in directives,
+        record=state.record,
+        hold=state.bytes.hold,
+    )
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

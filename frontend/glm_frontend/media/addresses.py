@@ -1,6 +1,7 @@
-"""Which addresses a server may dial on a stranger's word: public ones only."""
+"""Which addresses a server may dial on a stranger's word: public ones, and those that are named."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 # IPv6 addresses that stand for an IPv4 address, which must be public itself. The standard library
 # knows of the mapped, 6to4 and Teredo forms; these two hold it in their last four bytes.
@@ -17,6 +18,33 @@ _INSIDE = (
     IPv4Network("192.88.99.0/24"),  # the next 6to4 relay
     IPv6Network("3fff::/20"),  # documentation
 )
+
+
+class NamedHosts:
+    """Hosts that may be dialled though they are not public.
+
+    Args:
+        names: names of hosts, ``.example.com`` for all below it, addresses, and networks.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: set[str] = set()
+        self._networks: list[IPv4Network | IPv6Network] = []
+        for name in names:
+            try:
+                self._networks.append(ip_network(name))
+            except ValueError:
+                self._names.add(name.lower())
+        self._below = tuple(name for name in self._names if name.startswith("."))
+
+    def has(self, host: str) -> bool:
+        """Whether ``host``, in lower case, is named."""
+        return host in self._names or host.endswith(self._below)
+
+    def has_address(self, address: str) -> bool:
+        """Whether it is in one of the networks."""
+        ip = ip_address(address.partition("%")[0])
+        return any(ip in network for network in self._networks)
 
 
 def is_public(address: str) -> bool:

@@ -102,6 +102,13 @@ class Metrics:
         for kind in ("image", "video"):
             self._fetches.labels(kind, "ok")
             self._fetch_seconds.labels(kind)
+        self._answers = self._counter(
+            "response_cache",
+            "Answers that may be kept: hit (kept before), shared (computed for another), miss",
+            "result",
+        )
+        for result in ("hit", "shared", "miss"):
+            self._answers.labels(result)
         self._in_flight = self._gauge(
             "requests_in_flight", "Requests for answers or tokens under way"
         )
@@ -133,6 +140,8 @@ class Metrics:
         if record.refusal is not None:
             self.count_refusal(record.refusal)
         for answer in record.answers:
+            if answer.cache:
+                self._answers.labels(answer.cache).inc()
             if answer.time_to_first_token is not None:
                 self._ttft.observe(answer.time_to_first_token)
             if answer.time_per_output_token is not None:

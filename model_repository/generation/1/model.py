@@ -3,6 +3,11 @@
 A request becomes a job (``glm_triton.tensors``), which the pipeline (``glm_triton.pipeline``) runs.
 """
 
+import sys
+
+# Before our own modules are imported: nothing is written into the model repository.
+sys.dont_write_bytecode = True
+
 import gc
 import logging
 import threading
@@ -15,13 +20,16 @@ from glm_engine.errors import EngineFailure, GenerationError
 from glm_engine.heap import trim_heap
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.variables import unknown_variables
+from glm_triton.deployment import preprocessing_model
 from glm_triton.jobs import Job
 from glm_triton.metrics import Metrics
 from glm_triton.pipeline import NUM_WORKERS, Pipeline
+from glm_triton.stage_one import StageOne
 from glm_triton.telemetry import Telemetry, configure_logging
-from glm_triton.tensors import TritonClient, cancel_key, infer_stage_one, read_job
+from glm_triton.tensors import TritonClient, cancel_key, read_job
 
 _METRICS_SECONDS = 0.25
+_PROBE_SECONDS = 1.0
 _TRIM_SECONDS = 30.0
 
 logger = logging.getLogger("generation")
@@ -37,21 +45,25 @@ class TritonPythonModel:
         for problem in unknown_variables():
             logger.warning("%s", problem)
         self._forwarded_headers = config.forwarded_headers
+        name, version = args["model_name"], args["model_version"]
+        stage_one = StageOne(preprocessing_model(args["model_config"]), int(version))
         self._telemetry = Telemetry()
-        self._heartbeat = Heartbeat(args["model_name"], workers=NUM_WORKERS)
+        self._heartbeat = Heartbeat(name, workers=NUM_WORKERS)
         self._pipeline = Pipeline(
             config,
             lambda on_outputs: Engine(config, on_outputs, self._heartbeat),
-            infer_stage_one,
+            stage_one.infer,
             self._ended,
             self._heartbeat,
         )
-        self._metrics = Metrics()
+        self._metrics = Metrics(name, version)
         self._stopped = threading.Event()
-        self._publisher = threading.Thread(target=self._publish, name="metrics", daemon=True)
+        self._publisher = threading.Thread(target=self._run_publisher, name="metrics", daemon=True)
         # Existing objects live as long as the process; exclude them from garbage collection.
         gc.collect()
         gc.freeze()
+        # Last: what is loaded together with this model has had time to load.
+        stage_one.wait(name)
         self._pipeline.start()
         self._publisher.start()
 
@@ -96,6 +108,7 @@ class TritonPythonModel:
         self._pipeline.stop()
         self._stopped.set()
         self._publisher.join()
+        self._publish(is_last=True)
         self._telemetry.shut_down()
         self._heartbeat.end()
 
@@ -103,16 +116,24 @@ class TritonPythonModel:
         self._metrics.count_finished(finish_reason)
         self._telemetry.ended(job, finish_reason, error)
 
-    def _publish(self) -> None:
-        trimmed = time.monotonic()
+    def _run_publisher(self) -> None:
+        trimmed = probed = time.monotonic()
         while not self._stopped.wait(_METRICS_SECONDS):
             if time.monotonic() - trimmed >= _TRIM_SECONDS:
                 trim_heap()
                 trimmed = time.monotonic()
-            try:
-                pipeline = self._pipeline
-                self._metrics.publish(
-                    pipeline.engine.stats, pipeline.num_jobs, pipeline.preprocessing.seconds
-                )
-            except Exception:  # keep the thread alive for the next attempt
-                logger.exception("publishing metrics failed")
+            if time.monotonic() - probed >= _PROBE_SECONDS:
+                self._pipeline.preprocessing.probe()
+                probed = time.monotonic()
+            self._publish()
+
+    def _publish(self, *, is_last: bool = False) -> None:
+        try:
+            pipeline = self._pipeline
+            self._metrics.publish(
+                pipeline.engine.stats, pipeline.num_jobs, pipeline.preprocessing.seconds
+            )
+            if is_last:
+                self._metrics.end()
+        except Exception:  # keep the thread alive for the next attempt
+            logger.exception("publishing metrics failed")

@@ -1,5 +1,10 @@
 """Triton adapter of stage 1: converts tensors, and maps errors to Triton's codes."""
 
+import sys
+
+# Before our own modules are imported: nothing is written into the model repository.
+sys.dont_write_bytecode = True
+
 import json
 import traceback
 from collections.abc import Iterable
@@ -14,6 +19,7 @@ from glm_preprocessing.heartbeat import Heartbeat
 from glm_preprocessing.preprocessor import Preprocessor, Prompt, PromptRequest
 from glm_preprocessing.settings import PreprocessingSettings
 
+_CONFIG_OUTPUTS = frozenset({"tokenizer_config"})
 # Who asks for these alone wants tokens as text, and need not send the images that they stand for.
 _TEXT_OUTPUTS = frozenset({"input_ids", "text", "token_text", "image_size"})
 _ERROR_DETAILS = "error_details"
@@ -47,7 +53,11 @@ class TritonPythonModel:
         self._heartbeat.beat()
         try:
             _check_parameters(request, self._forwarded_headers)
-            given, wanted = _from_tensors(request), frozenset(request.requested_output_names())
+            wanted = frozenset(request.requested_output_names())
+            if wanted == _CONFIG_OUTPUTS:
+                config = json.dumps(self._preprocessor.tokenizer_config)
+                return pb_utils.InferenceResponse([_text_tensor("tokenizer_config", [config])])
+            given = _from_tensors(request)
             if given.prompt_token_ids is not None and wanted <= _TEXT_OUTPUTS:
                 token_ids = self._preprocessor.known(given.prompt_token_ids)
                 tensors = _token_tensors(token_ids)
@@ -118,6 +128,7 @@ def _from_tensors(request: Any) -> PromptRequest:
         image_hashes=hashes,
         known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
         video=_bytes(request, "video"),
+        mm_processor_kwargs=_text(request, "mm_processor_kwargs"),
     )
 
 

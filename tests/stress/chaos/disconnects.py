@@ -17,6 +17,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from glm_client import AsyncClient, GenerationRequest, wire
 from stress.chaos.traffic import chat
+from tools.metrics import sums_over_versions
 from tools.stack import Stack
 
 # Few, so that further requests wait.
@@ -131,8 +132,7 @@ class Clients:
 async def _metrics(stack: Stack) -> dict[str, float]:
     async with httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
         text = (await client.get(f"{stack.metrics_url}/metrics")).text
-    lines = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("glm_"))
-    return {name: float(value) for name, value in lines}
+    return sums_over_versions(text)
 
 
 Condition = Callable[[dict[str, float]], bool]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from glm_client import AsyncClient, GenerationRequest, GLMError
+from tools.metrics import sums_over_versions
 from tools.stack import Stack
 
 MODEL = "glm-4.6v-flash"
@@ -197,9 +198,7 @@ class Traffic:
     async def _running(self) -> float:
         with suppress(httpx2.TransportError):
             text = (await self._http.get(f"{self._stack.metrics_url}/metrics")).text
-            for line in text.splitlines():
-                if line.startswith("glm_requests_running "):
-                    return float(line.split()[1])
+            return sums_over_versions(text).get("glm_requests_running", 0)
         return 0
 
 

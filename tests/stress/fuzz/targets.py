@@ -27,6 +27,7 @@ from tritonclient.grpc import InferenceServerClient, InferenceServerException, m
 
 from stress.fuzz import inputs
 from tools.clips import ENCODERS, clip
+from tools.metrics import sums_over_versions
 from tools.report import ROOT
 from tools.stack import Stack, wait_until
 
@@ -427,7 +428,7 @@ def assert_unharmed(stack: Stack, pids: list[int]) -> None:
 
         def is_zero(name: str = name) -> bool:
             text = httpx2.get(f"{stack.metrics_url}/metrics", trust_env=False).text
-            return re.search(rf"^glm_{name} 0$", text, re.MULTILINE) is not None
+            return sums_over_versions(text)[f"glm_{name}"] == 0
 
         try:
             wait_until(is_zero, SECONDS)

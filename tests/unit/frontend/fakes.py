@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from glm_client import (
     GenerationDelta,
     GenerationRequest,
     Tokenization,
+    TokenLogprob,
+    TokenLogprobs,
 )
 from unit.markup import Teller
 
@@ -168,6 +171,12 @@ class FakeBackend:
             token_texts=texts if token_texts else (),
         )
 
+    async def tokenizer_config(self, *, timeout: float | None = None) -> dict[str, Any]:
+        error = self.script[0]
+        if isinstance(error, Exception):
+            raise error
+        return {"eos_token": "<|endoftext|>", "chat_template": "[gMASK]"}
+
     async def server_live(self) -> bool:
         return self.live
 
@@ -244,3 +253,23 @@ def events(text: str) -> list[Any]:
     assert (done, rest) == ("data: [DONE]", "")
     assert all(line.startswith("data: ") for line in data)
     return [json.loads(line.removeprefix("data: ")) for line in data]
+
+
+def prompt_notes() -> tuple[tuple[TokenLogprobs, ...], list[Any]]:
+    """Log probabilities of a prompt's three tokens, and as vLLM tells them with one alternative."""
+
+    def token(token_id: int, text: str, logprob: float, rank: int) -> TokenLogprob:
+        return TokenLogprob(token_id, text, text.encode(), logprob, rank)
+
+    first = token(2, "Sa", math.nan, 0)
+    best, second, third = (token(i, str(i), -0.5 * i, i) for i in (1, 2, 3))
+    notes = (
+        TokenLogprobs(first, (first,)),
+        TokenLogprobs(best, (best, second)),
+        TokenLogprobs(third, (best, second, third)),
+    )
+    told = [
+        {"logprob": one.logprob, "rank": one.rank, "decoded_token": one.text}
+        for one in (best, second, third)
+    ]
+    return notes, [None, {"1": told[0]}, {"3": told[2], "1": told[0]}]

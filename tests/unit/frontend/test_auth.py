@@ -98,18 +98,27 @@ def test_keys_come_from_a_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text("# ours\nsecret-a name=alice rate=5/minute\n\nsecret-b#b  # nobody's\n")
+    file.write_text(
+        "# ours\nsecret-a name=alice rate=5/minute\n\nsecret-b#b  # nobody's\n"
+        "secret-c name=carol tenant=alice\n"
+    )
     monkeypatch.setenv("GLM_API_KEYS", "secret-0")
     monkeypatch.setenv("GLM_API_KEYS_FILE", str(file))
     settings = load_settings()
-    assert [key.name for key in settings.keys] == ["key-1", "alice", "key-3"]
+    assert [key.name for key in settings.keys] == ["key-1", "alice", "key-3", "carol"]
+    assert [key.tenant for key in settings.keys] == ["key-1", "alice", "key-3", "alice"]
     assert "secret-" not in repr(settings) + repr(settings.keys)
     caplog.set_level(logging.DEBUG)
     backend = FakeBackend()
     with TestClient(create_app(settings, backend)) as client:
-        for secret, name in (("secret-0", "key-1"), ("secret-a", "alice"), ("secret-b#b", "key-3")):
+        for secret, name, tenant in (
+            ("secret-0", "key-1", "key-1"),
+            ("secret-a", "alice", "alice"),
+            ("secret-b#b", "key-3", "key-3"),
+            ("secret-c", "carol", "alice"),
+        ):
             assert client.post(CHAT, json=chat(), headers=bearer(secret)).status_code == 200
-            assert backend.requests[-1].tenant == name
+            assert backend.requests[-1].tenant == tenant
             assert f"key={name} " in caplog.text
         assert client.post(CHAT, json=chat(), headers=bearer("alice")).status_code == 401
     assert "secret-" not in caplog.text
@@ -119,10 +128,18 @@ def test_keys_come_from_a_file_too(
     ("line", "reason"),
     [
         ("schlüssel", "a key may only have visible ASCII characters"),
-        ("secret alice", "after the key only name=NAME and rate=LIMITS may stand"),
-        ("secret name=a name=b", "after the key only name=NAME and rate=LIMITS may stand"),
-        ("secret colour=red", "after the key only name=NAME and rate=LIMITS may stand"),
+        ("secret alice", "after the key only name=NAME, tenant=NAME and rate=LIMITS may stand"),
+        (
+            "secret name=a name=b",
+            "after the key only name=NAME, tenant=NAME and rate=LIMITS may stand",
+        ),
+        (
+            "secret colour=red",
+            "after the key only name=NAME, tenant=NAME and rate=LIMITS may stand",
+        ),
         ("secret name=a/b", "'a/b' is not a name"),
+        ("secret tenant=a/b", "'a/b' is not a tenant"),
+        ("secret tenant=a tenant=b", "name=NAME, tenant=NAME and rate=LIMITS may stand"),
         ("secret name=first", "the name 'first' is given twice"),
         ("secret name=key-1", "the name 'key-1' is given twice"),
         ("one", "the key is also that of 'first'"),

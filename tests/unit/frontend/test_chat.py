@@ -22,6 +22,7 @@ from unit.frontend.fakes import (
     delta,
     events,
     picture,
+    prompt_notes,
 )
 
 TEXT = {"type": "text", "text": "What is this?"}
@@ -57,7 +58,9 @@ def test_the_response_has_the_manuals_shape(client: TestClient) -> None:
                     "content": "A red circle.",
                     "reasoning_content": "a thought",
                     "reasoning": "a thought",
+                    "refusal": None,
                 },
+                "logprobs": None,
                 "finish_reason": "stop",
             }
         ],
@@ -70,7 +73,7 @@ def test_without_a_thought_there_is_no_field_for_it(
 ) -> None:
     backend.script = [delta("<|begin_of_box|>Red<|end_of_box|>", finish_reason="length")]
     choice = post(client, chat())["choices"][0]
-    assert choice["message"] == {"role": "assistant", "content": "Red"}
+    assert choice["message"] == {"role": "assistant", "content": "Red", "refusal": None}
     assert choice["finish_reason"] == "length"
 
 
@@ -152,6 +155,7 @@ def test_an_answer_of_this_server_can_be_sent_back(
     post(client, body)
     assert backend.requests[1].messages is not None
     del message["reasoning"]  # one name is enough
+    del message["refusal"]  # says nothing
     assert backend.requests[1].messages[1] == message
 
 
@@ -332,7 +336,7 @@ def test_an_answer_may_go_on_with_the_last_message(
     body = chat(continue_final_message=True, **extra)
     body["messages"].append({"role": "assistant", "content": "A red"})
     message = client.post(CHAT, json=body).json()["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "\nand"}
+    assert message == {"role": "assistant", "content": "\nand", "refusal": None}
     assert backend.requests[0].chat_template_kwargs == {"continue_final_message": True}
 
 
@@ -365,3 +369,36 @@ def test_what_ended_the_answer_is_told(
     chunks = events(client.post(CHAT, json=chat(stream=True)).text)
     assert chunks[-1]["choices"][0]["stop_reason"] == reason
     assert all("stop_reason" not in chunk["choices"][0] for chunk in chunks[:-1])
+
+
+def test_log_probabilities_of_the_prompt(client: TestClient, backend: FakeBackend) -> None:
+    notes, told = prompt_notes()
+    backend.script = [delta("A", prompt_logprobs=notes), delta("", finish_reason="stop")]
+    answer = client.post(CHAT, json=chat(prompt_logprobs=1, n=2)).json()
+    assert backend.requests[0].sampling_parameters["prompt_logprobs"] == 1
+    assert answer["prompt_logprobs"] == told
+    assert "prompt_logprobs" not in client.post(CHAT, json=chat()).json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"prompt_logprobs": 1, "stream": True}, "is not available in streams"),
+        ({"prompt_logprobs": -1}, "must be greater than or equal to 0"),
+        ({"prompt_logprobs": 21}, "must be less than or equal to 20"),
+    ],
+)
+def test_log_probabilities_of_the_prompt_that_cannot_be_had(
+    client: TestClient, fields: dict[str, Any], reason: str
+) -> None:
+    response = client.post(CHAT, json=chat(**fields))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "prompt_logprobs" and reason in error["message"]
+
+
+def test_a_stream_has_none_of_its_prompt(client: TestClient, backend: FakeBackend) -> None:
+    """As vLLM has it: 0 is no error there."""
+    response = client.post(CHAT, json=chat(prompt_logprobs=0, stream=True))
+    assert response.status_code == 200
+    assert "prompt_logprobs" not in backend.requests[0].sampling_parameters

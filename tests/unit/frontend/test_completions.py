@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from glm_client import GenerationDelta, InvalidRequestError, TokenLogprob, TokenLogprobs
-from unit.frontend.fakes import FakeBackend, delta, events
+from unit.frontend.fakes import FakeBackend, delta, events, prompt_notes
 
 PATH = "/v1/completions"
 RED, CIRCLE = (
@@ -115,6 +115,37 @@ def test_echo_with_log_probabilities(
     assert begin["top_logprobs"][:2] == [None, {"y": -0.25}]
     offsets = [offset for part in told if part for offset in part["text_offset"]]
     assert offsets[:2] == [0, 2] and offsets[2] >= 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_answer_but_the_prompt(client: TestClient, backend: FakeBackend, stream: bool) -> None:
+    notes, _ = prompt_notes()
+    backend.script = [delta(" x", prompt_logprobs=notes, finish_reason="length")]
+    request = body(prompt="Say", echo=True, logprobs=1, max_tokens=0, stream=stream)
+    answer = client.post(PATH, json=request | {"stream_options": {"include_usage": True}})
+    assert backend.requests[0].sampling_parameters["max_tokens"] == 1
+    chunks = events(answer.text) if stream else [answer.json()]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["text"] for choice in choices) == "Say"
+    assert choices[0]["logprobs"]["tokens"] == ["Sa", "1", "3"]
+    assert choices[-1]["finish_reason"] == "length"
+    assert chunks[-1]["usage"]["completion_tokens"] == 0
+
+
+def test_no_answer_without_the_prompt(client: TestClient) -> None:
+    error = client.post(PATH, json=body(prompt="Say", max_tokens=0)).json()["error"]
+    assert (error["param"], error["code"]) == ("echo", "invalid_value")
+
+
+def test_log_probabilities_of_the_prompt(client: TestClient, backend: FakeBackend) -> None:
+    prompt, told = prompt_notes()
+    first, *rest = backend.script
+    assert isinstance(first, GenerationDelta)
+    backend.script = [replace(first, prompt_logprobs=prompt), *rest]
+    answer = client.post(PATH, json=body(prompt="Say", prompt_logprobs=1, n=2)).json()
+    assert backend.requests[0].sampling_parameters["prompt_logprobs"] == 1
+    assert [choice["prompt_logprobs"] for choice in answer["choices"]] == [told, told]
+    assert answer["choices"][0]["logprobs"] is None
 
 
 def test_the_first_answer_begins_all_of_them(client: TestClient, backend: FakeBackend) -> None:

@@ -47,6 +47,7 @@ def test_all_endpoints_are_there(document: Any) -> None:
         ("/v1/completions", "post"),
         ("/tokenize", "post"),
         ("/detokenize", "post"),
+        ("/tokenizer_info", "get"),
         ("/v1/models", "get"),
         ("/v1/models/{model_id}", "get"),
         ("/v1/health", "get"),

@@ -1,5 +1,6 @@
 """What asks for nothing is accepted, what is unknown is left out and named, and history is data."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +67,118 @@ def test_unknown_fields_are_left_out_and_named(
     client: TestClient, path: str, body: dict[str, Any], named: str
 ) -> None:
     assert say(client, body, path).headers[IGNORED] == named
+
+
+LOOSE = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "array", "uniqueItems": True, "items": {"type": "string", "format": "iri"}},
+        "not": {"type": "string", "pattern": "^(?!x)"},
+        "b": {"$ref": "#/$defs/b"},
+    },
+    "$defs": {"b": {"anyOf": [{"type": "object", "propertyNames": {}}, {"type": "null"}]}},
+    "minProperties": 1,
+}
+LEFT_OUT = (
+    "properties.a.uniqueItems",
+    "properties.a.items.format",
+    "properties.not.pattern",
+    "$defs.b.anyOf[0].propertyNames",
+)
+
+
+def left_out(path: str, *names: str) -> str:
+    return ", ".join(f"{path}.{name}" for name in names)
+
+
+def function(name: str = "f", **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": LOOSE, **fields}}
+
+
+OWN = {"type": "function", "name": "g", "parameters": LOOSE}
+STRICT = function("s", strict=True, parameters={"type": "object", "properties": {}})
+JSON_SCHEMA = {"name": "x", "schema": LOOSE}
+PARAMETERS = "tools[0].function.parameters"
+ARGUMENTS = ("minProperties", *LEFT_OUT)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (
+            CHAT,
+            chat(tools=[function()], tool_choice="required"),
+            left_out(PARAMETERS, *ARGUMENTS),
+        ),
+        (
+            CHAT,
+            chat(
+                tools=[function(), function("g")],
+                tool_choice={"type": "function", "function": {"name": "g"}},
+            ),
+            left_out("tools[1].function.parameters", *ARGUMENTS),
+        ),
+        (CHAT, chat(tools=[function(), STRICT]), left_out(PARAMETERS, *ARGUMENTS)),
+        (
+            CHAT,
+            chat(response_format={"type": "json_schema", "json_schema": JSON_SCHEMA}),
+            left_out("response_format.json_schema.schema", *LEFT_OUT),
+        ),
+        (
+            CHAT,
+            chat(response_format={"type": "json_object", "schema": LOOSE}),
+            left_out("response_format.schema", *LEFT_OUT),
+        ),
+        (
+            RESPONSES,
+            respond_to(tools=[OWN], tool_choice="required"),
+            left_out("tools[0].parameters", *ARGUMENTS),
+        ),
+        (
+            RESPONSES,
+            respond_to(text={"format": {"type": "json_schema", "name": "x", "schema": LOOSE}}),
+            left_out("text.format.schema", *LEFT_OUT),
+        ),
+        (
+            MESSAGES,
+            message_of(tools=[{"name": "f", "input_schema": LOOSE}], tool_choice={"type": "any"}),
+            left_out("tools[0].input_schema", *ARGUMENTS),
+        ),
+    ],
+)
+def test_keywords_that_cannot_be_enforced_are_named(
+    client: TestClient, path: str, body: dict[str, Any], named: str
+) -> None:
+    assert say(client, body, path).headers[IGNORED] == named
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat(tools=[function()]),  # nothing is enforced
+        chat(tools=[function()], tool_choice="none"),
+        chat(tools=[function(strict=True)], tool_choice="required"),  # or is refused
+        chat(
+            response_format={"type": "json_schema", "json_schema": {**JSON_SCHEMA, "strict": True}}
+        ),
+        chat(structured_outputs={"json": LOOSE}),
+        chat(
+            tools=[function(parameters={"properties": {"x": {"enum": [{"not": 1}]}}})],
+            tool_choice="required",
+        ),
+    ],
+)
+def test_what_is_enforced_or_refused_is_not_named(
+    client: TestClient, backend: FakeBackend, body: dict[str, Any]
+) -> None:
+    assert IGNORED not in say(client, body).headers
+    assert "x-guidance" not in str(backend.requests[0].sampling_parameters)
+
+
+def test_the_engine_learns_what_it_may_leave_out(client: TestClient, backend: FakeBackend) -> None:
+    say(client, chat(response_format={"type": "json_schema", "json_schema": JSON_SCHEMA}))
+    schema = backend.requests[0].sampling_parameters["structured_outputs"]["json"]
+    assert schema == {**LOOSE, "x-guidance": {"lenient": True}}
 
 
 def test_what_asks_for_nothing_is_not_named(client: TestClient) -> None:
@@ -146,6 +259,11 @@ def test_what_would_change_the_answer_is_refused_by_name(
         ({"chat_template_kwargs": {"thinking": False}}, False),
         ({"chat_template_kwargs": {"enable_thinking": False, "thinking": True, "x": 1}}, False),
         ({"reasoning_effort": "xhigh"}, True),
+        ({"reasoning": {"effort": "none"}}, False),
+        ({"reasoning": {"effort": "high", "summary": "auto"}}, True),
+        ({"reasoning": {"enabled": False}}, False),
+        ({"think": False}, False),
+        ({"think": "low"}, True),
         ({"reasoning_effort": "none"}, False),
     ],
 )
@@ -561,3 +679,33 @@ def test_a_response_to_nothing_is_refused(client: TestClient, items: list[Any]) 
 def test_whole_numbers_have_a_bound(client: TestClient) -> None:
     error = client.post(CHAT, json=chat(top_k=1e30)).json()["error"]
     assert error["param"] == "top_k"
+
+
+def test_a_thought_that_is_not_to_be_sent(client: TestClient, backend: FakeBackend) -> None:
+    body = chat(reasoning={"exclude": True, "max_tokens": 9})
+    message = say(client, body).json()["choices"][0]["message"]
+    assert "reasoning_content" not in message and message["content"]
+    assert backend.requests[0].sampling_parameters["thinking_token_budget"] == 9
+
+
+def test_the_fields_that_openais_answers_always_have(client: TestClient) -> None:
+    (choice,) = say(client, chat()).json()["choices"]
+    assert choice["logprobs"] is None and choice["message"]["refusal"] is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:;base64,{BARE}",
+        f"data:application/octet-stream;base64,{BARE}",
+        f"data:image/jpg;base64,{BARE}",
+        BARE.replace("+", "-").replace("/", "_").rstrip("="),
+    ],
+)
+def test_pictures_in_any_base64(client: TestClient, backend: FakeBackend, url: str) -> None:
+    say(client, chat([{"type": "image_url", "image_url": {"url": url}}]))
+    assert backend.requests[0].images == [base64.b64decode(BARE)]
+
+
+def test_load_balancers_may_post(client: TestClient) -> None:
+    assert client.post("/ping").status_code == client.get("/ping").status_code

@@ -207,6 +207,8 @@ def test_a_certain_refusal_is_the_same_wherever_it_is_said(
 
         def ask(path: str, key: str, **headers: str) -> Any:
             headers["authorization"] = f"Bearer {key}"
+            if path == "/tokenizer_info":
+                return client.get(path, headers=headers)
             return client.post(path, json=chat(), headers=headers)
 
         response = ask(CHAT, "a-key", **{"x-request-id": "mine"})

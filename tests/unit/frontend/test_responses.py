@@ -225,6 +225,84 @@ def test_calls_are_items(client: TestClient, backend: FakeBackend) -> None:
     ]
 
 
+MAIL = {
+    "type": "namespace",
+    "name": "mcp__mail__",
+    "description": "Mail.",
+    "tools": [
+        {"type": "custom", "name": "patch"},
+        {"type": "function", "name": "send", "description": "Send.", "defer_loading": True},
+    ],
+}
+SENDING = [
+    delta("<tool_call>mcp__mail__send\n</tool_call>\n<tool_call>weather\n</tool_call>"),
+    delta("", finish_reason="stop"),
+]
+
+
+def test_functions_of_a_namespace(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = SENDING
+    request = ask(tools=[WEATHER, MAIL, {"type": "web_search"}])
+    answer = client.post(RESPONSES, json=request)
+    assert answer.headers["x-glm-ignored-fields"] == "tools[1].tools[0], tools[2]"
+    offered = [tool["function"] for tool in backend.requests[0].tools or ()]
+    assert [one["name"] for one in offered] == ["weather", "mcp__mail__send"]
+    assert offered[1]["description"] == "Send."
+    body = answer.json()
+    first, second = body["output"]
+    assert (first["namespace"], first["name"]) == ("mcp__mail__", "send")
+    assert second["name"] == "weather" and "namespace" not in second
+    weather, mail = body["tools"]
+    assert weather["type"] == "function"
+    assert (mail["type"], mail["name"], mail["description"]) == ("namespace", MAIL["name"], "Mail.")
+    assert [tool["name"] for tool in mail["tools"]] == ["send"]
+
+    events = stream(client, request)
+    items = [event["item"] for event in events if event["type"].startswith("response.output_item")]
+    assert [item.get("namespace") for item in items] == [MAIL["name"]] * 2 + [None] * 2
+
+    back = [*body["output"], *(result(item["call_id"], "ok") for item in body["output"])]
+    post(client, ask([{"role": "user", "content": "hi"}, *back], tools=[MAIL]))
+    calls = backend.requests[-1].messages[1]["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["mcp__mail__send", "weather"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "wire"),
+    [
+        ({"type": "function", "name": "send"}, ["weather", "mail__send"], "mail__send"),
+        ({"type": "function", "name": "mail__send"}, ["weather", "mail__send"], "mail__send"),
+        (
+            {"type": "allowed_tools", "tools": [{"type": "function", "name": "send"}]},
+            ["mail__send"],
+            None,
+        ),
+    ],
+)
+def test_a_choice_among_functions_of_a_namespace(
+    client: TestClient, backend: FakeBackend, choice: Any, names: list[str], wire: str | None
+) -> None:
+    post(client, ask(tools=[WEATHER, {**MAIL, "name": "mail"}], tool_choice=choice))
+    request = backend.requests[0]
+    assert [tool["function"]["name"] for tool in request.tools or ()] == names
+    chosen = request.sampling_parameters.get("tool_choice")
+    assert (chosen and chosen["function"]["name"]) == wire
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([{"type": "namespace", "tools": []}], "tools[0].name"),
+        ([{**MAIL, "name": "a b"}], "tools[0].name"),
+        ([{**MAIL, "tools": 3}], "tools[0].tools"),
+        ([{**MAIL, "tools": [{"type": "function"}]}], "tools[0].tools[0].name"),
+        ([{**MAIL, "tools": [MAIL["tools"][1]] * 100}] * 2, "tools"),  # type: ignore[index]
+    ],
+)
+def test_bad_namespaces_are_named(client: TestClient, tools: Any, param: str) -> None:
+    assert refused(client, ask(tools=tools))["param"] == param
+
+
 def test_one_call_where_they_are_not_to_be_parallel(
     client: TestClient, backend: FakeBackend
 ) -> None:
@@ -576,6 +654,7 @@ def test_sampling_goes_through(client: TestClient, backend: FakeBackend) -> None
 
 
 SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
+FORMAT = {"type": "json_schema", "name": "x", "description": None, "schema": SCHEMA}
 
 
 @pytest.mark.parametrize(
@@ -591,8 +670,8 @@ SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
             {"structured_outputs": {"json_object": True}},
         ),
         (
-            {"text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}},
-            {"structured_outputs": {"json": SCHEMA}},
+            {"text": {"format": {**FORMAT, "strict": False}}},
+            {"structured_outputs": {"json": {**SCHEMA, "x-guidance": {"lenient": True}}}},
         ),
         ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
     ],

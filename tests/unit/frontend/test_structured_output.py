@@ -20,7 +20,7 @@ STRUCTURES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"response_format": NAMED}, {"json": CLOSED}, "response_format.json_schema.schema"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
-        {"json": SCHEMA},
+        {"json": {**SCHEMA, "x-guidance": {"lenient": True}}},
         "response_format.json_schema.schema",
     ),
     (
@@ -60,6 +60,15 @@ def test_the_model_server_is_told_and_its_errors_name_the_clients_field(
     backend.script = [InvalidRequestError("cannot be enforced", wire)]
     error = client.post(CHAT, json=chat(**given)).json()["error"]
     assert (error["param"], error["type"]) == (path, "invalid_request_error")
+
+
+def test_the_same_by_two_names_is_one(client: TestClient, backend: FakeBackend) -> None:
+    """guidance asks vLLM like this, for its older and its newer versions."""
+    fields = {"guided_grammar": 'start: "a"', "structured_outputs": {"grammar": 'start: "a"'}}
+    answer = client.post(CHAT, json=chat(**fields, guided_decoding_backend="guidance"))
+    assert answer.status_code == 200 and "x-glm-ignored-fields" not in answer.headers
+    wanted = {"structured_outputs": {"grammar": 'start: "a"'}}
+    assert backend.requests[0].sampling_parameters == wanted
 
 
 def test_text_asks_for_nothing(client: TestClient, backend: FakeBackend) -> None:

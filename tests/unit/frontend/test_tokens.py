@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from glm_client import InvalidRequestError
+from glm_client import InvalidRequestError, UnavailableError
 from unit.frontend.fakes import PIXEL, FakeBackend
 
 PARTS = [{"type": "image_url", "image_url": {"url": PIXEL}}, {"type": "text", "text": "hi"}]
@@ -43,6 +43,16 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
     assert backend.requests[0].prompt_token_ids == [5, 17, 300]
 
 
+def test_what_the_checkpoint_says_of_its_tokenizer(client: TestClient) -> None:
+    answer = client.get("/tokenizer_info")
+    assert answer.json() == {"eos_token": "<|endoftext|>", "chat_template": "[gMASK]"}
+
+
+def test_no_tokenizer_without_its_server(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = [UnavailableError("gone")]
+    assert client.get("/tokenizer_info").status_code == 503
+
+
 @pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
@@ -53,6 +63,11 @@ def test_the_text_of_tokens(client: TestClient, backend: FakeBackend) -> None:
             "messages: give either prompt or messages",
         ),
         ("/tokenize", {"prompt": 3}, "prompt: must be a valid string"),
+        (
+            "/tokenize",
+            {"messages": MESSAGES, "add_generation_prompt": False},
+            "add_generation_prompt: must be the opposite of continue_final_message",
+        ),
         ("/detokenize", {"tokens": []}, "tokens: "),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]: "),
         ("/detokenize", {"tokens": [1, 2**31]}, "tokens[1]: "),

@@ -190,7 +190,7 @@ def test_required_fields(client: TestClient, field: str) -> None:
         ({"role": "user", "content": None}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": [5]}, "messages[0].content[0].type"),
-        ({"role": "user", "content": [TEXT, {"type": "video"}]}, "messages[0].content[1].type"),
+        ({"role": "user", "content": [TEXT, {"type": "audio"}]}, "messages[0].content[1].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": {"type": "text"}}, "messages[0].content.text"),
         ({"role": "user", "content": {"type": "audio"}}, "messages[0].content.type"),

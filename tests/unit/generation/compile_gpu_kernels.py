@@ -1,4 +1,4 @@
-"""Compile the GPU's kernels for a GPU that is not here; writes JSON of the shared memory they take.
+"""Compile the GPU's kernels for a GPU that is not here; writes JSON of what they take of it.
 
 A process of its own, for test_gpu_kernels.py: in the tests' own process they are interpreted.
 
@@ -6,24 +6,33 @@ usage: python compile_gpu_kernels.py 90      (compute capability 9.0)
 """
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from glm_engine import gpu_kernels
 
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
 # GLM-4.6V-Flash in bfloat16.
 BF16, BATCH = "*bf16", "*i32"
-SHAPE = {"HEADS": 32, "KV_HEADS": 2, "SHARED": 16, "HEAD_DIM": 128, "DIMS": 128, "BLOCK_SIZE": 16,
-         "TILE": 64}  # fmt: skip
+SHAPE = {"HEADS": 32, "KV_HEADS": 2, "SHARED": 16, "HEAD_DIM": 128, "DIMS": 128}
 NORM = {"x": BF16, "weight": BF16, "out": BF16, "hidden": BF16, "x_weight": BF16, "eps": "fp32",
         "size": "i32"}  # fmt: skip
 ATTEND = {"qkv": BF16, "cache": BF16, "block_tables": BATCH, "num_computed": BATCH,
-          "query_start_loc": BATCH,
-          "tile_parts": BATCH, "tile_rows": BATCH, "out": BF16, "partial": "*fp32",
-          "stats": "*fp32", "table_width": "i32", "scale": "fp32"}  # fmt: skip
+          "query_start_loc": BATCH, "items": BATCH, "header": BATCH, "out": BF16,
+          "partial": "*fp32", "stats": "*fp32", "table_width": "i32", "scale": "fp32"}  # fmt: skip
+IN_FLOAT32 = {"qkv": "*fp32", "cache": "*fp32", "out": "*fp32"}
+MERGE = {"partial": "*fp32", "stats": "*fp32", "query_start_loc": BATCH, "merges": BATCH,
+         "out": BF16}  # fmt: skip
+ITEM = SHAPE | {"BLOCK_SIZE": 16, "TILE": 64}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "norm": (gpu_kernels._norm_kernel, NORM,
              {"ADD": False, "NORM_FIRST": False, "BLOCK": 4096}, 8),
@@ -36,29 +45,50 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
                 "heads": "i32",
                 "kv_heads": "i32"},
                {"HEAD_DIM": 128, "HALF": 64, "PAIRS": 32, "STORE": True}, 1),
-    "attend, decode": (gpu_kernels._attend_kernel, ATTEND,
-                       {**SHAPE, "TOKENS": 1, "ROWS": 16, "SPLITS": 64}, 4),
-    "attend, prefill": (gpu_kernels._attend_kernel, ATTEND | {"partial": BF16, "stats": BF16},
-                        {**SHAPE, "TOKENS": 8, "ROWS": 128, "SPLITS": 1}, 8),
-    "combine": (gpu_kernels._combine_kernel, {"partial": "*fp32", "stats": "*fp32", "out": BF16},
-                {"HEAD_DIM": 128, "DIMS": 128, "SPLITS": 64, "SPLITS_2": 64}, 4),
+    "attend, decode": (gpu_kernels._attend_kernel, ATTEND, ITEM | {"TOKENS": 1, "ROWS": 16}, 4),
+    "attend, prefill": (gpu_kernels._attend_kernel, ATTEND, ITEM | {"TOKENS": 8, "ROWS": 128}, 8),
+    "attend, float32": (gpu_kernels._attend_kernel, ATTEND | IN_FLOAT32,
+                        ITEM | {"TOKENS": 2, "ROWS": 32, "TILE": 32}, 4),
+    "merge": (gpu_kernels._merge_kernel, MERGE, SHAPE | {"ROWS": 128, "SLOTS": 32}, 4),
 }  # fmt: skip
 
 
 def main() -> None:
     """Compile all of them."""
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
-    shared = {}
+    taken = {}
     for name, (kernel, types, constants, num_warps) in KERNELS.items():
         names = kernel.arg_names
         source = ASTSource(
             fn=kernel,
             signature={argument: types.get(argument, "constexpr") for argument in names},
             constexprs={(names.index(argument),): value for argument, value in constants.items()},
+            # As at run time: all tensors begin at multiples of 16 bytes.
+            attrs={
+                (number,): [["tt.divisibility", 16]]
+                for number, argument in enumerate(names)
+                if types.get(argument, "").startswith("*")
+            },
         )
         options = {"num_warps": num_warps, "num_stages": 2}
-        shared[name] = compile(source, target=target, options=options).metadata.shared
-    sys.stdout.write(json.dumps(shared))
+        compiled = compile(source, target=target, options=options)
+        taken[name] = usage(compiled.asm["cubin"]) | {
+            "shared": compiled.metadata.shared,
+            "threads": 32 * num_warps,
+        }
+    sys.stdout.write(json.dumps(taken))
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread, and bytes of its local memory, to which registers are spilled."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", text)}
+    return {"registers": found["REG"], "spilled": found["STACK"]}
 
 
 if __name__ == "__main__":

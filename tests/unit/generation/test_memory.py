@@ -1,12 +1,18 @@
 """How large the KV cache becomes, and what a bad size says."""
 
 import logging
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
 from glm_engine.config import EngineConfig
+from glm_engine.device import weight_bytes
 from glm_engine.engine import Engine
 from glm_engine.errors import InvalidRequest
+from glm_engine.free_memory import free_memory
+from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from unit.generation.conftest import Harness
 from unit.generation.test_engine import MakeHarness, MakePrompt
 from unit.paths import DEMO_CHECKPOINT
@@ -36,12 +42,21 @@ def test_a_cache_smaller_than_the_context_shortens_it(
     caplog: pytest.LogCaptureFixture, make_harness: MakeHarness, make_prompt: MakePrompt
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        harness: Harness = make_harness(kv_cache_memory=64 * BYTES_PER_TOKEN)
+        harness: Harness = make_harness(kv_cache_memory=64 * BYTES_PER_TOKEN, min_model_len=64)
     assert "(GLM_KV_CACHE_MEMORY) kv_tokens=64" in caplog.text
     assert harness.engine.max_model_len == 64
     with pytest.raises(InvalidRequest, match="context length of 64"):
         harness.add(make_prompt("word " * 60))
     assert harness.wait(harness.add(make_prompt("hello"), max_tokens=50))[-1].error is None
+
+
+def test_a_context_of_less_than_the_minimum_stops_the_start() -> None:
+    with pytest.raises(
+        ValueError, match=r"holds 64 tokens, less than the 4096 .*GLM_MIN_MODEL_LEN"
+    ):
+        _engine(kv_cache_memory=64 * BYTES_PER_TOKEN)
+    with pytest.raises(ValueError, match="holds 64 tokens, less than the 65 "):
+        _engine(kv_cache_memory=64 * BYTES_PER_TOKEN, min_model_len=65)
 
 
 def test_a_cache_smaller_than_the_context_that_was_asked_for_stops_the_start() -> None:
@@ -64,6 +79,36 @@ def test_a_bad_setting_is_named(env: dict[str, str], message: str) -> None:
         EngineConfig.from_env({"GLM_MODEL": "x", **env})
 
 
+GIB = 2**30
+FLASH_BYTES_PER_TOKEN = 40 * 1024
+
+
+@pytest.mark.parametrize(
+    ("card", "weights", "seqs"),
+    [
+        (24, 19.2, 8),
+        (40, 19.2, 64),
+        (48, 19.2, 128),
+        (80, 19.2, 256),
+        (141, 19.2, 256),
+        (16, 12.4, 8),
+    ],
+)
+def test_the_number_of_requests_at_a_time_follows_from_the_memory(
+    card: int, weights: float, seqs: int
+) -> None:
+    left = int((0.9 * card - weights) * GIB)
+    assert usual_max_num_seqs(left, FLASH_BYTES_PER_TOKEN) == seqs
+
+
+def test_every_part_of_the_memory_is_subtracted_from_that_of_the_cache() -> None:
+    parts = {"others": 1, "peak": 20, "image_cache": 3, "grids": 4, "graphs": 5}
+    budget = MemoryBudget(total=100, utilization=0.9, **parts)
+    assert budget.kv_cache == 90 - sum(parts.values())
+    assert all(f"{name}=" in str(budget) for name in [*parts, "total", "kv_cache", "utilization"])
+    assert graph_bytes(35, 1000) > 35 * 2**20
+
+
 @pytest.mark.slow
 def test_bfloat16_gives_nearly_the_same_answers(
     make_harness: MakeHarness, make_prompt: MakePrompt
@@ -77,3 +122,43 @@ def test_bfloat16_gives_nearly_the_same_answers(
     ]
     same = sum(one == other for one, other in zip(*answers, strict=True))
     assert same >= 6
+
+
+def test_a_cache_that_does_not_fit_into_memory_stops_the_start() -> None:
+    """Two versions side by side may need more than there is: better than to be killed later."""
+    with pytest.raises(ValueError, match=r"the keys and values of the KV cache need \d{6}"):
+        _engine(kv_cache_memory=2**60, max_num_seqs=2**24)
+
+
+def test_weights_that_do_not_fit_into_memory_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("glm_engine.device.free_memory", lambda: 2.0**20)
+    with pytest.raises(ValueError, match=r"the weights take 0.0 GiB in float32, but main memory"):
+        _engine()
+
+
+def test_the_size_of_the_weights_is_that_of_the_loaded_model() -> None:
+    model = AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT)
+    for dtype in (torch.float32, torch.bfloat16):
+        size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+        assert weight_bytes(DEMO_CHECKPOINT, dtype) == size
+
+
+def test_free_memory_is_the_machines_within_the_containers_limit(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    assert free_memory(meminfo, tmp_path) == 5000 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(meminfo, tmp_path) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000\n")
+    assert free_memory(meminfo, tmp_path) == 4000 - 1000 + 300
+    older = tmp_path / "older"
+    (older / "memory").mkdir(parents=True)
+    (older / "memory" / "memory.limit_in_bytes").write_text("8000\n")
+    (older / "memory" / "memory.usage_in_bytes").write_text("6000\n")
+    (older / "memory" / "memory.stat").write_text("total_inactive_file 500\n")
+    assert free_memory(meminfo, older) == 8000 - 6000 + 500
+    assert free_memory(tmp_path / "none", tmp_path / "none") == float("inf")

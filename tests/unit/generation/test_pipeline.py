@@ -314,6 +314,44 @@ def test_a_picture_that_is_known_is_not_prepared_again(stage: Stage) -> None:
     assert stage.pipeline.engine.stats.images_encoded == encoded
 
 
+@pytest.mark.parametrize(
+    ("other", "is_shared"),
+    [
+        ({"tenant": "a"}, True),
+        ({"tenant": "b"}, False),
+        ({"tenant": "a", "cache_salt": "salt"}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_tenant_itself_reuses_what_it_sent(
+    stage: Stage, other: dict[str, str], is_shared: bool
+) -> None:
+    """No tenant can tell by time or ``cached_tokens`` what another has sent."""
+    number = 20 + 7 * len(str(other)) + is_shared  # a picture that no test has sent before
+    stats, answers = stage.pipeline.engine.stats, []
+    for fields in ({"tenant": "a"}, other):
+        before = stats.images_encoded, stats.cached_tokens, stats.prompt_tokens
+        _, client = stage.accept(images=[picture(number)], **fields)
+        client.wait()
+        answers.append(client)
+        after = stats.images_encoded, stats.cached_tokens, stats.prompt_tokens
+    encoded, cached, _ = (new - old for old, new in zip(before, after, strict=True))
+    assert answers[0].text == answers[1].text
+    assert (encoded == 0, cached > 0) == (is_shared, is_shared)
+    assert answers[1].responses[-1].num_cached_tokens == cached
+
+
+def test_all_share_the_caches_where_that_is_set(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(cache_sharing="all")
+    for tenant in ("a", "b"):
+        _, client = stage.accept(images=[picture(3)], tenant=tenant)
+        client.wait()
+    assert client.responses[-1].num_cached_tokens
+    _, salted = stage.accept(images=[picture(3)], tenant="b", cache_salt="salt")
+    salted.wait()
+    assert salted.responses[-1].num_cached_tokens == 0
+
+
 def test_the_sizes_of_pictures_as_they_were_sent(stage: Stage) -> None:
     images = [picture(4), picture(5)]
     expected = [list(Image.open(BytesIO(image)).size) for image in images]
@@ -440,6 +478,9 @@ def test_requests_fail_at_once_after_the_wait_for_stage_one(
     stage: Stage, stage_one: StageOne, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glm_triton.preprocessing, "_PATIENCE_SECONDS", 0.3)
+    _, client = stage.accept()
+    client.wait()
+    assert client.error is None
     stage_one.script = [StageOneError(LOADING)] * 100
     _, client = stage.accept()
     client.wait()
@@ -449,6 +490,33 @@ def test_requests_fail_at_once_after_the_wait_for_stage_one(
     _, client = stage.accept()
     client.wait()
     assert isinstance(client.error, EngineUnavailable) and stage_one.calls == calls + 1
+
+
+def test_requests_do_not_wait_for_a_stage_one_that_was_never_there(
+    make_stage: Callable[..., Stage], stage_one: StageOne
+) -> None:
+    stage = make_stage()
+    stage_one.script, calls = [StageOneError(LOADING)], stage_one.calls
+    _, client = stage.accept()
+    client.wait()
+    assert isinstance(client.error, EngineUnavailable) and client.error.stage == "preprocessing"
+    assert stage_one.calls == calls + 1
+
+
+def test_without_stage_one_it_is_not_alive_until_a_probe_finds_it(
+    make_stage: Callable[..., Stage], stage_one: StageOne
+) -> None:
+    pipeline = (stage := make_stage()).pipeline
+    calls = stage_one.calls
+    pipeline.preprocessing.probe()
+    assert pipeline.is_alive and stage_one.calls == calls  # nothing to look for
+    stage_one.script = [StageOneError(LOADING), StageOneError(LOADING)]
+    stage.accept()[1].wait()
+    assert not pipeline.is_alive
+    pipeline.preprocessing.probe()
+    assert not pipeline.is_alive
+    pipeline.preprocessing.probe()
+    assert pipeline.is_alive
 
 
 # ---- the engine ----

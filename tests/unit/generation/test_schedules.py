@@ -23,6 +23,7 @@ from glm_engine.kv_cache import KVCache
 from glm_engine.operations import TorchOperations
 from glm_engine.request import Output, Prompt, Request, SamplingParams
 from glm_engine.scheduler import Scheduler
+from glm_engine.tenant_cache import CacheScope
 from glm_engine.vision import ImageCache
 from unit.generation.reference import reference
 from unit.paths import DEMO_CHECKPOINT
@@ -73,6 +74,7 @@ class Bench:
         max_num_batched_patches: int,
         prefix_caching: bool,
         image_cache_memory: int,
+        tenant_floor: float = 0.0,
     ) -> None:
         """An empty cache, and an idle scheduler over it."""
         runner = self.engine._runner
@@ -87,8 +89,10 @@ class Bench:
             dtype=torch.float32,
             device=torch.device("cpu"),
         )
-        runner.images = ImageCache(image_cache_memory)
-        self.engine._blocks = BlockManager(num_blocks, block_size, prefix_caching=prefix_caching)
+        runner.images = ImageCache(image_cache_memory, tenant_floor)
+        self.engine._blocks = BlockManager(
+            num_blocks, block_size, prefix_caching=prefix_caching, tenant_floor=tenant_floor
+        )
         self.engine._scheduler = Scheduler(
             self.engine._blocks,
             max_num_seqs=max_num_seqs,
@@ -119,6 +123,7 @@ class Arrival:
     max_tokens: int
     cancel_at: int
     priority: int
+    tenant: str
 
 
 ARRIVALS = st.lists(
@@ -129,6 +134,7 @@ ARRIVALS = st.lists(
         max_tokens=st.integers(1, MAX_TOKENS),
         cancel_at=st.sampled_from([0, 0, 0, 0, 0, 0, 3, 15]),  # 0: never
         priority=st.sampled_from([0, 0, 0, 1]),
+        tenant=st.sampled_from(["", "", "a", "b"]),
     ),
     min_size=1,
     max_size=7,
@@ -142,6 +148,7 @@ LIMITS = st.fixed_dictionaries(
         "max_num_batched_patches": st.sampled_from([1, 100, 16384]),
         "prefix_caching": st.booleans(),
         "image_cache_memory": st.sampled_from([0, 20_000, 2**20]),
+        "tenant_floor": st.sampled_from([0.0, 0.1, 0.5]),
     }
 )
 
@@ -185,6 +192,8 @@ def run_schedule(bench: Bench, arrivals: Sequence[Arrival], limits: dict[str, An
                 ignore_eos=True,
                 priority=arrival.priority,
             ),
+            tenant=arrival.tenant,
+            scope=CacheScope.of(arrival.tenant, "", divided=True),
         )
         for index, arrival in enumerate(arrivals)
     ]

@@ -25,7 +25,7 @@ from glm_engine.request import (
     parse_sampling_parameters,
 )
 from glm_engine.structured_output import Grammars, Guide, allowed_tokens
-from glm_engine.tool_grammar import MAX_GRAMMAR_BYTES
+from glm_engine.tool_grammar import _FORMATS, MAX_GRAMMAR_BYTES
 from unit.generation.conftest import Harness
 from unit.paths import DEMO_CHECKPOINT
 
@@ -482,6 +482,7 @@ def test_the_value_of_an_argument_follows_its_schema(
         {"type": "string", "pattern": "^(?=a)b$"},
         {"type": "array", "uniqueItems": True},
         {"type": "object", "propertyNames": {"maxLength": 2}},
+        {"type": "string", "format": "of no standard"},
     ],
 )
 def test_a_strict_tool_that_cannot_be_enforced_is_refused(grammars: Grammars, schema: Any) -> None:
@@ -490,6 +491,61 @@ def test_a_strict_tool_that_cannot_be_enforced_is_refused(grammars: Grammars, sc
     with pytest.raises(InvalidRequest) as caught:
         tool_guide(grammars, [{"type": "function", "function": function}])
     assert (caught.value.param or "").startswith("tools")
+
+
+@pytest.mark.parametrize("keyword", ["minProperties", "anyOf", "not", "dependentRequired"])
+def test_a_strict_tool_has_no_keyword_that_no_call_can_hold(
+    grammars: Grammars, keyword: str
+) -> None:
+    parameters = {"type": "object", "properties": {"x": {"type": "string"}}, keyword: {}}
+    function: dict[str, Any] = {"name": "f", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    assert tool_guide(grammars, tools, tool_choice=ToolChoice(True)) is not None
+    function["strict"] = True
+    with pytest.raises(InvalidRequest) as caught:
+        tool_guide(grammars, tools)
+    assert caught.value.param == f"tools[0].function.parameters.{keyword}"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "uniqueItems": True, "items": {"enum": [1]}, "maxItems": 1},
+        {"type": "array", "items": {"type": "string", "pattern": r"\bx"}, "maxItems": 0},
+        {"oneOf": [{"type": "array", "maxItems": 0}, {"type": "array", "maxItems": 0}]},
+    ],
+)
+def test_a_schema_that_says_so_is_enforced_as_far_as_it_can_be(
+    grammars: Grammars, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        guide_for(grammars, "json", schema)
+    guide = guide_for(grammars, "json", {**schema, "x-guidance": {"lenient": True}})
+    assert re.fullmatch(r"\[ ?1? ?\]", walk(guide, random.Random(1)))
+
+
+def test_unique_items_that_are_not_asked_for_are_no_matter(grammars: Grammars) -> None:
+    schema = {"type": "array", "uniqueItems": False, "items": {"enum": [1]}, "maxItems": 1}
+    assert guide_for(grammars, "json", schema) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("::", True),
+        ("::1", True),
+        ("fe80::1", True),
+        ("1:2:3:4:5:6:7:8", True),
+        ("1:2:3:4:5:6:7::", True),
+        ("1:2:3::4:5:6:7", True),
+        ("1:2:3:4:5:6:7", False),
+        ("1:2:3:4::5:6:7:8", False),
+        ("12345::", False),
+        ("1::2::3", False),
+    ],
+)
+def test_an_address_of_version_six(text: str, is_one: bool) -> None:
+    assert (re.fullmatch(_FORMATS["ipv6"], text) is not None) == is_one
 
 
 # ---- sampling parameters ----

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from glm_engine import vision
 from glm_engine.operations import CPUOperations
 from glm_engine.request import Prompt
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
@@ -104,3 +105,42 @@ def test_without_memory_nothing_is_kept() -> None:
     cache = ImageCache(0)
     cache.add(b"a", _image(1))
     assert cache.get(b"a") is None and cache.num_bytes == 0
+
+
+def test_embeddings_that_requests_hold_count_until_they_are_dropped() -> None:
+    """Otherwise waiting requests would hold any amount, beside a cache that looks small."""
+    cache = ImageCache(max_bytes=3 * 32)
+    held = [_image(1) for _ in range(3)]
+    for number, image in enumerate(held):
+        cache.add(bytes([number]), image)
+    cache.add(b"new", _image(1))
+    assert cache.get(b"new") is None and cache.num_bytes == 96
+    del image, held[0]
+    cache.add(b"new", _image(1))
+    assert cache.get(b"new") is not None and cache.num_bytes == 96
+
+
+def test_position_embeddings_are_kept_within_their_bound(
+    encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder.forget_positions()
+    monkeypatch.setattr(encoder._grids, "_max_size", 100)
+    encoder._of_grid((1, 8, 8))
+    kept = encoder._of_grid((1, 4, 4))
+    assert encoder._of_grid((1, 4, 4)) is kept and encoder._grids.size == 80
+    encoder._of_grid((1, 6, 8))
+    assert (1, 8, 8) not in encoder._grids and encoder._grids.size == 64
+    encoder._of_grid((1, 12, 12))  # too large: computed, not kept
+    assert encoder._grids.size == 64
+    per_patch = sum(tensor.nbytes for tensor in kept) / 16
+    assert encoder.max_position_bytes == vision._REMEMBERED_PATCHES * per_patch
+    encoder.forget_positions()
+    assert encoder._grids.size == 0
+
+
+def test_the_largest_picture_follows_from_the_image_processor() -> None:
+    # GLM-4.6V-Flash's; its largest square is 2184 x 2184 pixels, 156 x 156 patches.
+    flash = {"size": {"longest_edge": 9633792}, "patch_size": 14, "temporal_patch_size": 2}
+    assert vision.most_patches(flash) == 24576 >= 156 * 156
+    assert vision.most_patches({"size": {"longest_edge": 39300}}) == 100
+    assert vision.most_patches({}) == 0

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from glm_preprocessing.bounds import MAX_PARTS, MAX_RUN_LENGTH_BYTES, MAX_SCANS
+from glm_preprocessing.bounds import MAX_PARTS, MAX_PROFILES, MAX_RUN_LENGTH_BYTES, MAX_SCANS
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.images import decode
 from unit.preprocessing.files import image_file, png_chunk
@@ -96,10 +96,11 @@ def test_png_chunks_after_the_pixels_are_counted() -> None:
     _accepted(png + many)
 
 
-def test_png_with_two_colour_profiles_is_rejected() -> None:
+def test_the_colour_profiles_of_a_png_are_counted() -> None:
     profile = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(1_000_000)))
-    _accepted(_png_with(profile))
-    _refused(_png_with(profile * 2), "more than one colour profile")
+    for number in (1, 2, MAX_PROFILES):
+        _accepted(_png_with(profile * number))
+    _refused(_png_with(profile * (MAX_PROFILES + 1)), f"more than {MAX_PROFILES} colour profiles")
 
 
 def test_text_that_unpacks_to_much_is_refused() -> None:

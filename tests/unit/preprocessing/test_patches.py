@@ -45,7 +45,7 @@ def test_pixels_are_bit_for_bit_those_of_the_image_processor(
     image = _noise(*size)
     expected = processor(images=[image], return_tensors="pt")
 
-    patches, grid = patchify(image, config, "image[0]")
+    patches, grid = patchify(image, target_size(*size, config, "image[0]"), config)
     table = pixel_table(processor.to_dict())
 
     assert [list(grid)] == expected["image_grid_thw"].tolist()

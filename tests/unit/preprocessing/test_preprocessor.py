@@ -36,7 +36,8 @@ def _png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
 
 @pytest.fixture(scope="module")
 def preprocessor() -> Preprocessor:
-    settings = PreprocessingSettings.from_env({"GLM_MODEL": str(DEMO_CHECKPOINT)})
+    limits = {"GLM_MAX_IMAGES": "16", "GLM_MAX_VIDEOS": "1"}
+    settings = PreprocessingSettings.from_env({"GLM_MODEL": str(DEMO_CHECKPOINT)} | limits)
     return Preprocessor.from_settings(settings)
 
 

@@ -21,7 +21,7 @@ from glm_frontend.apis.chat.schema import (
     ToolCallDelta,
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id, system_fingerprint
-from glm_frontend.apis.shared.logprobs import to_logprobs
+from glm_frontend.apis.shared.logprobs import to_logprobs, to_prompt_logprobs
 from glm_frontend.apis.shared.schema import Logprobs, Usage
 from glm_frontend.core.boxes import Box
 from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage, WholeAnswer, fold
@@ -41,15 +41,19 @@ class ChatEncoder(Encoder):
         self._usage: TokenUsage | None = None
 
     def whole(self, events: Sequence[AnswerEvent]) -> ChatCompletion:
-        return ChatCompletion(
+        answers = fold(events)
+        whole = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._body.model,
             system_fingerprint=system_fingerprint(self._body.model),
-            choices=[self._choice(index, answer) for index, answer in enumerate(fold(events))],
+            choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=Usage.of(events[-1].usage),
         )
+        if (top := self._body.prompt_logprobs) is not None:
+            whole.prompt_logprobs = to_prompt_logprobs(answers[0].prompt_logprobs, top)
+        return whole
 
     def begin(self) -> Iterator[ChatCompletionChunk]:
         for index in range(self._body.n or 1):
@@ -58,7 +62,7 @@ class ChatEncoder(Encoder):
     def add(self, event: AnswerEvent) -> Iterator[ChatCompletionChunk]:
         self._usage, index = event.usage, event.choice
         match event.event:
-            case ThoughtDelta(text) if self._body.include_reasoning is not False:
+            case ThoughtDelta(text) if self._body.shows_thought:
                 yield self._chunk(index, ChunkDelta(reasoning_content=text, reasoning=text))
             case TextDelta(text, tokens):
                 logprobs = to_logprobs(tokens, self._body.top_logprobs or 0)
@@ -97,16 +101,18 @@ class ChatEncoder(Encoder):
             )
             for call in answer.calls
         ]
-        message = AssistantMessage(role="assistant", content=answer.text or (None if calls else ""))
+        content = answer.text or (None if calls else "")
+        message = AssistantMessage(role="assistant", content=content, refusal=None)
         if calls:
             message.tool_calls = calls
-        if answer.thought and self._body.include_reasoning is not False:
+        if answer.thought and self._body.shows_thought:
             message.reasoning_content = message.reasoning = answer.thought
         if answer.finish.boxes is not None:
             message.boxes = _boxes(answer.finish.boxes)
         choice = Choice(
             index=index,
             message=message,
+            logprobs=None,
             finish_reason=_finish_reason(answer.finish.reason, bool(calls)),
         )
         if answer.finish.stop_reason is not None:

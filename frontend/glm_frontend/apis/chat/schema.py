@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Discriminator,
@@ -19,26 +20,39 @@ from pydantic_core import PydanticCustomError
 from glm_frontend.apis.shared.schema import (
     LOW_DETAIL_PIXELS,
     MAX_CHOICES,
+    MAX_FRAMES,
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    PROMPT_LOGPROBS_WANTED,
     ChosenFunction,
     FunctionDefinition,
     Hint,
     JSONSchemaFormat,
     Logprobs,
+    MaxPixels,
+    MediaKwargs,
+    OfferedTool,
     OtherTool,
+    ProcessorKwargs,
+    PromptLogprobs,
+    PromptLogprobsWanted,
     ReasoningEffort,
+    ReasoningSwitch,
     SamplingParameters,
+    Seconds,
     StreamOptions,
     Structure,
     ThinkingSwitch,
     Usage,
+    VideoFields,
     as_arguments,
     check_only_structure,
+    check_prompt_logprobs,
     closed,
     effort_thinks,
+    note_unenforced,
     numbered,
     only_tools,
     own_or_other,
@@ -56,23 +70,37 @@ class ImageURL(RequestModel):
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(
         description="The picture itself as `data:image/png;base64,...` (recommended), or its "
-        "http(s) URL. PNG, JPEG, WebP, GIF (first frame) and BMP are read."
+        "http(s) URL. JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC, JPEG 2000, PNM, ICO and TGA are "
+        "read; of several pages or frames, the first."
     )
     detail: str | None = Field(
         None,
         description="How closely the model looks: `low` scales the picture down to 512 x 512 "
-        "pixels in all, which takes fewer tokens; `high` and `auto` leave it to the model's own "
-        "limit.",
+        "pixels in all, which takes fewer tokens; `high`, `original` and `auto` leave it to the "
+        "model's own limit.",
     )
-
-    @property
-    def max_pixels(self) -> int:
-        """Pixels that the model sees of it; 0 for its own limit."""
-        return LOW_DETAIL_PIXELS if self.detail == "low" else 0
+    max_pixels: MaxPixels | None = Field(
+        None, description="A picture of more pixels is scaled down to these."
+    )
 
 
 def _with_url(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
+
+
+def _without_empty_url(value: Any, info: ValidationInfo) -> Any:
+    """Beside a uuid, an absent picture may be written as an object without a URL."""
+    is_empty = isinstance(value, dict) and not value.get("url")
+    return None if is_empty and info.data.get("uuid") else _with_url(value)
+
+
+UUID = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _needs_one(value: Any, info: ValidationInfo) -> Any:
+    if value is None and info.data.get("uuid") is None:
+        raise PydanticCustomError("missing", "is required")
+    return value
 
 
 class TextPart(RequestModel):
@@ -86,25 +114,68 @@ class ImagePart(RequestModel):
     """A picture."""
 
     type: Literal["image_url"]
-    image_url: Annotated[ImageURL, BeforeValidator(_with_url)]
+    uuid: UUID | None = Field(
+        None,
+        description="A name of your own for it. A later request may send the name alone, as long "
+        "as the server remembers the picture.",
+    )
+    image_url: Annotated[
+        Annotated[ImageURL, BeforeValidator(_with_url)] | None,
+        BeforeValidator(_without_empty_url),
+        AfterValidator(_needs_one),
+    ] = Field(None, validate_default=True, description="May be absent beside a `uuid`.")
+    detail: str | None = Field(None, description="The same as in `image_url`.")
+    max_pixels: MaxPixels | None = Field(None, description="The same as in `image_url`.")
+
+    @property
+    def wanted_pixels(self) -> int:
+        """Pixels that the model sees of it; 0 for its own limit."""
+        url = self.image_url
+        details = (self.detail, None if url is None else url.detail)
+        given = [self.max_pixels, None if url is None else url.max_pixels]
+        given += [LOW_DETAIL_PIXELS for detail in details if detail == "low"]
+        return min((pixels for pixels in given if pixels), default=0)
 
 
-class VideoURL(RequestModel):
+class VideoURL(VideoFields):
     """Where a video is."""
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(
-        description="The video itself as `data:video/mp4;base64,...`, or its http(s) URL. MP4, "
-        "MOV, WebM, Matroska and animated GIF are read. The model looks at 6 frames of a second "
+        description="The video itself as `data:video/mp4;base64,...`, or its http(s) URL; or its "
+        "frames as `data:video/jpeg;base64,FRAME,FRAME,...`. MP4, MOV, 3GP, WebM, Matroska, AVI, "
+        "MPEG, FLV, WMV, Ogg and animated GIF are read. The model looks at 6 frames of a second "
         "where the video has up to 30 s, at 2 up to 5 minutes, then at 1, and at 640 in all; "
         "their tokens count as `image_tokens`."
     )
 
 
-class VideoPart(RequestModel):
-    """A video, without its sound."""
+class VideoPart(VideoFields):
+    """A video, without its sound. The fields beside the URL may also stand in `video_url`."""
 
     type: Literal["video_url"]
-    video_url: Annotated[VideoURL, BeforeValidator(_with_url)]
+    uuid: UUID | None = Field(None, description="As of a picture.")
+    video_url: Annotated[
+        Annotated[VideoURL, BeforeValidator(_with_url)] | None,
+        BeforeValidator(_without_empty_url),
+        AfterValidator(_needs_one),
+    ] = Field(None, validate_default=True, description="May be absent beside a `uuid`.")
+
+    def options(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        inner = {} if self.video_url is None else self.video_url.video_options()
+        return inner | self.video_options()
+
+
+class FramesPart(VideoFields):
+    """A video of which some frames are given, as pictures."""
+
+    type: Literal["video"]
+    video: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1)]], *at_most(MAX_FRAMES)
+    ] = Field(min_length=1, description="Each as the URL of a picture.")
+    times: Annotated[list[Seconds], *at_most(MAX_FRAMES)] | None = Field(
+        None, description="Of each in seconds; by default they are 1 / `fps` apart, or 1 s."
+    )
 
 
 def _of_another_api(part: Any) -> Any:
@@ -119,14 +190,22 @@ def _of_another_api(part: Any) -> Any:
         case {"type": "input_image", "image_url": url}:
             detail = part.get("detail")
             return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
-        case {"type": "image", "image": str(url)} | {"type": "image", "url": str(url)}:
-            return {"type": "image_url", "image_url": url}
+        case {"type": "image", "image": str(url), **rest} | {
+            "type": "image",
+            "url": str(url),
+            **rest,
+        }:
+            return rest | {"type": "image_url", "image_url": url}
         case {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}:
             return {"type": "image_url", "image_url": f"data:{kind};base64,{data}"}
         case {"type": "image", "source": {"type": "url", "url": url}}:
             return {"type": "image_url", "image_url": url}
-        case {"type": "video", "video": str(url)} | {"type": "video", "url": str(url)}:
-            return {"type": "video_url", "video_url": url}
+        case {"type": "video", "video": str(url), **rest} | {
+            "type": "video",
+            "url": str(url),
+            **rest,
+        }:
+            return rest | {"type": "video_url", "video_url": url}
     if isinstance(part, dict) and "type" not in part:
         for kind in ("text", "image_url", "video_url"):
             if kind in part:
@@ -137,8 +216,9 @@ def _of_another_api(part: Any) -> Any:
 ContentPart = Annotated[
     Annotated[TextPart, Tag(f"{TAG}text")]
     | Annotated[ImagePart, Tag(f"{TAG}image_url")]
-    | Annotated[VideoPart, Tag(f"{TAG}video_url")],
-    chosen_by("type", "text", "image_url", "video_url"),
+    | Annotated[VideoPart, Tag(f"{TAG}video_url")]
+    | Annotated[FramesPart, Tag(f"{TAG}video")],
+    chosen_by("type", "text", "image_url", "video_url", "video"),
     BeforeValidator(_of_another_api),
 ]
 
@@ -149,7 +229,7 @@ def _content_tag(content: Any) -> str | None:
             return f"{TAG}text"
         case list():
             return f"{TAG}parts"
-        case dict() | TextPart() | ImagePart() | VideoPart():
+        case dict() | TextPart() | ImagePart() | VideoPart() | FramesPart():
             return f"{TAG}part"
     return None
 
@@ -379,6 +459,16 @@ class Message(RequestModel):
         return self.reasoning_content or self.reasoning
 
 
+def check_generation_prompt(value: bool | None, info: ValidationInfo) -> bool | None:
+    """A validator of vLLM's other name of ``continue_final_message``, which stands before it."""
+    continues = bool(info.data.get("continue_final_message"))
+    if value is not None and value == continues:
+        raise PydanticCustomError(
+            "names_disagree", "must be the opposite of continue_final_message"
+        )
+    return value
+
+
 class ChatCompletionRequest(SamplingParameters):
     """A conversation to go on with."""
 
@@ -430,6 +520,10 @@ class ChatCompletionRequest(SamplingParameters):
         None, description="The same switch as Z.ai's own API has it."
     )
     enable_thinking: bool | None = Field(None, description="The same as in `chat_template_kwargs`.")
+    reasoning: ReasoningSwitch | None = Field(
+        None, description="The same switch as OpenRouter and OpenAI's newer API have it."
+    )
+    think: bool | str | None = Field(None, description="The same switch as Ollama has it.")
     do_sample: bool | None = Field(None, description="false: the same as `temperature: 0`.")
     include_reasoning: bool | None = Field(
         None, description="false: the thought is not sent. Default true."
@@ -440,6 +534,7 @@ class ChatCompletionRequest(SamplingParameters):
         "Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    prompt_logprobs: PromptLogprobsWanted = Field(None, description=PROMPT_LOGPROBS_WANTED)
     return_boxes: bool | None = Field(
         None,
         description="true: the message has `boxes`, the places in the last picture that the "
@@ -455,7 +550,15 @@ class ChatCompletionRequest(SamplingParameters):
         description="vLLM's switch: false only beside `continue_final_message`, with which it may "
         "be left out.",
     )
+    mm_processor_kwargs: ProcessorKwargs | None = Field(
+        None, description="How all pictures and videos are resized."
+    )
+    media_io_kwargs: MediaKwargs | None = Field(
+        None,
+        description="Which frames of videos are looked at; what stands beside a video counts more.",
+    )
     _no_other_structure = field_validator("response_format")(check_only_structure)
+    _not_in_streams = field_validator("prompt_logprobs")(check_prompt_logprobs)
 
     @field_validator("tool_choice")
     @classmethod
@@ -479,15 +582,7 @@ class ChatCompletionRequest(SamplingParameters):
             raise PydanticCustomError("no_picture", "needs a picture in the messages")
         return value
 
-    @field_validator("add_generation_prompt")
-    @classmethod
-    def _is_no_other_than_the_other(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        continues = bool(info.data.get("continue_final_message"))
-        if value is not None and value == continues:
-            raise PydanticCustomError(
-                "names_disagree", "must be the opposite of continue_final_message"
-            )
-        return value
+    _agree = field_validator("add_generation_prompt")(check_generation_prompt)
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
@@ -497,10 +592,18 @@ class ChatCompletionRequest(SamplingParameters):
             self.enable_thinking,
             None if self.thinking is None else self.thinking.thinks,
             effort_thinks(self.reasoning_effort),
+            None if self.reasoning is None else self.reasoning.thinks,
+            effort_thinks(self.think) if isinstance(self.think, str) else self.think,
         )
         if self.continue_final_message:
             given["continue_final_message"] = True
         return given
+
+    @property
+    def shows_thought(self) -> bool:
+        """Whether the thought is sent."""
+        hides = self.reasoning is not None and bool(self.reasoning.exclude)
+        return self.include_reasoning is not False and not hides
 
     def offered_tools(self) -> list[tuple[int, Tool]]:
         """The tools that the model may call, with their places."""
@@ -512,6 +615,21 @@ class ChatCompletionRequest(SamplingParameters):
                 names = {tool.function.name for tool in allowed}
                 return [(place, tool) for place, tool in tools if tool.function.name in names]
         return tools
+
+    @model_validator(mode="after")
+    def _names_what_is_not_enforced(self, info: ValidationInfo) -> Self:
+        offered = [
+            OfferedTool(
+                tool.function.name,
+                tool.function.parameters,
+                bool(tool.function.strict),
+                f"tools[{place}].function.parameters",
+            )
+            for place, tool in self.offered_tools()
+        ]
+        choice = self.sampling_parameters().get("tool_choice")
+        note_unenforced(info, offered, choice, self.structure())
+        return self
 
     @field_validator("top_logprobs")
     @classmethod
@@ -529,11 +647,17 @@ class ChatCompletionRequest(SamplingParameters):
             sampling["n"] = self.n
         if self.logprobs:
             sampling["logprobs"] = self.top_logprobs or 0
+        if self.prompt_logprobs is not None and not self.stream:
+            sampling["prompt_logprobs"] = self.prompt_logprobs
         if self.do_sample is False:
             sampling["temperature"] = 0
-        budget = None if self.thinking is None else self.thinking.budget_tokens
-        if budget is not None:
-            sampling.setdefault("thinking_token_budget", budget)
+        budgets = (
+            None if self.thinking is None else self.thinking.budget_tokens,
+            None if self.reasoning is None else self.reasoning.max_tokens,
+        )
+        for budget in budgets:
+            if budget is not None:
+                sampling.setdefault("thinking_token_budget", budget)
         if self.max_completion_tokens is not None:
             sampling["max_tokens"] = self.max_completion_tokens
         match self.tool_choice:
@@ -551,13 +675,13 @@ class ChatCompletionRequest(SamplingParameters):
         if wanted is None or wanted.type == "text":
             return super().structure()
         if wanted.schema_ is not None and wanted.json_schema is None:
-            return Structure("json", wanted.schema_, "response_format.schema")
+            return Structure("json", wanted.schema_, "response_format.schema", is_lenient=True)
         if wanted.json_schema is None or wanted.json_schema.schema_ is None:
             return Structure("json_object", True, "response_format")
-        schema = wanted.json_schema.schema_
+        schema, path = wanted.json_schema.schema_, "response_format.json_schema.schema"
         if wanted.json_schema.strict:
-            schema = closed(schema)
-        return Structure("json", schema, "response_format.json_schema.schema")
+            return Structure("json", closed(schema), path)
+        return Structure("json", schema, path, is_lenient=True)
 
 
 class FunctionCall(BaseModel):
@@ -599,6 +723,7 @@ class AssistantMessage(BaseModel):
         default=None, description="The model's thought; absent when there is none."
     )
     reasoning: str | None = Field(default=None, description="The same, as newer clients call it.")
+    refusal: None = Field(description="Always null, as OpenAI's answers have it.")
     boxes: list[PictureBox] | None = Field(
         default=None, description="Absent unless `return_boxes` asks for them."
     )
@@ -609,7 +734,7 @@ class Choice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: Logprobs | None = Field(default=None, description="Absent unless asked for.")
+    logprobs: Logprobs | None = Field(description="null unless asked for.")
     finish_reason: AnswerFinishReason = Field(
         description="`stop`: the answer is complete. `length`: it was cut at `max_tokens`. "
         "`tool_calls`: it is complete and asks for calls."
@@ -631,6 +756,11 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str = Field(description="Changes when the server or its model does.")
     choices: list[Choice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None,
+        description="For each token of the prompt, by token id: itself, then the likeliest ones; "
+        "null for the first. Absent unless asked for.",
+    )
 
 
 class FunctionCallDelta(BaseModel):

@@ -14,8 +14,10 @@ def decode(body: CompletionRequest) -> list[AnswerRequest]:
                 {name: prompt},
                 {name: path} | body.renamed(),
                 sampling_parameters=body.sampling_parameters(),
+                cache_salt=body.cache_salt or "",
                 is_raw=True,
                 echo=bool(body.echo),
+                has_no_answer=body.has_no_answer,
             )
         )
     return requests

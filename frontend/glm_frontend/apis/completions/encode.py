@@ -15,6 +15,7 @@ from glm_frontend.apis.completions.schema import (
     CompletionRequest,
 )
 from glm_frontend.apis.shared.encoder import Encoder, system_fingerprint
+from glm_frontend.apis.shared.logprobs import to_prompt_logprobs
 from glm_frontend.apis.shared.schema import Usage
 from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage, fold
 
@@ -38,15 +39,17 @@ class CompletionEncoder(Encoder):
         self._usage = TokenUsage()
 
     def whole(self, events: Sequence[AnswerEvent]) -> Completion:
-        choices = [
-            CompletionChoice(
+        choices, top = list[CompletionChoice](), self._body.prompt_logprobs
+        for index, answer in enumerate(fold(events)):
+            choice = CompletionChoice(
                 index=index,
                 text=answer.text,
                 logprobs=self._logprobs(answer.logprobs, 0),
                 finish_reason=answer.finish.reason,
             )
-            for index, answer in enumerate(fold(events))
-        ]
+            if top is not None:
+                choice.prompt_logprobs = to_prompt_logprobs(answer.prompt_logprobs, top)
+            choices.append(choice)
         return Completion(**self._head, choices=choices, usage=Usage.of(events[-1].usage))
 
     def add(self, event: AnswerEvent) -> Iterator[Completion]:

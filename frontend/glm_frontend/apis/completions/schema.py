@@ -10,10 +10,14 @@ from glm_frontend.apis.shared.schema import (
     MAX_CHOICES,
     MAX_PROMPT_TOKENS,
     MAX_TOP_LOGPROBS,
+    PROMPT_LOGPROBS_WANTED,
+    PromptLogprobs,
+    PromptLogprobsWanted,
     SamplingParameters,
     StreamOptions,
     TokenId,
     Usage,
+    check_prompt_logprobs,
 )
 from glm_frontend.http.bodies import TAG, at_most
 
@@ -57,6 +61,14 @@ class CompletionRequest(SamplingParameters):
         description="The text that the model goes on with, as it is: no chat template is used, "
         f"and tags in it are tokens. Or its token ids; or a list of up to {MAX_PROMPTS} of these."
     )
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Most tokens of the answer. 0 only with `echo`: the prompt alone comes back. "
+        "Default: 512, or what the context leaves if that is less.",
+        json_schema_extra={"default": 512},
+        validate_default=False,
+    )
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="Answers to each prompt. Default 1."
     )
@@ -69,6 +81,7 @@ class CompletionRequest(SamplingParameters):
     )
     echo: bool | None = Field(
         None,
+        validate_default=True,
         description="true: the text begins with the prompt, `logprobs` with those of its tokens.",
     )
     stream: bool | None = Field(
@@ -77,6 +90,9 @@ class CompletionRequest(SamplingParameters):
         "after the other. Default false.",
     )
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    prompt_logprobs: PromptLogprobsWanted = Field(None, description=PROMPT_LOGPROBS_WANTED)
+
+    _not_in_streams = field_validator("prompt_logprobs")(check_prompt_logprobs)
 
     @field_validator("chat_template_kwargs", "thinking_token_budget")
     @classmethod
@@ -84,6 +100,18 @@ class CompletionRequest(SamplingParameters):
         if value is not None:
             raise PydanticCustomError("no_conversation", "is for conversations only")
         return value
+
+    @field_validator("echo")
+    @classmethod
+    def _goes_with_no_answer(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if not value and info.data.get("max_tokens") == 0:
+            raise PydanticCustomError("no_answer", "must be true where max_tokens is 0")
+        return value
+
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether the prompt alone comes back."""
+        return self.max_tokens == 0
 
     @field_validator("best_of")
     @classmethod
@@ -102,12 +130,17 @@ class CompletionRequest(SamplingParameters):
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
         sampling = super().sampling_parameters()
+        if self.has_no_answer:
+            sampling["max_tokens"] = 1  # the least that the model server takes
         if self.n is not None:
             sampling["n"] = self.n
         if self.logprobs is not None:
             sampling["logprobs"] = self.logprobs
             if self.echo:
                 sampling["prompt_logprobs"] = self.logprobs
+        if self.prompt_logprobs is not None and not self.stream:
+            already = sampling.get("prompt_logprobs", 0)
+            sampling["prompt_logprobs"] = max(self.prompt_logprobs, already)
         return sampling
 
 
@@ -132,6 +165,9 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None = Field(
         description="`stop`: it is complete. `length`: it was cut at `max_tokens`."
+    )
+    prompt_logprobs: PromptLogprobs | None = Field(
+        default=None, description="As in chat completions; absent unless asked for."
     )
 
 

@@ -21,7 +21,7 @@ class Live(BaseModel):
 
 # What load balancers of other servers ask.
 @router.get("/health", include_in_schema=False)
-@router.get("/ping", include_in_schema=False)
+@router.api_route("/ping", methods=["GET", "POST"], include_in_schema=False)
 @router.get(
     "/v1/health",
     summary="Whether a request could be answered now",

@@ -13,7 +13,6 @@ from glm_frontend.apis.messages.schema import (
     MessagesRequest,
     TextBlockParam,
     ThinkingBlockParam,
-    ToolChoice,
     ToolResultBlockParam,
     ToolUseBlockParam,
     UserTurn,
@@ -45,7 +44,11 @@ def decode(body: MessagesRequest) -> AnswerRequest:
     Raises:
         APIError: 400, parts of it do not go together.
     """
-    return replace(decode_prompt(body), sampling_parameters=_sampling_parameters(body))
+    return replace(
+        decode_prompt(body),
+        sampling_parameters=_sampling_parameters(body),
+        cache_salt=body.cache_salt or "",
+    )
 
 
 def decode_prompt(body: CountTokensRequest) -> AnswerRequest:
@@ -125,16 +128,14 @@ def _sampling_parameters(body: MessagesRequest) -> dict[str, Any]:
 
 def _tool_choice(body: MessagesRequest) -> str | dict[str, Any] | None:
     """The choice as the model server knows it; None where the model is free."""
-    match body.tool_choice:
-        case ToolChoice(type="any"):
-            if not numbered(body.tools):
-                raise invalid("tool_choice", "needs tools")
-            return "required"
-        case ToolChoice(type="tool", name=name):
-            if name not in [tool.name for _, tool in numbered(body.tools)]:
-                raise invalid("tool_choice.name", f"there is no {name} in tools")
-            return {"type": "function", "function": {"name": name}}
-    return None
+    choice, names = body.tool_choice, [tool.name for _, tool in numbered(body.tools)]
+    if choice is None:
+        return None
+    if choice.type == "any" and not names:
+        raise invalid("tool_choice", "needs tools")
+    if choice.type == "tool" and choice.name not in names:
+        raise invalid("tool_choice.name", f"there is no {choice.name} in tools")
+    return choice.wire()
 
 
 def _tools(body: CountTokensRequest) -> list[dict[str, Any]]:
@@ -224,7 +225,7 @@ def _part(block: TextBlockParam | ImageBlockParam, path: str) -> Part:
     if isinstance(block, TextBlockParam):
         return Part(block.text, path)
     if isinstance(block.source, Base64Source):
-        picture = Picture(block.source.data, f"{path}.source.data", plain_base64=True)
+        picture = Picture(block.source.data, f"{path}.source.data")
     else:
         picture = Picture(block.source.url, f"{path}.source.url")
     return Part(picture, path)

@@ -1,7 +1,7 @@
 """``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, in Anthropic's form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,19 +12,25 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from glm_frontend.apis.shared.schema import (
+    CACHE_SALT_FIELD,
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_STOP_STRINGS,
+    CacheSalt,
     FunctionName,
     Hint,
+    OfferedTool,
     OtherTool,
     StopString,
     note_ignored,
+    note_unenforced,
+    numbered,
     only_tools,
     own_or_other,
     stop_strings,
@@ -283,6 +289,12 @@ class ToolChoice(RequestModel):
             raise PydanticCustomError("missing", "is required")
         return name
 
+    def wire(self) -> str | dict[str, Any] | None:
+        """The model server's ``tool_choice``; None where the model is free."""
+        if self.type == "tool":
+            return {"type": "function", "function": {"name": self.name}}
+        return "required" if self.type == "any" else None
+
 
 class JSONOutputFormat(RequestModel):
     """A JSON document."""
@@ -392,6 +404,20 @@ class MessagesRequest(CountTokensRequest):
         description="Choose among this many of the likeliest tokens; 0: all. Default: the "
         "checkpoint's own.",
     )
+    cache_salt: CacheSalt | None = CACHE_SALT_FIELD
+
+    @model_validator(mode="after")
+    def _names_what_is_not_enforced(self, info: ValidationInfo) -> Self:
+        choice = self.tool_choice
+        if choice is None or choice.type != "none":
+            offered = [
+                OfferedTool(
+                    tool.name, tool.input_schema, bool(tool.strict), f"tools[{place}].input_schema"
+                )
+                for place, tool in numbered(self.tools)
+            ]
+            note_unenforced(info, offered, None if choice is None else choice.wire())
+        return self
 
 
 class TextBlock(BaseModel):

@@ -30,6 +30,7 @@ def decode(body: MultimodalRequest, pictures: Sequence[Picture]) -> AnswerReques
         {"text_input": "prompt", "messages": "prompt"} | body.renamed(),
         pictures,
         sampling_parameters=body.sampling_parameters(),
+        cache_salt=body.cache_salt or "",
         template_kwargs=body.template_kwargs(),
     )
 
@@ -44,10 +45,7 @@ async def read_body(request: Request, max_bytes: int) -> tuple[MultimodalRequest
     match content_type(request):
         case "application/json":
             body = await read_json(request, MultimodalRequest)
-            return body, [
-                Picture(image, f"images[{i}]", plain_base64=True)
-                for i, image in enumerate(body.images)
-            ]
+            return body, [Picture(image, f"images[{i}]") for i, image in enumerate(body.images)]
         case "multipart/form-data":
             return await _read_form(request, max_bytes)
         case other:
@@ -80,7 +78,7 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[MultimodalReques
                 continue  # browsers send what was left empty
             if name in FORM_IMAGE_FIELDS:
                 source = await value.read() if isinstance(value, UploadFile) else value
-                pictures.append(Picture(source, f"{name}[{len(pictures)}]", plain_base64=True))
+                pictures.append(Picture(source, f"{name}[{len(pictures)}]"))
             elif isinstance(value, UploadFile):
                 raise invalid(name, "is not a field for files; those are image and images")
             elif name in FORM_LIST_FIELDS:

@@ -16,6 +16,7 @@ from glm_frontend.apis.responses.schema import (
     InputPart,
     ReasoningBack,
     ResponsesRequest,
+    known_name,
 )
 from glm_frontend.apis.shared.schema import as_wire_tool
 from glm_frontend.core.conversation import Content, ConversationBuilder, Part, PastCall
@@ -38,14 +39,15 @@ def decode(body: ResponsesRequest) -> AnswerRequest:
     else:
         _add_items(conversation, body.input)
     renamed = {"messages": "input"} | body.renamed()
-    for number, (place, _) in enumerate(body.offered_tools()):
-        renamed[f"tools[{number}].function"] = renamed[f"tools[{number}]"] = f"tools[{place}]"
+    for number, tool in enumerate(body.offered_tools()):
+        renamed[f"tools[{number}].function"] = renamed[f"tools[{number}]"] = tool.path
     if body.max_output_tokens is not None:
         renamed[f"{WIRE_SAMPLING}max_tokens"] = "max_output_tokens"
     return of_conversation(
         conversation,
         renamed,
         sampling_parameters=body.sampling_parameters(),
+        cache_salt=body.cache_salt or "",
         template_kwargs=body.template_kwargs(),
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
@@ -107,7 +109,8 @@ def _add_items(conversation: ConversationBuilder, items: Sequence[InputItem]) ->
                 turn.content = _content(item.content, turn.content_path)
             case FunctionCallBack():
                 turn = turn or _Turn(path)
-                turn.calls.append(PastCall(item.call_id, item.name, item.arguments, path))
+                name = known_name(item.name, item.namespace)
+                turn.calls.append(PastCall(item.call_id, name, item.arguments, path))
             case FunctionCallOutput():
                 end_turn()
                 conversation.add_result(
@@ -134,10 +137,13 @@ def _part(part: InputPart, path: str) -> Part:
     if part.type != "input_image":
         return Part(part.text, path)
     return Part(
-        Picture(part.image_url, f"{path}.image_url", plain_base64=True, max_pixels=part.max_pixels),
+        Picture(part.image_url, f"{path}.image_url", max_pixels=part.max_pixels),
         path,
     )
 
 
 def _tools(body: ResponsesRequest) -> list[dict[str, Any]]:
-    return [as_wire_tool(tool) for _, tool in body.offered_tools()]
+    return [
+        as_wire_tool(tool.function.model_copy(update={"name": tool.name}))
+        for tool in body.offered_tools()
+    ]

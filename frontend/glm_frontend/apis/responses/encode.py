@@ -22,11 +22,18 @@ from glm_frontend.apis.responses.events import (
     ReasoningTextDone,
 )
 from glm_frontend.apis.responses.schema import (
+    AllowedFunctions,
     FunctionCallItem,
+    FunctionChoice,
+    FunctionTool,
     IncompleteDetails,
     InputTokensDetails,
     ItemStatus,
+    JSONSchema,
+    KnownFunction,
     MessageItem,
+    Namespace,
+    NamespaceEcho,
     OutputItem,
     OutputText,
     OutputTokensDetails,
@@ -40,7 +47,9 @@ from glm_frontend.apis.responses.schema import (
     ResponseStatus,
     ResponseUsage,
     TextEcho,
+    TextFormat,
     ToolEcho,
+    known_functions,
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id
 from glm_frontend.apis.shared.logprobs import to_logprobs
@@ -67,6 +76,7 @@ class ResponseEncoder(Encoder):
         self._status: Literal["completed", "incomplete"] = "completed"
         self._usage: TokenUsage | None = None
         self._logprobs: list[TokenLogprobs] = []  # of the text, not sent yet
+        self._functions = {tool.name: tool for tool in known_functions(body.tools)}
 
     def whole(self, events: Sequence[AnswerEvent]) -> ResponseObject:
         """The response with which a stream of the same events ends."""
@@ -114,7 +124,8 @@ class ResponseEncoder(Encoder):
                     yield from self._begin(message)
                 yield message.add(text, self._take_logprobs())
             case CallStart(_, name):
-                yield from self._begin(_CallItem(self._numbers, new_call_id(), name))
+                called = self._functions.get(name)
+                yield from self._begin(_CallItem(self._numbers, new_call_id(), name, called))
             case CallDelta(_, arguments) if arguments:
                 assert isinstance(self._open, _CallItem)
                 yield self._open.add(arguments)
@@ -179,18 +190,9 @@ class ResponseEncoder(Encoder):
                 summary=None if reasoning is None else reasoning.summary,
             ),
             temperature=_or(body.temperature, self._defaults.get("temperature", 1.0)),
-            text=TextEcho(format=(text and text.format) or PlainText(type="text")),
-            tool_choice=body.tool_choice or "auto",
-            tools=[
-                ToolEcho(
-                    type="function",
-                    name=tool.name,
-                    description=tool.description,
-                    parameters=tool.parameters,
-                    strict=bool(tool.strict),
-                )
-                for _, tool in numbered(body.tools)
-            ],
+            text=TextEcho(format=_format((text and text.format) or PlainText(type="text"))),
+            tool_choice=_choice(body.tool_choice or "auto"),
+            tools=[_tool(tool) for _, tool in numbered(body.tools)],
             top_logprobs=body.top_logprobs or 0,
             top_p=_or(body.top_p, self._defaults.get("top_p", 1.0)),
             presence_penalty=_or(body.presence_penalty, 0.0),
@@ -339,10 +341,13 @@ class _Message(_ItemOfOnePart):
 class _CallItem(_OpenItem):
     prefix = "fc"
 
-    def __init__(self, numbers: Iterator[int], call_id: str, name: str) -> None:
+    def __init__(
+        self, numbers: Iterator[int], call_id: str, name: str, called: KnownFunction | None
+    ) -> None:
         super().__init__(numbers)
         self._call_id = call_id
-        self._name = name
+        self._name = name if called is None else called.function.name
+        self._namespace = None if called is None else called.namespace
 
     def add(self, arguments: str) -> FunctionCallArgumentsDelta:
         self.text += arguments
@@ -365,7 +370,7 @@ class _CallItem(_OpenItem):
         yield from super().end(status)
 
     def item(self, status: ItemStatus) -> FunctionCallItem:
-        return FunctionCallItem(
+        item = FunctionCallItem(
             type="function_call",
             id=self.id,
             status=status,
@@ -373,6 +378,45 @@ class _CallItem(_OpenItem):
             name=self._name,
             arguments=self.text,
         )
+        if self._namespace is not None:
+            item.namespace = self._namespace
+        return item
+
+
+def _choice(given: FunctionChoice) -> FunctionChoice:
+    """With what the request left open."""
+    if not isinstance(given, AllowedFunctions):
+        return given
+    return given.model_copy(update={"mode": given.mode})
+
+
+def _format(given: TextFormat) -> TextFormat:
+    """With what the request left open."""
+    if not isinstance(given, JSONSchema):
+        return given
+    told = {"name": given.name, "description": given.description, "strict": bool(given.strict)}
+    return given.model_copy(update=told)
+
+
+def _tool(tool: FunctionTool | Namespace) -> ToolEcho | NamespaceEcho:
+    if isinstance(tool, Namespace):
+        return NamespaceEcho(
+            type="namespace",
+            name=tool.name,
+            description=tool.description,
+            tools=[_function(one) for _, one in numbered(tool.tools)],
+        )
+    return _function(tool)
+
+
+def _function(tool: FunctionTool) -> ToolEcho:
+    return ToolEcho(
+        type="function",
+        name=tool.name,
+        description=tool.description,
+        parameters=tool.parameters,
+        strict=bool(tool.strict),
+    )
 
 
 def _or(given: float | None, default: float) -> float:

@@ -1,6 +1,7 @@
 """``POST /v1/responses``, in OpenAI's form: the request, and the response as an object."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -12,6 +13,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
@@ -27,8 +29,10 @@ from glm_frontend.apis.shared.schema import (
     ChatCompletionTokenLogprob,
     ChosenFunction,
     FunctionDefinition,
+    FunctionName,
     Hint,
     JSONSchemaFormat,
+    OfferedTool,
     OtherTool,
     ReasoningEffort,
     SamplingParameters,
@@ -38,6 +42,7 @@ from glm_frontend.apis.shared.schema import (
     closed,
     effort_thinks,
     note_ignored,
+    note_unenforced,
     numbered,
     only_tools,
     own_or_other,
@@ -158,6 +163,7 @@ class FunctionCallBack(RequestModel):
     type: Literal["function_call"]
     call_id: str = Field(description="By which its output refers to it.")
     name: str
+    namespace: str | None = Field(None, description="Of the function, if it has one.")
     arguments: Annotated[str, BeforeValidator(as_arguments)] = Field(
         "{}", description="The arguments as the text of a JSON object."
     )
@@ -289,17 +295,75 @@ class FunctionTool(FunctionDefinition, OfFunction):  # so that the type is looke
     """A function that the model may call."""
 
 
+class Namespace(RequestModel):
+    """Functions that belong together. The model knows each as `NAMESPACE__NAME`."""
+
+    type: Literal["namespace"]
+    name: FunctionName = Field(description="Without blanks, `<` and `>`.")
+    description: str | None = Field(None, description="Comes back in the response.")
+    tools: Annotated[
+        list[
+            Annotated[
+                Annotated[FunctionTool, Tag(f"{TAG}tool")]
+                | Annotated[SkipJsonSchema[OtherTool], Tag(f"{TAG}other")],
+                Discriminator(own_or_other),
+            ]
+        ],
+        *at_most(MAX_TOOLS),
+    ]
+
+
 FunctionTools = Annotated[
     list[
         Annotated[
             Annotated[FunctionTool, Tag(f"{TAG}tool")]
+            | Annotated[Namespace, Tag(f"{TAG}namespace")]
             | Annotated[SkipJsonSchema[OtherTool], Tag(f"{TAG}other")],
             Discriminator(own_or_other),
         ]
     ],
     *at_most(MAX_TOOLS),
-    only_tools("function"),
+    only_tools("function", "namespace"),
 ]
+
+
+class KnownFunction(NamedTuple):
+    """A function as the model knows it.
+
+    Attributes:
+        name: that the model has for it; with its namespace, if it has one.
+        path: where it stands in the request.
+    """
+
+    name: str
+    namespace: str | None
+    function: FunctionTool
+    path: str
+
+    def is_called(self, name: str) -> bool:
+        """Whether a client means it by this name."""
+        return name in (self.name, self.function.name)
+
+
+def known_name(name: str, namespace: str | None) -> str:
+    """The name that the model has for a function."""
+    return f"{namespace.removesuffix('__')}__{name}" if namespace else name
+
+
+def known_functions(
+    tools: Sequence[FunctionTool | Namespace | OtherTool] | None,
+) -> list[KnownFunction]:
+    """All functions, those of namespaces among them."""
+    found: list[KnownFunction] = []
+    for place, tool in numbered(tools):
+        path = f"tools[{place}]"
+        if isinstance(tool, Namespace):
+            for inner, one in numbered(tool.tools):
+                name = known_name(one.name, tool.name)
+                found.append(KnownFunction(name, tool.name, one, f"{path}.tools[{inner}]"))
+        else:
+            found.append(KnownFunction(tool.name, None, tool, path))
+    return found
 
 
 class NamedFunction(ChosenFunction, OfFunction):
@@ -462,15 +526,26 @@ class ResponsesRequest(SamplingParameters):
     def _is_one_of_the_tools(
         cls, value: FunctionChoice | None, info: ValidationInfo
     ) -> FunctionChoice | None:
-        tools = [tool for _, tool in numbered(info.data.get("tools"))]
+        tools = known_functions(info.data.get("tools"))
         if value == "required" and not tools:
             raise PydanticCustomError("no_tools", "is only for requests with tools")
         chosen = [value] if isinstance(value, NamedFunction) else []
         if isinstance(value, AllowedFunctions):
             chosen = value.tools
-        if {one.name for one in chosen} - {tool.name for tool in tools}:
+        if not all(any(tool.is_called(one.name) for tool in tools) for one in chosen):
             raise PydanticCustomError("no_such_tool", "names a function that is not in tools")
         return value
+
+    @field_validator("tools")
+    @classmethod
+    def _are_not_too_many(cls, tools: FunctionTools | None) -> FunctionTools | None:
+        if len(known_functions(tools)) > MAX_TOOLS:
+            raise PydanticCustomError(
+                "too_many_functions",
+                "must not have more than {most} functions",
+                {"most": MAX_TOOLS},
+            )
+        return tools
 
     @field_validator("text")
     @classmethod
@@ -503,15 +578,29 @@ class ResponsesRequest(SamplingParameters):
             effort_thinks(None if reasoning is None else reasoning.effort),
         )
 
-    def offered_tools(self) -> list[tuple[int, FunctionTool]]:
-        """The tools that the model may call, with their places."""
-        tools = numbered(self.tools)
+    @model_validator(mode="after")
+    def _names_what_is_not_enforced(self, info: ValidationInfo) -> Self:
+        offered = [
+            OfferedTool(
+                tool.name,
+                tool.function.parameters,
+                bool(tool.function.strict),
+                f"{tool.path}.parameters",
+            )
+            for tool in self.offered_tools()
+        ]
+        choice = self.sampling_parameters().get("tool_choice")
+        note_unenforced(info, offered, choice, self.structure())
+        return self
+
+    def offered_tools(self) -> list[KnownFunction]:
+        """The functions that the model may call."""
+        tools = known_functions(self.tools)
         match self.tool_choice:
             case "none":
                 return []
             case AllowedFunctions(tools=allowed):
-                names = {tool.name for tool in allowed}
-                return [(place, tool) for place, tool in tools if tool.name in names]
+                return [t for t in tools if any(t.is_called(one.name) for one in allowed)]
         return tools
 
     def sampling_parameters(self) -> dict[str, Any]:
@@ -527,7 +616,8 @@ class ResponsesRequest(SamplingParameters):
             case "required" | AllowedFunctions(mode="required"):
                 sampling["tool_choice"] = "required"
             case NamedFunction(name=name):
-                sampling["tool_choice"] = {"type": "function", "function": {"name": name}}
+                chosen = next(t for t in known_functions(self.tools) if t.is_called(name))
+                sampling["tool_choice"] = {"type": "function", "function": {"name": chosen.name}}
         if self.tools and self.parallel_tool_calls is False:
             sampling["parallel_tool_calls"] = False
         return sampling
@@ -537,9 +627,10 @@ class ResponsesRequest(SamplingParameters):
         match self.text and self.text.format:
             case JSONObject():
                 return Structure("json_object", True, "text.format")
-            case JSONSchema(schema_=schema, strict=strict):
-                schema = closed(schema) if strict else schema
-                return Structure("json", schema, "text.format.schema")
+            case JSONSchema(schema_=schema, strict=True):
+                return Structure("json", closed(schema), "text.format.schema")
+            case JSONSchema(schema_=schema):
+                return Structure("json", schema, "text.format.schema", is_lenient=True)
         return super().structure()
 
 
@@ -592,6 +683,9 @@ class FunctionCallItem(BaseModel):
     status: ItemStatus
     call_id: str = Field(description="For the `function_call_output` that is sent back.")
     name: str
+    namespace: str | None = Field(
+        default=None, description="Of the function; absent where it has none."
+    )
     arguments: str = Field(
         description="The arguments as the text of a JSON object; check them before use."
     )
@@ -661,6 +755,15 @@ class ToolEcho(BaseModel):
     strict: bool
 
 
+class NamespaceEcho(BaseModel):
+    """A namespace as the request had it."""
+
+    type: Literal["namespace"]
+    name: str
+    description: str | None
+    tools: list[ToolEcho]
+
+
 class TextEcho(BaseModel):
     """`text` as the request had it."""
 
@@ -695,7 +798,7 @@ class ResponseObject(BaseModel):
     temperature: float
     text: TextEcho
     tool_choice: FunctionChoice
-    tools: list[ToolEcho]
+    tools: list[Annotated[ToolEcho | NamespaceEcho, Field(discriminator="type")]]
     top_logprobs: int
     top_p: float
     presence_penalty: float

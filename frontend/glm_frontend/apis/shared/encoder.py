@@ -20,6 +20,9 @@ from glm_frontend.http.openapi import json_response
 from glm_frontend.http.services import Services
 from glm_frontend.http.sse import EventStream
 
+LEFT_OUT_HEADER = "x-glm-left-out-media"
+MAX_LEFT_OUT_HEADER = 2000
+
 
 class Encoder(ABC):
     """Writes the events of one response in an API's form. Make one for each request."""
@@ -73,8 +76,11 @@ async def respond(
     """
     if stream:
         events = services.generator.stream(wanted, caller)
-        return style(encoder.stream(await started(request, events)), events, caller)
+        begun = await started(request, events)
+        _tell_left_out(request, caller)
+        return style(encoder.stream(begun), events, caller)
     whole = await until_disconnect(request, services.generator.complete(wanted, caller))
+    _tell_left_out(request, caller)
     return json_response(encoder.whole(whole))
 
 
@@ -93,7 +99,17 @@ async def tokenized(
         ClientDisconnect: the client has left.
     """
     counting = services.generator.tokenize(wanted, caller, token_texts=token_texts)
-    return await until_disconnect(request, counting)
+    tokens = await until_disconnect(request, counting)
+    _tell_left_out(request, caller)
+    return tokens
+
+
+def _tell_left_out(request: Request, caller: Caller) -> None:
+    """Name the pictures and videos that went in a header of the response."""
+    if caller.record.left_out:
+        names = ", ".join(caller.record.left_out)[:MAX_LEFT_OUT_HEADER]
+        earlier = getattr(request.state, "headers", {})
+        request.state.headers = {**earlier, LEFT_OUT_HEADER: names}
 
 
 def new_call_id() -> str:

@@ -1,9 +1,16 @@
 """Log probabilities in OpenAI's form."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from glm_client import TokenLogprobs
-from glm_frontend.apis.shared.schema import AlternativeToken, ChatCompletionTokenLogprob, Logprobs
+from glm_frontend.apis.shared.schema import (
+    AlternativeToken,
+    ChatCompletionTokenLogprob,
+    Logprobs,
+    PromptLogprob,
+    PromptLogprobs,
+)
 
 
 def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
@@ -29,3 +36,25 @@ def to_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> Logprobs | None:
             for token in tokens
         ]
     )
+
+
+def to_prompt_logprobs(tokens: Sequence[TokenLogprobs], top: int) -> PromptLogprobs:
+    """Those of a prompt's tokens, in vLLM's form; None for the first, which nothing comes before.
+
+    Args:
+        top: how many of the likeliest tokens are told in each place.
+    """
+    told: PromptLogprobs = []
+    for token in tokens:
+        shown = [token.chosen, *(one for one in token.top if one.rank <= top)]
+        told.append(
+            None
+            if isnan(token.chosen.logprob)
+            else {
+                str(one.token_id): PromptLogprob(
+                    logprob=one.logprob, rank=one.rank, decoded_token=one.text
+                )
+                for one in shown
+            }
+        )
+    return told

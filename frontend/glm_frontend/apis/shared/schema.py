@@ -15,9 +15,16 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError, from_json
 
+from glm_frontend.apis.shared.unenforced import (
+    OF_NAMES,
+    VALUES,
+    unenforced,
+    unenforced_arguments,
+)
 from glm_frontend.core.events import TokenUsage
 from glm_frontend.core.request import WIRE_SAMPLING
 from glm_frontend.http.bodies import IGNORED, TAG, RequestModel, at_most
@@ -42,6 +49,7 @@ MAX_TOKEN_IDS = 1024
 MAX_PROMPT_TOKENS = 256 * 1024
 MAX_CHOICES_OF_TEXT = 1000
 MAX_METADATA = 64
+MAX_SALT = 1024
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -113,6 +121,22 @@ class ThinkingSwitch(RequestModel):
         return None if self.type is None else self.type not in NO_THINKING
 
 
+class ReasoningSwitch(RequestModel):
+    """How the model thinks, as OpenRouter and OpenAI's newer API have it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    effort: ReasoningEffort | None = Field(None, description="As `reasoning_effort`.")
+    enabled: bool | None = Field(None, description="false: answer at once.")
+    exclude: bool | None = Field(None, description="true: the thought is not sent.")
+    max_tokens: int | None = Field(None, ge=0, description="As `thinking_token_budget`.")
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model thinks first; None where nothing says so."""
+        return effort_thinks(self.effort) if self.enabled is None else self.enabled
+
+
 def thinking_kwargs(*switches: bool | None) -> dict[str, Any]:
     """The chat template's switch for thinking: the first one that says something."""
     given = [thinks for thinks in switches if thinks is not None]
@@ -143,11 +167,23 @@ class StructuredOutputs(RequestModel):
 
 
 class Structure(NamedTuple):
-    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood."""
+    """What an answer is held to: a key and value of ``StructuredOutputs``, and where they stood.
+
+    Attributes:
+        is_lenient: whether keywords of a schema that cannot be enforced are left out, instead of
+            being refused.
+    """
 
     kind: str
     value: Any
     path: str
+    is_lenient: bool = False
+
+    def on_the_wire(self) -> dict[str, Any]:
+        """The model server's ``structured_outputs``."""
+        if not self.is_lenient:
+            return {self.kind: self.value}
+        return {self.kind: {**self.value, "x-guidance": {"lenient": True}}}
 
 
 GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
@@ -162,14 +198,35 @@ GUIDED_FIELDS: Mapping[str, str] = MappingProxyType(
 _STRUCTURE_FIELDS = ("structured_outputs", *GUIDED_FIELDS, "response_format")
 
 
+def _asked_of_vllm(name: str | None, value: Any) -> dict[str, Any] | None:
+    """What a field of vLLM's asks for, under its newest name; None for other fields."""
+    if name == "structured_outputs" and value is not None:
+        asked: dict[str, Any] = value.model_dump(by_alias=True, exclude_none=True)
+        return asked
+    return {GUIDED_FIELDS[name]: value} if name in GUIDED_FIELDS else None
+
+
 def check_only_structure(value: Any, info: ValidationInfo) -> Any:
-    """A validator of the fields that hold an answer to something: one of them only."""
+    """A validator of the fields that hold an answer to something: one of them only. The same by
+    two of vLLM's names, which clients send for its older versions, is one."""
     others = [name for name in _STRUCTURE_FIELDS if info.data.get(name) is not None]
+    own = _asked_of_vllm(info.field_name, value)
+    others = [
+        name for name in others if own is None or own != _asked_of_vllm(name, info.data[name])
+    ]
     if value is not None and others:
         raise PydanticCustomError(
             "structured_twice", "cannot be combined with {other}", {"other": others[0]}
         )
     return value
+
+
+CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_SALT)]
+CACHE_SALT_FIELD: Any = Field(
+    None,
+    description="What the server keeps of this request is reused only by requests of the same "
+    "caller with the same salt. Default: by all of the caller's without one.",
+)
 
 
 class SamplingParameters(RequestModel):
@@ -279,6 +336,8 @@ class SamplingParameters(RequestModel):
         None, description="The same as `structured_outputs.grammar`, by its earlier name."
     )
 
+    cache_salt: CacheSalt | None = CACHE_SALT_FIELD
+
     _one_structure = field_validator("structured_outputs", *GUIDED_FIELDS)(check_only_structure)
 
     @field_validator("structured_outputs")
@@ -298,7 +357,7 @@ class SamplingParameters(RequestModel):
 
     def sampling_parameters(self) -> dict[str, Any]:
         """What was given, under the names that the model server has for it."""
-        elsewhere = {"chat_template_kwargs", "structured_outputs", *GUIDED_FIELDS}
+        elsewhere = {"chat_template_kwargs", "structured_outputs", "cache_salt", *GUIDED_FIELDS}
         given = self.model_dump(
             include=set(SamplingParameters.model_fields) - elsewhere, exclude_none=True
         )
@@ -306,7 +365,7 @@ class SamplingParameters(RequestModel):
             given["top_p"] = LEAST_TOP_P
         structure = self.structure()
         if structure is not None:
-            given["structured_outputs"] = {structure.kind: structure.value}
+            given["structured_outputs"] = structure.on_the_wire()
         return given
 
     def renamed(self) -> dict[str, str]:
@@ -378,9 +437,9 @@ def closed(schema: Any) -> Any:
     has_members = isinstance(schema.get("properties"), dict)
     inner: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in _OF_NAMES and isinstance(value, dict):
+        if key in OF_NAMES and isinstance(value, dict):
             inner[key] = {name: closed(one) for name, one in value.items()}
-        elif key in _VALUES or (key in _COMBINING and (has_members or key not in _CHOICES)):
+        elif key in VALUES or (key in _COMBINING and (has_members or key not in _CHOICES)):
             inner[key] = value  # what is closed here could not have the members from there
         else:
             inner[key] = closed(value)
@@ -389,11 +448,8 @@ def closed(schema: Any) -> Any:
     return inner
 
 
-# Keywords of a JSON schema that hold schemas by name, and values instead of schemas.
-_OF_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _CHOICES = frozenset({"anyOf", "oneOf"})
 _COMBINING = _CHOICES | {"allOf", "not", "if", "then", "else", "$ref"}
-_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
 
 
 def as_wire_tool(function: "FunctionDefinition") -> dict[str, Any]:
@@ -416,26 +472,30 @@ class OtherTool(RequestModel):
 
 def only_tools(*types: str) -> BeforeValidator:
     """A validator of a list of tools: those of other types become an ``OtherTool``, so that the
-    others keep their places, and are named."""
+    others keep their places, and are named. Within a namespace likewise."""
+
+    def own(tool: Any, path: str, info: ValidationInfo) -> Any:
+        match tool:
+            case {"type": "namespace", "tools": list(inner)} if "namespace" in types:
+                kept = [own(one, f"{path}.tools[{i}]", info) for i, one in enumerate(inner)]
+                return {**tool, "tools": kept}
+            case dict() if tool.get("type") not in (*types, None):
+                note_ignored(info, path)
+                return {"type": "other"}
+        return tool
 
     def check(tools: Any, info: ValidationInfo) -> Any:
         if not isinstance(tools, list):
             return tools
-        known = (*types, None)
-        foreign = [isinstance(tool, dict) and tool.get("type") not in known for tool in tools]
-        for place, is_foreign in enumerate(foreign):
-            if is_foreign:
-                note_ignored(info, f"{info.field_name}[{place}]")
-        pairs = zip(tools, foreign, strict=True)
-        return [{"type": "other"} if is_foreign else tool for tool, is_foreign in pairs]
+        return [own(tool, f"{info.field_name}[{i}]", info) for i, tool in enumerate(tools)]
 
     return BeforeValidator(check)
 
 
 def own_or_other(tool: Any) -> str:
-    """The tag of a tool: ``~other`` for an ``OtherTool``, else ``~tool``."""
+    """The tag of a tool: ``~other`` for an ``OtherTool``, ``~namespace``, else ``~tool``."""
     kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
-    return f"{TAG}other" if kind == "other" else f"{TAG}tool"
+    return f"{TAG}{kind if kind in ('other', 'namespace') else 'tool'}"
 
 
 AnyTool = TypeVar("AnyTool", bound=RequestModel)
@@ -452,6 +512,42 @@ def note_ignored(info: ValidationInfo, path: str) -> None:
     ignored = (info.context or {}).get(IGNORED)
     if ignored is not None:
         ignored.append(path)
+
+
+class OfferedTool(NamedTuple):
+    """A function that the model may call, and where its schema stands."""
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    is_strict: bool
+    path: str
+
+
+def note_unenforced(
+    info: ValidationInfo,
+    tools: Sequence[OfferedTool],
+    tool_choice: object,
+    structure: Structure | None = None,
+) -> None:
+    """Name the keywords of schemas that the engine leaves out where it enforces a schema.
+
+    Args:
+        tool_choice: the model server's: "required", a function by its name, or None.
+    """
+    match tool_choice:
+        case {"function": {"name": name}}:
+            tools = [tool for tool in tools if tool.name == name]
+        case "required":
+            pass
+        case _ if not any(tool.is_strict for tool in tools):
+            tools = ()
+    for tool in tools:
+        if not tool.is_strict:
+            for path in unenforced_arguments(tool.parameters, tool.path):
+                note_ignored(info, path)
+    if structure is not None and structure.is_lenient:
+        for path in unenforced(structure.value, structure.path):
+            note_ignored(info, path)
 
 
 def as_arguments(arguments: Any) -> str:
@@ -505,6 +601,114 @@ class JSONSchemaFormat(RequestModel):
     )
 
 
+def check_prompt_logprobs(value: int | None, info: ValidationInfo) -> int | None:
+    """A validator of ``prompt_logprobs``, which stands after ``stream``; as vLLM has it."""
+    if value and info.data.get("stream"):
+        raise PydanticCustomError("not_streamed", "is not available in streams")
+    return value
+
+
+PromptLogprobsWanted = Annotated[int | None, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+PROMPT_LOGPROBS_WANTED = (
+    "Report how likely each token of the prompt was, and this many alternatives, as vLLM does. Not "
+    "in streams."
+)
+
+
+class _OnlyKnown(RequestModel):
+    """What would change the answer: an unknown field is refused, never left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        unknown = (
+            [key for key in data if key not in cls.known_fields()] if isinstance(data, dict) else []
+        )
+        if any(data[key] is not None for key in unknown):
+            raise PydanticCustomError(
+                "not_supported",
+                "{key} is not supported, only {known}",
+                {"key": str(unknown[0])[:64], "known": ", ".join(cls.known_fields())},
+            )
+        return data
+
+
+MAX_FRAMES = 640
+"""Of one video that the model looks at."""
+MaxPixels = Annotated[int, Field(ge=1, lt=2**31)]
+FramesPerSecond = Annotated[float, Field(gt=0, le=240)]
+NumFrames = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class ProcessorSize(_OnlyKnown):
+    """Limits of frames x height x width in pixels; a picture counts as two frames."""
+
+    shortest_edge: MaxPixels | None = None
+    longest_edge: MaxPixels | None = None
+
+
+class ProcessorKwargs(_OnlyKnown):
+    """How all pictures and videos are resized, under the names of vLLM and transformers."""
+
+    size: ProcessorSize | None = Field(
+        None, description="The processor's own name of the next two."
+    )
+    min_pixels: MaxPixels | None = Field(
+        None, description="Least pixels of frames x height x width; smaller media are scaled up."
+    )
+    max_pixels: MaxPixels | None = Field(
+        None, description="Most pixels of frames x height x width; a picture counts as two frames."
+    )
+    do_resize: bool | None = Field(
+        None,
+        description="false: media stay as they are; each side must be a multiple of a token's.",
+    )
+    fps: FramesPerSecond | None = Field(
+        None, description="Frames of a second of video that are looked at."
+    )
+
+
+class VideoSampling(_OnlyKnown):
+    """Which frames of a video are looked at. Default: GLM's own choice."""
+
+    fps: FramesPerSecond | None = Field(None, description="So many of a second, 640 at most.")
+    num_frames: Annotated[int, Field(ge=-1, le=MAX_FRAMES)] | None = Field(
+        None, description="At most so many, evenly spaced; -1: GLM's own choice."
+    )
+
+
+class MediaKwargs(_OnlyKnown):
+    """How files are read, under vLLM's names."""
+
+    video: VideoSampling | None = None
+    image: Hint = None
+
+
+class VideoFields(RequestModel):
+    """Which frames of a video are looked at, and how closely. Default: GLM's own choice."""
+
+    fps: FramesPerSecond | None = Field(
+        None,
+        description="Frames of a second that are looked at, 640 in all at most. Of given frames: "
+        "how many a second has.",
+    )
+    num_frames: NumFrames | None = Field(
+        None, description="At most so many frames are looked at, evenly spaced."
+    )
+    video_start: Seconds | None = Field(
+        None, description="Seconds; what is before is not looked at."
+    )
+    video_end: Seconds | None = Field(None, description="Seconds; nor is what is after it.")
+    max_pixels: MaxPixels | None = Field(
+        None, description="Of a frame: larger ones are scaled down."
+    )
+
+    def video_options(self) -> dict[str, Any]:
+        """What was given, under the names that the model server has for it."""
+        return self.model_dump(include=set(VideoFields.model_fields), exclude_none=True)
+
+
 class StreamOptions(RequestModel):
     """What a stream holds."""
 
@@ -530,6 +734,18 @@ class ChatCompletionTokenLogprob(AlternativeToken):
     """A token of the answer."""
 
     top_logprobs: list[AlternativeToken] = Field(description="The likeliest ones, best first.")
+
+
+class PromptLogprob(BaseModel):
+    """How likely a token of the prompt was in its place."""
+
+    logprob: float = Field(description="Natural logarithm of its probability.")
+    rank: int = Field(description="1 for the likeliest token.")
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""For each token of the prompt, by token id: the token itself, then the likeliest ones."""
 
 
 class Logprobs(BaseModel):

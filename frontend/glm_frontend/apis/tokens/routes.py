@@ -6,8 +6,15 @@ from starlette.responses import Response
 from glm_frontend.apis.shared.encoder import tokenized
 from glm_frontend.apis.tokens.decode import decode_text, decode_tokens
 from glm_frontend.apis.tokens.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
-from glm_frontend.apis.tokens.schema import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
-from glm_frontend.http.openapi import INFERENCE_ERRORS, json_body, json_response
+from glm_frontend.apis.tokens.schema import (
+    Detokenized,
+    DetokenizeRequest,
+    TokenizeRequest,
+    TokenizerInfo,
+    Tokens,
+)
+from glm_frontend.http.disconnect import until_disconnect
+from glm_frontend.http.openapi import INFERENCE_ERRORS, errors, json_body, json_response
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.validation import read_json
 
@@ -53,3 +60,16 @@ async def detokenize(
     services.check_model(body.model)
     tokens = await tokenized(request, services, caller, decode_tokens(body))
     return json_response(Detokenized(prompt=tokens.text))
+
+
+@router.get(
+    "/tokenizer_info",
+    summary="What the checkpoint says of its tokenizer",
+    response_model=TokenizerInfo,
+    responses=errors(401, 429, 500, 503, 504),
+)
+async def tokenizer_info(request: Request, services: ServicesDep, permit: PermitDep) -> Response:
+    """`tokenizer_config.json` with the chat template, for clients that render prompts themselves,
+    such as lm-eval."""
+    config = await until_disconnect(request, services.generator.tokenizer_config())
+    return json_response(TokenizerInfo(**config))

@@ -1,15 +1,17 @@
-"""``POST /tokenize`` and ``POST /detokenize``, in vLLM's form."""
+"""``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``, in vLLM's form."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from glm_frontend.apis.chat.schema import Message, Tools
+from glm_frontend.apis.chat.schema import Message, Tools, check_generation_prompt
 from glm_frontend.apis.shared.schema import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
     ChatTemplateKwargs,
+    MediaKwargs,
+    ProcessorKwargs,
     TokenId,
     thinking_kwargs,
 )
@@ -36,6 +38,15 @@ class TokenizeRequest(RequestModel):
     continue_final_message: bool | None = Field(
         None, description="With `messages`: as for chat completions."
     )
+    add_generation_prompt: bool | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
+    mm_processor_kwargs: ProcessorKwargs | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
+    media_io_kwargs: MediaKwargs | None = Field(
+        None, description="With `messages`: as for chat completions."
+    )
     add_special_tokens: bool | None = Field(
         None, description="Accepted: the tokenizer adds none by itself."
     )
@@ -52,6 +63,8 @@ class TokenizeRequest(RequestModel):
         if "prompt" in info.data and (info.data["prompt"] is None) == (value is None):
             raise PydanticCustomError("one_of", "give either prompt or messages")
         return value
+
+    _agree = field_validator("add_generation_prompt")(check_generation_prompt)
 
     def template_kwargs(self) -> dict[str, Any]:
         """Switches of the chat template."""
@@ -75,6 +88,18 @@ class DetokenizeRequest(RequestModel):
 
     model: str | None = Field(None, description="The name of the served model; it may be left out.")
     tokens: Annotated[list[TokenId], *at_most(MAX_PROMPT_TOKENS)] = Field(min_length=1)
+
+
+class TokenizerInfo(BaseModel):
+    """The checkpoint's `tokenizer_config.json`; it may have more fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str | None = None
+    bos_token: Any = Field(None, description="Absent where there is none.")
+    eos_token: Any = None
+    pad_token: Any = None
+    chat_template: str = Field(description="Jinja source.")
 
 
 class Detokenized(BaseModel):

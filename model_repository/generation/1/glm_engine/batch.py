@@ -43,6 +43,7 @@ class Batch:
             requested.
         sampled: those of ``parts`` for which a next token is sampled.
         sampled_rows: (sampled,) int64 rows of their last tokens; None if these are all rows.
+        has_images: whether any of the tokens are of images, i.e. not embedded by their ids.
     """
 
     parts: Sequence[Scheduled]
@@ -56,6 +57,7 @@ class Batch:
     scored: list[Scored]
     sampled: list[Scheduled]
     sampled_rows: npt.NDArray[np.int64] | None
+    has_images: bool
 
     @classmethod
     def of(cls, step: Sequence[Scheduled], block_size: int) -> "Batch":
@@ -69,7 +71,7 @@ class Batch:
         slot_mapping = np.empty(rows, np.int64)
         widest = -(-max(part.end for part in parts) // block_size)
         block_tables = np.zeros((len(parts), widest), np.int32)
-        row = 0
+        row, has_images = 0, False
         for index, part in enumerate(parts):
             request, start, end = part.request, part.start, part.end
             blocks = request.table.block_ids
@@ -83,6 +85,7 @@ class Batch:
                 row += 1
             else:
                 after = row + end - start
+                has_images = has_images or bool(request.images_between(start, end))
                 ids[row:after] = request.ids_between(start, end)
                 positions[:, row:after] = request.positions_between(start, end)
                 tokens = np.arange(start, end)
@@ -108,4 +111,5 @@ class Batch:
             ],
             sampled=[parts[index] for index in last],
             sampled_rows=None if every else query_start_loc[1:][last].astype(np.int64) - 1,
+            has_images=has_images,
         )

@@ -3,16 +3,17 @@
 A block holds the keys and values of ``block_size`` consecutive tokens of one request, in all
 layers. A full block is identified by a hash of its tokens and of everything before them, so a later
 request with the same prefix reuses it instead of computing it (prefix caching). Unused blocks keep
-their content until they are reallocated, least recently used first.
+their content until they are reallocated, least recently used first (``TenantLRU``).
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+
+from glm_engine.tenant_cache import TenantLRU
 
 HASH_BYTES = 16
 
@@ -23,7 +24,7 @@ def block_hash(
     """The hash of a full block.
 
     Args:
-        parent: hash of the block before it; empty for the first.
+        parent: hash of the block before it; for the first, the key of the request's cache scope.
         token_ids: (block_size,) int32.
         image_hashes: content hashes of the images that have tokens in this block, in order. Needed
             because all images have the same placeholder tokens; the offset of the block within its
@@ -43,34 +44,50 @@ class BlockTable:
     Attributes:
         block_ids: may extend beyond the computed tokens.
         num_sealed: number of leading blocks that are registered by hash.
+        owner: the tenant whose cache holds the blocks when they are released.
     """
 
     block_ids: list[int] = field(default_factory=list)
     num_sealed: int = 0
+    owner: str = ""
 
 
 class BlockManager:
     """Allocates blocks by id; holds no tensors. For the engine thread only.
 
+    Args:
+        tenant_floor: share of the blocks that each tenant keeps cached; see ``TenantLRU``.
+
     Attributes:
         prefix_caching: whether blocks are registered by hash.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        prefix_caching: bool = True,
+        tenant_floor: float = 0.0,
+    ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self._users = [0] * num_blocks
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
-        # Free blocks in allocation order: those without reusable content, then the least recently
-        # used ones.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        # Free blocks: those without reusable content, which are allocated first, and the others.
+        self._empty = list(range(num_blocks - 1, -1, -1))
+        self._reusable: TenantLRU[int] = TenantLRU(num_blocks, tenant_floor)
 
     @property
     def num_free(self) -> int:
         """Number of free blocks, including those with reusable content."""
-        return len(self._free)
+        return len(self._empty) + len(self._reusable)
+
+    def num_free_for(self, owner: str, *, from_all: bool = True) -> int:
+        """Number of blocks that ``grow`` could allocate for a table of ``owner``."""
+        return len(self._empty) + self._reusable.num_for(owner, from_all=from_all)
 
     @property
     def num_cached(self) -> int:
@@ -95,19 +112,26 @@ class BlockManager:
         """Initialise an empty table with blocks found by ``count_cached``."""
         for block in map(self._block_of.__getitem__, hashes):
             if self._users[block] == 0:
-                del self._free[block]
+                self._reusable.remove(block)
             self._users[block] += 1
             table.block_ids.append(block)
         table.num_sealed = len(table.block_ids)
 
-    def grow(self, table: BlockTable, num_tokens: int) -> bool:
-        """Allocate blocks for ``num_tokens`` in total; False if too few are free."""
+    def grow(self, table: BlockTable, num_tokens: int, *, from_all: bool = True) -> bool:
+        """Allocate blocks for ``num_tokens`` in total; False if too few are free.
+
+        Args:
+            from_all: whether also those may be taken that other tenants keep.
+        """
         missing = self.num_blocks_for(num_tokens) - len(table.block_ids)
-        if missing > len(self._free):
+        if missing > 0 and missing > self.num_free_for(table.owner, from_all=from_all):
             return False
         for _ in range(missing):
-            block, _ = self._free.popitem(last=False)
-            self._forget(block)
+            block = self._empty.pop() if self._empty else None
+            if block is None:
+                block = self._reusable.pop(table.owner, from_all=from_all)
+                assert block is not None
+                self._forget(block)
             self._users[block] = 1
             table.block_ids.append(block)
         return True
@@ -131,10 +155,12 @@ class BlockManager:
         # In reverse, so that the last block of a prefix is reallocated first.
         for block in reversed(table.block_ids):
             self._users[block] -= 1
-            if self._users[block] == 0:
-                self._free[block] = None
-                if self._hash_of[block] is None:
-                    self._free.move_to_end(block, last=False)
+            if self._users[block]:
+                continue
+            if self._hash_of[block] is None:
+                self._empty.append(block)
+            else:
+                self._reusable.add(block, table.owner)
         table.block_ids.clear()
         table.num_sealed = 0
 
@@ -156,7 +182,10 @@ class BlockManager:
             for block in table.block_ids:
                 users[block] += 1
         assert users == self._users, "reference counts do not match the tables"
-        assert set(self._free) == {block for block, count in enumerate(users) if count == 0}
+        unused = {block for block, count in enumerate(users) if count == 0}
+        empty = set(self._empty)
+        assert self.num_free == len(unused), "a free block is missing"
+        assert all((block in empty) != (block in self._reusable) for block in unused)
         for known, block in self._block_of.items():
             assert self._hash_of[block] == known, "a hash maps to a block with another hash"
         assert sum(known is not None for known in self._hash_of) == len(self._block_of)

@@ -2,10 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 from glm_engine.request import GenerationDefaults
+
+# Larger files are hashed in samples, so that the start does not read all weights twice.
+_MAX_WHOLE = 32 * 2**20
+_SAMPLES, _SAMPLE_BYTES = 16, 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Checkpoint:
         tokenizer: ``tokenizer.json``, parsed.
         image_processor: the image processor's configuration.
         defaults: ``generation_config.json``.
+        revision: tells this checkpoint from others: a hash of its small files, and of samples of
+            its weights.
     """
 
     folder: Path
@@ -25,6 +32,7 @@ class Checkpoint:
     tokenizer: dict[str, Any]
     image_processor: dict[str, Any]
     defaults: GenerationDefaults
+    revision: str
 
     @classmethod
     def load(cls, model: str) -> Self:
@@ -42,6 +50,7 @@ class Checkpoint:
             defaults=_generation_defaults(
                 _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
             ),
+            revision=_revision(folder),
         )
 
 
@@ -54,6 +63,24 @@ def _resolve(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+
+
+def _revision(folder: Path) -> str:
+    """16 hex digits. Other weights of the same shapes differ in every part of a file."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".jinja", ".safetensors") or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            if size <= _MAX_WHOLE:
+                digest.update(file.read())
+                continue
+            for place in range(_SAMPLES):
+                file.seek(place * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+from glm_engine.caches import cache_folder
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+CACHE_SHARING = ("tenant", "all")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -17,12 +21,16 @@ class EngineConfig:
 
     Attributes:
         model: local folder of the checkpoint, or its id on the hub (``GLM_MODEL``).
-        device: ``auto`` uses a GPU if there is one (``GLM_DEVICE``).
+        device: ``auto`` uses a GPU if there is one, and a CPU otherwise for small models only
+            (``GLM_DEVICE``).
         dtype: of weights and activations; ``auto`` is bfloat16 on a GPU and float32 on a CPU
             (``GLM_DTYPE``).
         max_model_len: tokens of prompt and answer together; 0 for the checkpoint's own limit
             (``GLM_MAX_MODEL_LEN``).
-        max_num_seqs: maximum number of running requests (``GLM_MAX_NUM_SEQS``).
+        min_model_len: a start with fewer is refused: what memory the KV cache has may shorten the
+            context down to this, or to the checkpoint's own limit (``GLM_MIN_MODEL_LEN``).
+        max_num_seqs: maximum number of running requests; 0 for 64 on a CPU, and on a GPU for 8 to
+            256, by its memory (``GLM_MAX_NUM_SEQS``).
         max_queue: maximum number of waiting requests (``GLM_MAX_QUEUE``).
         max_queue_seconds: a request with a longer estimated wait is rejected; without an estimate,
             one whose tenant has a request that has waited longer (``GLM_MAX_QUEUE_SECONDS``).
@@ -37,10 +45,14 @@ class EngineConfig:
             run on a GPU (``GLM_KV_CACHE_MEMORY``).
         gpu_memory_utilization: share of the GPU's memory to use in total
             (``GLM_GPU_MEMORY_UTILIZATION``).
-        image_cache_memory: bytes of cached image embeddings
+        image_cache_memory: bytes of cached image embeddings, including those that requests hold
             (``GLM_IMAGE_CACHE_MEMORY``).
         prefix_caching: whether cached prompt prefixes are reused
             (``GLM_PREFIX_CACHING``).
+        cache_sharing: whether cached prefixes and pictures are reused within a tenant only, or
+            for all, who can then tell by time what others sent (``GLM_CACHE_SHARING``).
+        cache_tenant_floor: share of each cache that others do not take from a tenant, from 0 to 0.5
+            (``GLM_CACHE_TENANT_FLOOR``).
         gpu_kernels: whether a GPU uses the project's own kernels and CUDA graphs, instead of
             PyTorch's slower operations (``GLM_GPU_KERNELS``).
         cpu_threads: threads per operation on a CPU; 0 for all cores that the process may use, or
@@ -51,6 +63,7 @@ class EngineConfig:
         forwarded_headers: patterns for the lower-case names of headers that Triton passes on as
             parameters of requests, and that are ignored; ``*`` is any text
             (``GLM_FORWARDED_HEADERS``, comma-separated).
+        cache_dir: folder for compiled code; None if there is none (``GLM_CACHE_DIR``).
         log_level: minimum severity of logged records (``GLM_LOG_LEVEL``).
         log_format: whether log lines are text or JSON objects (``GLM_LOG_FORMAT``).
     """
@@ -59,7 +72,8 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     max_model_len: int = 0
-    max_num_seqs: int = 64
+    min_model_len: int = 8192
+    max_num_seqs: int = 0
     max_queue: int = 256
     max_queue_seconds: int = 30
     max_queue_bytes: int = 1024 * 2**20
@@ -71,10 +85,13 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     image_cache_memory: int = 256 * 2**20
     prefix_caching: bool = True
+    cache_sharing: str = "tenant"
+    cache_tenant_floor: float = 0.05
     gpu_kernels: bool = True
     cpu_threads: int = 0
     max_thinking_tokens: int = 8192
     forwarded_headers: tuple[str, ...] = ()
+    cache_dir: Path | None = None
     log_level: str = "info"
     log_format: str = "text"
 
@@ -91,7 +108,8 @@ class EngineConfig:
             device=_choice(env, "GLM_DEVICE", DEVICES),
             dtype=_choice(env, "GLM_DTYPE", DTYPES),
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
-            max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=64, minimum=1),
+            min_model_len=_integer(env, "GLM_MIN_MODEL_LEN", default=8192, minimum=1),
+            max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=0, minimum=0),
             max_queue=_integer(env, "GLM_MAX_QUEUE", default=256, minimum=0),
             max_queue_seconds=_integer(env, "GLM_MAX_QUEUE_SECONDS", default=30, minimum=1),
             max_queue_bytes=_integer(env, "GLM_MAX_QUEUE_BYTES", default=1024 * 2**20, minimum=1),
@@ -106,15 +124,22 @@ class EngineConfig:
             ),
             block_size=_integer(env, "GLM_BLOCK_SIZE", default=16, minimum=1),
             kv_cache_memory=_integer(env, "GLM_KV_CACHE_MEMORY", default=0, minimum=0),
-            gpu_memory_utilization=_share(env, "GLM_GPU_MEMORY_UTILIZATION", default=0.9),
+            gpu_memory_utilization=_number(
+                env, "GLM_GPU_MEMORY_UTILIZATION", default=0.9, minimum=0.01, maximum=1.0
+            ),
             image_cache_memory=_integer(
                 env, "GLM_IMAGE_CACHE_MEMORY", default=256 * 2**20, minimum=0
             ),
             prefix_caching=_choice(env, "GLM_PREFIX_CACHING", ("true", "false")) == "true",
+            cache_sharing=_choice(env, "GLM_CACHE_SHARING", CACHE_SHARING),
+            cache_tenant_floor=_number(
+                env, "GLM_CACHE_TENANT_FLOOR", default=0.05, minimum=0.0, maximum=0.5
+            ),
             gpu_kernels=_choice(env, "GLM_GPU_KERNELS", ("true", "false")) == "true",
             cpu_threads=_integer(env, "GLM_CPU_THREADS", default=0, minimum=0),
             max_thinking_tokens=_integer(env, "GLM_MAX_THINKING_TOKENS", default=8192, minimum=1),
             forwarded_headers=_names(env, "GLM_FORWARDED_HEADERS"),
+            cache_dir=cache_folder(env),
             log_level=_choice(env, "GLM_LOG_LEVEL", LOG_LEVELS),
             log_format=_choice(env, "GLM_LOG_FORMAT", LOG_FORMATS),
         )
@@ -132,14 +157,16 @@ def _names(env: Mapping[str, str], key: str) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _share(env: Mapping[str, str], key: str, *, default: float) -> float:
+def _number(
+    env: Mapping[str, str], key: str, *, default: float, minimum: float, maximum: float
+) -> float:
     text = env.get(key, "").strip()
     try:
         value = float(text or default)
     except ValueError:
         raise ValueError(f"{key}={text!r} is not a number") from None
-    if not 0 < value <= 1:
-        raise ValueError(f"{key}={text!r} is not between 0 and 1")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{key}={text!r} is not between {minimum:g} and {maximum:g}")
     return value
 
 

@@ -5,16 +5,21 @@ ten operations, in one pass over the data and without the GIL. ``decode`` is a w
 requests in a single call.
 
 Arrays are float32, or uint16 for the bits of bfloat16; arithmetic is float32 in both cases.
-Compiled code is cached next to this file, or in numba's cache folder, for the next start.
+Compiled code is kept for the next start in the folder of ``glm_engine/caches.py``.
 """
 
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core.caching import UserProvidedCacheLocator
 from numba.extending import overload
+
+from glm_engine.caches import usable_cache_folder
 
 Array = npt.NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -30,10 +35,26 @@ _LOG2_E, _LN_2_HIGH, _LN_2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440
 _LEAST_EXPONENT, _MOST_EXPONENT = _F(-87), _F(88)
 
 
+class ByContent(UserProvidedCacheLocator):
+    """Keeps compiled code under the hash of its source: each version of the model, and each copy of
+    the repository, finds what another one has compiled. Numba itself goes by the path."""
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, py_file: str) -> str:
+        """The folder for a source, in ``numba.config.CACHE_DIR``."""
+        return sha256(Path(py_file).read_bytes()).hexdigest()[:16]
+
+
+# Without a folder nothing is cached.
+_numba_config: Any = numba.config
+_numba_config.CACHE_DIR = str(usable_cache_folder("numba") or "")
+_numba_config.CACHE_LOCATOR_CLASSES = f"{__name__}.{ByContent.__name__}"
+
+
 def _compiled(function: _Function) -> _Function:
     try:
         kernel: _Function = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no writable cache folder
+    except RuntimeError:  # no cache folder, or its disk is full
         kernel = numba.njit(**_OPTIONS)(function)
     return kernel
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from glm_engine.attention_work import DECODE_PART, decode_work, most_decode_items
 from glm_engine.batch import Batch
 from glm_engine.kv_cache import KVCache
 from glm_engine.language_model import LanguageModel
-from glm_engine.operations import GPUBatch, GPUOperations, splits_for, upload
+from glm_engine.operations import DeviceWork, GPUBatch, GPUOperations, upload, work_header
 
 _Run = Callable[[], torch.Tensor]
 
@@ -19,8 +20,9 @@ _Run = Callable[[], torch.Tensor]
 class DecodeGraphs:
     """Graphs for several batch sizes; a step uses the next larger one.
 
-    A graph reads its inputs from fixed addresses, to which they are copied. Padding rows read and
-    write the scratch block of the cache.
+    A graph reads its inputs from fixed addresses, to which they are copied. Padding rows write to
+    the scratch block of the cache, and attend to themselves. A fixed number of programs does the
+    attention of any mixture of lengths (``attention_work``).
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class DecodeGraphs:
         most = self._sizes[-1]
         # Graphs refer to addresses only: keep references to all inputs and outputs.
         self._rows = rows = torch.arange(most + 1, dtype=torch.int32, device=device)
-        self._no_rows = no_rows = torch.zeros_like(rows)
         self._ids = torch.zeros(most, dtype=torch.int64, device=device)
         self._positions = torch.zeros(3, most, dtype=torch.int64, device=device)
         self._slot_mapping = torch.full(
@@ -55,6 +56,11 @@ class DecodeGraphs:
         self._block_tables = torch.full(
             (most, blocks), cache.scratch_block, dtype=torch.int32, device=device
         )
+        items = most_decode_items(most)
+        self._items = torch.zeros(items, 4, dtype=torch.int32, device=device)
+        self._items[:most, 0], self._items[:, 3] = rows[:most], -1
+        self._merges = torch.zeros(most, 4, dtype=torch.int32, device=device)
+        self._header = torch.zeros(2, dtype=torch.int32, device=device)
         self._logits: torch.Tensor | None = None
         capture = _cuda_capture()
         self._graphs: dict[int, _Run] = {}
@@ -65,9 +71,16 @@ class DecodeGraphs:
                 block_tables=self._block_tables[:size],
                 num_computed=self._num_computed[:size],
                 query_start_loc=rows[: size + 1],
-                single=(rows[:size], no_rows[:size]),
-                several=None,
-                splits=splits_for(size * language.num_kv_heads),
+                work=[
+                    DeviceWork(
+                        self._items,
+                        self._merges[:size],
+                        self._header,
+                        num_slots=items,
+                        per_tile=1,
+                        programs=operations.programs(language.num_kv_heads),
+                    )
+                ],
             )
             ids = self._ids[:size]
 
@@ -79,38 +92,53 @@ class DecodeGraphs:
                 # One output buffer shared by all graphs.
                 return self._logits[: len(logits)].copy_(logits)
 
+            # Until the first step each row attends to itself.
+            self._header[0], self._header[1] = size, DECODE_PART
             run()  # compiles and autotunes, which is not allowed during capture
             self._graphs[size] = capture(run)
 
     def takes(self, batch: Batch) -> bool:
-        """Whether it is a decode step that fits the largest graph."""
+        """Whether it is a decode step that fits the largest graph.
+
+        A prompt whose last token is an image's, with all others in the prefix cache, has one token
+        as well, but not one that a graph can embed.
+        """
         rows = len(batch.ids)
-        return rows == batch.num_single and batch.sampled_rows is None and rows <= self._sizes[-1]
+        only_decodes = rows == batch.num_single and batch.sampled_rows is None
+        return only_decodes and not (batch.has_images or batch.scored) and rows <= self._sizes[-1]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """(requests, vocabulary) float32 logits, valid until the next call."""
         count = len(batch.ids)
         size = next(size for size in self._sizes if size >= count)
         spare = size - count
-        ids, positions, slot_mapping, num_computed, block_tables = upload(
+        num_computed = np.pad(batch.num_computed, (0, spare))
+        work = decode_work(num_computed + 1)
+        ids, positions, slot_mapping, computed, block_tables, items, merges, header = upload(
             [
                 np.pad(batch.ids, (0, spare)),
                 np.pad(batch.positions, ((0, 0), (0, spare))),
                 np.pad(batch.slot_mapping, (0, spare), constant_values=self._cache.scratch_slot),
-                np.pad(batch.num_computed, (0, spare)),
+                num_computed,
                 np.pad(
                     batch.block_tables,
                     ((0, spare), (0, 0)),
                     constant_values=self._cache.scratch_block,
                 ),
+                work.items,
+                np.pad(work.merges, ((0, size - len(work.merges)), (0, 0))),  # of no slots
+                work_header(work),
             ],
             self._device,
         )
         self._ids[:size] = ids
         self._positions[:, :size] = positions
         self._slot_mapping[:size] = slot_mapping
-        self._num_computed[:size] = num_computed
+        self._num_computed[:size] = computed
         self._block_tables[:size, : block_tables.shape[1]] = block_tables
+        self._items[: len(items)] = items
+        self._merges[:size] = merges
+        self._header.copy_(header)
         return self._graphs[size]()[:count]
 
 

@@ -149,17 +149,21 @@ class Engine:
         self.grammars = Grammars(
             checkpoint.tokenizer, len(self.table), self.defaults.eos_token_ids, self.thinking
         )
+        self._revision = checkpoint.revision
         self._runner = ModelRunner(
             checkpoint, config, num_tokens=len(self.table), thinking=self.thinking
         )
         cache = self._runner.cache
         self.stats = EngineStats(kv_blocks=cache.num_blocks)
         self._blocks = BlockManager(
-            cache.num_blocks, cache.block_size, prefix_caching=config.prefix_caching
+            cache.num_blocks,
+            cache.block_size,
+            prefix_caching=config.prefix_caching,
+            tenant_floor=config.cache_tenant_floor,
         )
         self._scheduler = Scheduler(
             self._blocks,
-            max_num_seqs=config.max_num_seqs,
+            max_num_seqs=self._runner.max_num_seqs,
             max_num_batched_tokens=self._runner.max_num_batched_tokens,
             max_num_batched_patches=config.max_num_batched_patches,
         )
@@ -187,10 +191,17 @@ class Engine:
         return self._runner.max_model_len
 
     @property
-    def limits(self) -> dict[str, float]:
+    def max_num_seqs(self) -> int:
+        """Maximum number of running requests."""
+        return self._runner.max_num_seqs
+
+    @property
+    def limits(self) -> dict[str, float | str]:
         """What clients may want to know of the model, before they ask: ``max_model_len`` and
-        ``vocab_size`` in tokens, and the defaults of sampling parameters."""
+        ``vocab_size`` in tokens, the defaults of sampling parameters, and the ``revision`` of the
+        checkpoint, which other weights do not have."""
         return {
+            "revision": self._revision,
             "max_model_len": self.max_model_len,
             "vocab_size": len(self.table),
             "temperature": self.defaults.temperature,

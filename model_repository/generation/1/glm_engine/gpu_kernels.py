@@ -9,16 +9,30 @@ launches, each of which would read and write all activations. Arithmetic is floa
 With ``TRITON_INTERPRET=1`` in the environment everything runs on a CPU, slowly, for tests.
 """
 
+import os
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 
-# Keys per tile.
-_TILE = 64
-# Bytes per column of queries, i.e. of several tokens and of the heads that share a KV head.
-_ROWS_BYTES = 256
+from glm_engine.attention_work import TILE
+from glm_engine.caches import usable_cache_folder
+
+if TYPE_CHECKING:
+    from glm_engine.operations import DeviceWork
+
+if _FOLDER := usable_cache_folder("triton"):
+    os.environ.setdefault("TRITON_CACHE_DIR", str(_FOLDER))
+# By the bytes of a number: rows of queries of a tile (several tokens, and the heads that share a
+# KV head), and keys that are loaded at a time. More would exceed the registers, or the 99 KiB of
+# shared memory of compute capabilities 8.6, 8.9 and 12.0.
+_QUERY_ROWS = {2: 128, 4: 32}
+_KEYS = {2: TILE, 4: TILE // 2}
 # Minimum number of rows of a matrix product.
 _LEAST_ROWS = 16
+# Partial results that are merged at a time.
+_SLOTS = 32
 _LOG2_E = 1.4426950408889634
 
 
@@ -160,121 +174,147 @@ def rotate_and_store(
     )  # fmt: skip
 
 
-@triton.jit
+# The width of a table and alignments differ from step to step: to specialise on them would compile
+# again in the middle of the traffic.
+@triton.jit(do_not_specialize=["table_width"])
 def _attend_kernel(
-    qkv, cache, block_tables, num_computed, query_start_loc, tile_parts, tile_rows, out, partial,
-    stats, table_width, scale,
+    qkv, cache, block_tables, num_computed, query_start_loc, items, header, out, partial, stats,
+    table_width, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SHARED: tl.constexpr, HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr, BLOCK_SIZE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
-    TILE: tl.constexpr, SPLITS: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of a request's tokens, the query heads of one KV head, one split of the keys.
+    """Items of ``attention_work``, for the query heads of one KV head.
 
     Online softmax, as in FlashAttention-2 (Dao, 2023); split keys, as in Flash-Decoding. ``scale``
     includes log2(e), so that exp2 can be used.
     """
-    tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    split = tl.program_id(2)
-    part = tl.load(tile_parts + tile)
-    first_token = tl.load(tile_rows + tile)  # of the tile, in the request's part
-    begin = tl.load(query_start_loc + part)
-    count = tl.load(query_start_loc + part + 1) - begin
-    start = tl.load(num_computed + part)
-
+    num_items = tl.load(header)
+    part_size = tl.load(header + 1)
     row = tl.arange(0, ROWS)
-    token = first_token + row // SHARED
     head = kv_head * SHARED + row % SHARED
-    used = (row < TOKENS * SHARED) & (token < count)
     dim = tl.arange(0, DIMS)
     in_head = dim < HEAD_DIM
-    place = ((begin + token).to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
-    query = tl.load(
-        qkv + place[:, None] + dim[None, :], mask=used[:, None] & in_head[None, :], other=0.0
-    )
-    position = start + token
+    for item in range(tl.program_id(0), num_items, tl.num_programs(0)):
+        request = tl.load(items + 4 * item)
+        first_token = tl.load(items + 4 * item + 1)  # of the tile, in the request's part
+        lowest = tl.load(items + 4 * item + 2)
+        slot = tl.load(items + 4 * item + 3).to(tl.int64)
+        begin = tl.load(query_start_loc + request)
+        count = tl.load(query_start_loc + request + 1) - begin
+        start = tl.load(num_computed + request)
 
-    context = start + tl.minimum(first_token + TOKENS, count)
-    each = tl.cdiv(tl.cdiv(context, SPLITS), TILE) * TILE
-    lowest = split * each
-    highest = tl.minimum(lowest + each, context)
+        token = first_token + row // SHARED
+        used = (row < TOKENS * SHARED) & (token < count)
+        query_at = ((begin + token).to(tl.int64) * (HEADS + 2 * KV_HEADS) + head) * HEAD_DIM
+        query = tl.load(
+            qkv + query_at[:, None] + dim[None, :], mask=used[:, None] & in_head[None, :], other=0.0
+        )
+        position = start + token
+        context = start + tl.minimum(first_token + TOKENS, count)
+        highest = tl.minimum(lowest + part_size, context)
 
-    most = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    sums = tl.zeros([ROWS, DIMS], tl.float32)
-    for at in range(lowest, highest, TILE):
-        key_token = at + tl.arange(0, TILE)
-        known = key_token < highest
-        block = tl.load(
-            block_tables + part.to(tl.int64) * table_width + key_token // BLOCK_SIZE,
-            mask=known,
-            other=0,
-        )
-        slot = block.to(tl.int64) * BLOCK_SIZE + key_token % BLOCK_SIZE
-        key_at = (slot * 2 * KV_HEADS + kv_head) * HEAD_DIM
-        loaded = known[:, None] & in_head[None, :]
-        key = tl.load(cache + key_at[:, None] + dim[None, :], mask=loaded, other=0.0)
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        seen = known[None, :] & (key_token[None, :] <= position[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
-        new_most = tl.maximum(most, tl.max(scores, 1))
-        # No visible key yet: use any finite number, as all weights are zero.
-        shift = tl.where(new_most == float("-inf"), 0.0, new_most)
-        weights = tl.exp2(scores - shift[:, None])
-        kept = tl.exp2(most - shift)
-        value = tl.load(
-            cache + key_at[:, None] + KV_HEADS * HEAD_DIM + dim[None, :], mask=loaded, other=0.0
-        )
-        sums = sums * kept[:, None]
-        sums += tl.dot(weights.to(value.dtype), value, input_precision="ieee")
-        total = total * kept + tl.sum(weights, 1)
-        most = new_most
+        most = tl.full([ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        sums = tl.zeros([ROWS, DIMS], tl.float32)
+        for at in range(lowest, highest, TILE):
+            key_token = at + tl.arange(0, TILE)
+            known = key_token < highest
+            block = tl.load(
+                block_tables + request.to(tl.int64) * table_width + key_token // BLOCK_SIZE,
+                mask=known,
+                other=0,
+            )
+            cache_slot = block.to(tl.int64) * BLOCK_SIZE + key_token % BLOCK_SIZE
+            key_at = (cache_slot * 2 * KV_HEADS + kv_head) * HEAD_DIM
+            loaded = known[:, None] & in_head[None, :]
+            key = tl.load(cache + key_at[:, None] + dim[None, :], mask=loaded, other=0.0)
+            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            seen = known[None, :] & (key_token[None, :] <= position[:, None])
+            scores = tl.where(seen, scores, float("-inf"))
+            new_most = tl.maximum(most, tl.max(scores, 1))
+            # No visible key yet: use any finite number, as all weights are zero.
+            shift = tl.where(new_most == float("-inf"), 0.0, new_most)
+            weights = tl.exp2(scores - shift[:, None])
+            kept = tl.exp2(most - shift)
+            value = tl.load(
+                cache + key_at[:, None] + KV_HEADS * HEAD_DIM + dim[None, :],
+                mask=loaded,
+                other=0.0,
+            )
+            sums = sums * kept[:, None]
+            sums += tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+            total = total * kept + tl.sum(weights, 1)
+            most = new_most
 
-    out_row = (begin + token).to(tl.int64) * HEADS + head
-    if SPLITS == 1:
-        result = sums / total[:, None]
-        tl.store(
-            out + out_row[:, None] * HEAD_DIM + dim[None, :],
-            result.to(out.dtype.element_ty),
-            mask=used[:, None] & in_head[None, :],
-        )
-    else:
-        partial_row = out_row * SPLITS + split
-        tl.store(
-            partial + partial_row[:, None] * HEAD_DIM + dim[None, :],
-            sums,
-            mask=used[:, None] & in_head[None, :],
-        )
-        tl.store(stats + partial_row * 2, most, mask=used)
-        tl.store(stats + partial_row * 2 + 1, total, mask=used)
+        if slot < 0:  # all keys of the tile
+            out_row = (begin + token).to(tl.int64) * HEADS + head
+            result = sums / total[:, None]
+            tl.store(
+                out + out_row[:, None] * HEAD_DIM + dim[None, :],
+                result.to(out.dtype.element_ty),
+                mask=used[:, None] & in_head[None, :],
+            )
+        else:
+            partial_row = (slot * KV_HEADS + kv_head) * ROWS + row
+            tl.store(
+                partial + partial_row[:, None] * HEAD_DIM + dim[None, :],
+                sums,
+                mask=used[:, None] & in_head[None, :],
+            )
+            tl.store(stats + partial_row * 2, most, mask=used)
+            tl.store(stats + partial_row * 2 + 1, total, mask=used)
 
 
 @triton.jit
-def _combine_kernel(
-    partial, stats, out,
-    HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, SPLITS: tl.constexpr, SPLITS_2: tl.constexpr,
+def _merge_kernel(
+    partial, stats, query_start_loc, merges, out,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SHARED: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """Combine the splits of one head of a token."""
-    row = tl.program_id(0).to(tl.int64)
-    split = tl.arange(0, SPLITS_2)
-    there = split < SPLITS
-    dim = tl.arange(0, DIMS)
-    in_head = dim < HEAD_DIM
-    most = tl.load(stats + (row * SPLITS + split) * 2, mask=there, other=float("-inf"))
-    total = tl.load(stats + (row * SPLITS + split) * 2 + 1, mask=there, other=0.0)
-    share = tl.exp2(most - tl.max(most, 0))
-    sums = tl.load(
-        partial + (row * SPLITS + split)[:, None] * HEAD_DIM + dim[None, :],
-        mask=there[:, None] & in_head[None, :],
-        other=0.0,
-    )
-    result = tl.sum(sums * share[:, None], 0) / tl.sum(total * share, 0)
-    tl.store(out + row * HEAD_DIM + dim, result.to(out.dtype.element_ty), mask=in_head)
+    """Merge the partial results of one query head of a token."""
+    merge = merges + 4 * tl.program_id(0)
+    row = tl.program_id(1)
+    kv_head = tl.program_id(2)
+    request = tl.load(merge)
+    token = tl.load(merge + 1) + row // SHARED
+    first_slot = tl.load(merge + 2).to(tl.int64)
+    num_slots = tl.load(merge + 3)
+    begin = tl.load(query_start_loc + request)
+    count = tl.load(query_start_loc + request + 1) - begin
+    if (num_slots > 0) & (token < count):  # a graph has a merge for each request, used or not
+        dim = tl.arange(0, DIMS)
+        in_head = dim < HEAD_DIM
+        most = tl.full([], float("-inf"), tl.float32)
+        total = tl.full([], 0.0, tl.float32)
+        sums = tl.zeros([DIMS], tl.float32)
+        for at in range(0, num_slots, SLOTS):
+            slot = at + tl.arange(0, SLOTS)
+            there = slot < num_slots
+            partial_row = ((first_slot + slot) * KV_HEADS + kv_head) * ROWS + row
+            own_most = tl.load(stats + partial_row * 2, mask=there, other=float("-inf"))
+            own_total = tl.load(stats + partial_row * 2 + 1, mask=there, other=0.0)
+            new_most = tl.maximum(most, tl.max(own_most, 0))
+            share = tl.exp2(own_most - new_most)
+            kept = tl.exp2(most - new_most)
+            own_sums = tl.load(
+                partial + partial_row[:, None] * HEAD_DIM + dim[None, :],
+                mask=there[:, None] & in_head[None, :],
+                other=0.0,
+            )
+            sums = sums * kept + tl.sum(own_sums * share[:, None], 0)
+            total = total * kept + tl.sum(own_total * share, 0)
+            most = new_most
+        out_row = (begin + token).to(tl.int64) * HEADS + kv_head * SHARED + row % SHARED
+        tl.store(
+            out + out_row * HEAD_DIM + dim, (sums / total).to(out.dtype.element_ty), mask=in_head
+        )
 
 
 def tokens_per_tile(heads: int, kv_heads: int, dtype: torch.dtype) -> int:
-    """Number of tokens of a request per program of ``attend``, if it has several."""
-    return max(1, _ROWS_BYTES // dtype.itemsize // (heads // kv_heads))
+    """Number of tokens of a request per tile, if it has several."""
+    return max(1, _QUERY_ROWS[dtype.itemsize] // (heads // kv_heads))
 
 
 def attend(
@@ -283,50 +323,50 @@ def attend(
     block_tables: torch.Tensor,
     num_computed: torch.Tensor,
     query_start_loc: torch.Tensor,
-    tile_parts: torch.Tensor,
-    tile_rows: torch.Tensor,
+    work: "DeviceWork",
+    workspace: torch.Tensor,
     out: torch.Tensor,
-    *,
-    single: bool,
-    splits: int,
 ) -> None:
     """Causal attention over the paged KV cache, which already contains the new keys and values.
 
     Args:
         qkv: (tokens, heads + 2 * KV heads, head dim), after RoPE.
         cache: (blocks, block size, 2, KV heads, head dim) of one layer.
-        block_tables: (parts, blocks of the longest) int32 block ids.
-        num_computed: (parts,) int32 number of tokens of each part that were cached before.
-        query_start_loc: (parts + 1,) int32 cumulative numbers of tokens.
-        tile_parts, tile_rows: (tiles,) int32 part of each tile, and its first token therein; a
-            tile has ``tokens_per_tile`` tokens, or one if all parts are ``single``.
-        out: (tokens, heads * head dim), the result; rows without a tile are not written.
-        single: whether each part has one token.
-        splits: number of splits of the keys, each processed by its own program; more than 1 is
-            allowed only if all tokens have a tile, and ``single``.
+        block_tables: (requests, blocks of the longest) int32 block ids.
+        num_computed: (requests,) int32 number of tokens of each that were cached before.
+        query_start_loc: (requests + 1,) int32 cumulative numbers of tokens.
+        workspace: float32, of at least ``workspace_size``.
+        out: (tokens, heads * head dim), the result; rows without an item are not written.
     """
-    tokens, all_heads, head_dim = qkv.shape
+    all_heads, head_dim = qkv.shape[1:]
     block_size, kv_heads = cache.shape[1], cache.shape[3]
     heads = all_heads - 2 * kv_heads
     shared = heads // kv_heads
-    per_tile = 1 if single else tokens_per_tile(heads, kv_heads, qkv.dtype)
-    dims = max(16, triton.next_power_of_2(head_dim))
-    partial = stats = out
-    if splits > 1:
-        partial = torch.empty(
-            tokens * heads * splits * head_dim, dtype=torch.float32, device=out.device
-        )
-        stats = torch.empty(tokens * heads * splits * 2, dtype=torch.float32, device=out.device)
-    rows = max(_LEAST_ROWS, triton.next_power_of_2(per_tile * shared))
-    _attend_kernel[(len(tile_parts), kv_heads, splits)](
-        qkv, cache, block_tables, num_computed, query_start_loc, tile_parts, tile_rows, out,
+    rows = _rows(work, shared)
+    partial_rows = work.num_slots * kv_heads * rows
+    partial, stats = workspace, workspace[partial_rows * head_dim :]
+    shape = {
+        "HEADS": heads, "KV_HEADS": kv_heads, "SHARED": shared, "HEAD_DIM": head_dim,
+        "DIMS": max(16, triton.next_power_of_2(head_dim)), "ROWS": rows,
+    }  # fmt: skip
+    _attend_kernel[(work.programs, kv_heads)](
+        qkv, cache, block_tables, num_computed, query_start_loc, work.items, work.header, out,
         partial, stats, block_tables.stride(0), _LOG2_E * head_dim**-0.5,
-        HEADS=heads, KV_HEADS=kv_heads, SHARED=shared, HEAD_DIM=head_dim, DIMS=dims,
-        BLOCK_SIZE=block_size, TOKENS=per_tile, ROWS=rows, TILE=_TILE, SPLITS=splits,
-        num_warps=8 if rows > 64 else 4, num_stages=2,
+        BLOCK_SIZE=block_size, TOKENS=work.per_tile,
+        TILE=_KEYS[qkv.dtype.itemsize],
+        num_warps=8 if rows > 64 else 4, num_stages=2, **shape,
     )  # fmt: skip
-    if splits > 1:
-        _combine_kernel[(tokens * heads,)](
-            partial, stats, out, HEAD_DIM=head_dim, DIMS=dims, SPLITS=splits,
-            SPLITS_2=triton.next_power_of_2(splits), num_warps=4,
+    if work.num_slots:
+        _merge_kernel[(len(work.merges), work.per_tile * shared, kv_heads)](
+            partial, stats, query_start_loc, work.merges, out, SLOTS=_SLOTS, num_warps=4, **shape,
         )  # fmt: skip
+
+
+def workspace_size(work: "DeviceWork", heads: int, kv_heads: int, head_dim: int) -> int:
+    """Number of float32 that ``attend`` needs for partial results."""
+    return work.num_slots * kv_heads * _rows(work, heads // kv_heads) * (head_dim + 2)
+
+
+def _rows(work: "DeviceWork", shared: int) -> int:
+    rows: int = triton.next_power_of_2(work.per_tile * shared)
+    return max(_LEAST_ROWS, rows)

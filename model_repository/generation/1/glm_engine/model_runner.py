@@ -1,6 +1,7 @@
 """Owns the weights and the KV cache, and runs steps. For the engine thread only."""
 
 import logging
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +16,31 @@ from glm_engine.batch import Batch
 from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
-from glm_engine.cuda_graphs import DecodeGraphs
+from glm_engine.cuda_graphs import DecodeGraphs, batch_sizes
+from glm_engine.device import Device, check_memory, select_device, weight_bytes
+from glm_engine.free_memory import check_memory as check_free_memory
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.linear import linear_for
+from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from glm_engine.operations import GPUOperations, operations_for
-from glm_engine.request import Prompt, PromptImage, Request, SamplingParams, ThinkingTokens
+from glm_engine.request import (
+    MAX_LOGPROBS,
+    Prompt,
+    PromptImage,
+    Request,
+    SamplingParams,
+    ThinkingTokens,
+)
 from glm_engine.sampler import Sampled, Sampler, token_logprobs
 from glm_engine.scheduler import Scheduled
-from glm_engine.vision import ImageCache, KnownImage, VisionEncoder
+from glm_engine.vision import ImageCache, KnownImage, VisionEncoder, most_patches
 
 _CPU_KV_CACHE_MEMORY = 512 * 2**20
 # At a vocabulary of 150,000 some 150 MB of logits and as much again of their logarithms.
 _SCORED_ROWS = 256
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 512, 4096
+_CPU_SEQS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +66,7 @@ class ModelRunner:
     Attributes:
         device, dtype: of weights and activations.
         max_model_len: tokens of prompt and answer together.
+        max_num_seqs: maximum number of requests in a step.
         max_num_batched_tokens: per step.
         cache: the KV cache.
         images: the cache of image embeddings.
@@ -80,13 +93,15 @@ class ModelRunner:
 
         Raises:
             ValueError: the checkpoint lacks weights of the model, ``max_model_len`` exceeds the
-                checkpoint's limit or the KV cache, or the CPU has no AVX2.
+                checkpoint's limit or the KV cache, the device cannot run the model, or memory is
+                short.
         """
-        self.device = torch.device(_device(config.device))
-        self.dtype = _dtype(config.dtype, self.device)
+        chosen = select_device(config)
+        self.device, self.dtype = chosen.device, chosen.dtype
+        if model is None:
+            self._announce(chosen, config, weight_bytes(checkpoint.folder, self.dtype))
         self._cpu_threads = 0
         if self.device.type == "cpu":
-            cpu.check_instruction_set()
             self._cpu_threads = config.cpu_threads or cpu.usable_cores()
         self.enter_thread()
         if model is None:
@@ -99,6 +114,7 @@ class ModelRunner:
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
+        self._largest_picture = most_patches(checkpoint.image_processor)
         if self._language.decodes_in_one_call and not config.cpu_threads:
             # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
@@ -107,10 +123,9 @@ class ModelRunner:
             num_tokens, checkpoint.defaults.eos_token_ids, self.device, thinking
         )
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
-        self.max_num_batched_tokens = max(
-            config.max_num_batched_tokens or usual, config.max_num_seqs
-        )
-        self.images = ImageCache(config.image_cache_memory)
+        self.max_num_seqs = config.max_num_seqs or self._usual_seqs(config)
+        self.max_num_batched_tokens = max(config.max_num_batched_tokens or usual, self.max_num_seqs)
+        self.images = ImageCache(config.image_cache_memory, config.cache_tenant_floor)
         self.cache = self._make_cache(config)
         logger.info("loaded: %s", self._summary(config, weights))
         self._graphs: DecodeGraphs | None = None
@@ -121,10 +136,21 @@ class ModelRunner:
                     self._language,
                     operations,
                     self.cache,
-                    max_num_seqs=config.max_num_seqs,
+                    max_num_seqs=self.max_num_seqs,
                     max_len=self.max_model_len,
                     device=self.device,
                 )
+
+    @staticmethod
+    def _announce(chosen: Device, config: EngineConfig, weights: int) -> None:
+        """Log what is about to be loaded, and raise ValueError if it does not fit."""
+        logger.info(
+            "loading: device=%r dtype=%s weights=%.0fMiB free=%.0fMiB total=%.0fMiB",
+            chosen.description,
+            str(chosen.dtype).removeprefix("torch."),
+            *(size / 2**20 for size in (weights, chosen.free, chosen.total)),
+        )
+        check_memory(chosen, config, weights)
 
     def check_device(self) -> None:
         """Check that the device still works.
@@ -166,18 +192,27 @@ class ModelRunner:
         )
 
     def _make_cache(self, config: EngineConfig) -> KVCache:
-        per_block = config.block_size * bytes_per_token(**self._kv_shape(), dtype=self.dtype)
+        per_block = config.block_size * self._bytes_per_token
         memory = config.kv_cache_memory or self._default_memory(config)
         # No more than all requests at their maximum length can use.
-        most = -(-self.max_model_len // config.block_size) * config.max_num_seqs
+        most = -(-self.max_model_len // config.block_size) * self.max_num_seqs
         num_blocks = min(memory // per_block, most)
         tokens = num_blocks * config.block_size
         if tokens < self.max_model_len:
-            if config.max_model_len or not tokens:
+            if config.max_model_len:
                 raise ValueError(
                     f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, but one "
                     f"request may have {self.max_model_len}: raise GLM_KV_CACHE_MEMORY or lower "
                     "GLM_MAX_MODEL_LEN"
+                )
+            least = min(self.max_model_len, config.min_model_len)
+            if tokens < least:
+                raise ValueError(
+                    f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, less than "
+                    f"the {least} of the shortest useful context: raise GLM_KV_CACHE_MEMORY or "
+                    "GLM_GPU_MEMORY_UTILIZATION, lower GLM_MAX_NUM_BATCHED_TOKENS, "
+                    "GLM_MAX_NUM_SEQS or GLM_IMAGE_CACHE_MEMORY, or accept it with "
+                    "GLM_MIN_MODEL_LEN"
                 )
             logger.warning(
                 "KV cache smaller than the context length, longer requests are rejected "
@@ -186,6 +221,9 @@ class ModelRunner:
                 self.max_model_len,
             )
             self.max_model_len = tokens
+        check_free_memory(
+            "the keys and values of the KV cache", num_blocks * per_block, self.device
+        )
         return self._cache_of(num_blocks, config.block_size)
 
     def _kv_shape(self) -> dict[str, int]:
@@ -205,40 +243,89 @@ class ModelRunner:
             device=self.device,
         )
 
+    @property
+    def _bytes_per_token(self) -> int:
+        return bytes_per_token(**self._kv_shape(), dtype=self.dtype)
+
+    def _usual_seqs(self, config: EngineConfig) -> int:
+        """The default maximum number of running requests."""
+        if self.device.type != "cuda":
+            return _CPU_SEQS
+        free, total = torch.cuda.mem_get_info()
+        left = free - int(total * (1 - config.gpu_memory_utilization)) - config.image_cache_memory
+        return usual_max_num_seqs(left, self._bytes_per_token)
+
     def _default_memory(self, config: EngineConfig) -> int:
         """Size of the KV cache in bytes: on a GPU, the memory that the largest step leaves free."""
         if self.device.type != "cuda":
-            return _CPU_KV_CACHE_MEMORY
+            least = min(self.max_model_len, config.min_model_len)
+            return max(_CPU_KV_CACHE_MEMORY, (least + config.block_size) * self._bytes_per_token)
+        budget = self._budget(config)
+        logger.info("memory: %s", budget)
+        if budget.kv_cache <= 0:
+            raise ValueError(f"the GPU's memory leaves none for the KV cache: {budget}")
+        return budget.kv_cache
+
+    def _budget(self, config: EngineConfig) -> MemoryBudget:
+        """Measure what the largest step takes."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         with torch.inference_mode():
-            self._profile(config)
+            decode = self._profile(config)
         peak = torch.cuda.max_memory_reserved()
+        self._encode.forget_positions()
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
-        others = total - free - torch.cuda.memory_reserved()
-        usable = int(total * config.gpu_memory_utilization)
-        memory = usable - others - peak - config.image_cache_memory
-        if memory <= 0:
-            raise ValueError(
-                f"the GPU's {total / 2**30:.1f} GiB leave no memory for the KV cache after "
-                f"weights, activations and image cache ({(others + peak) / 2**30:.1f} GiB and "
-                f"{config.image_cache_memory / 2**30:.1f} GiB)"
-            )
-        return memory
+        graphs = 0
+        if config.gpu_kernels:
+            graphs = graph_bytes(len(batch_sizes(self.max_num_seqs)), decode)
+        return MemoryBudget(
+            total=total,
+            utilization=config.gpu_memory_utilization,
+            others=total - free - torch.cuda.memory_reserved(),
+            peak=peak,
+            image_cache=config.image_cache_memory,
+            grids=self._encode.max_position_bytes,
+            graphs=graphs,
+        )
 
-    def _profile(self, config: EngineConfig) -> None:
-        """Run the largest possible step, except for attention to earlier tokens."""
-        side = 2 * int((config.max_num_batched_patches / 4) ** 0.5)
-        self._try_image(side)
-        each = self.max_num_batched_tokens // config.max_num_seqs
-        cache = self._cache_of(self.max_num_batched_tokens // config.block_size, config.block_size)
-        self._try_step(config.max_num_seqs, each, cache)
+    def _profile(self, config: EngineConfig) -> int:
+        """Run the largest possible step, except for attention to earlier tokens.
+
+        Returns:
+            Bytes that the largest decode step took, besides the weights.
+        """
+        largest = max(config.max_num_batched_patches, self._largest_picture)
+        self._try_image(2 * math.ceil((largest / 4) ** 0.5))
+        cache = self._cache_of(
+            -(-self.max_num_batched_tokens // config.block_size), config.block_size
+        )
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self._try_step(self.max_num_seqs, 1, cache)
+        decode = torch.cuda.max_memory_allocated() - before
+        self._try_step(self.max_num_seqs, self.max_num_batched_tokens // self.max_num_seqs, cache)
+        self._try_sampler()
         hidden = torch.zeros(
             _SCORED_ROWS, self._language.hidden_size, dtype=self.dtype, device=self.device
         )
         tokens = torch.zeros(_SCORED_ROWS, dtype=torch.int64, device=self.device)
         token_logprobs(self._language.logits(hidden), tokens, [1] * _SCORED_ROWS)
+        return decode
+
+    def _try_sampler(self) -> None:
+        """Sample for as many requests as there may be, with everything that takes memory."""
+        params = SamplingParams(
+            temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.1,
+            frequency_penalty=0.1, logit_bias={0: 1.0}, min_tokens=1, logprobs=MAX_LOGPROBS,
+        )  # fmt: skip
+        nothing = np.zeros(1, np.int32)
+        prompt = Prompt("", nothing, np.zeros((3, 1), np.int32), 0)
+        hidden = torch.zeros(
+            self.max_num_seqs, self._language.hidden_size, dtype=self.dtype, device=self.device
+        )
+        requests = [Request("", prompt, params) for _ in range(self.max_num_seqs)]
+        self._sampler(requests, self._language.logits(hidden))
 
     def _warm_up(self) -> None:
         """Trigger all compilation and autotuning that depends on the kind of step."""
@@ -267,12 +354,14 @@ class ModelRunner:
     def encode_images(self, step: Sequence[Scheduled]) -> EncodedImages:
         """Encode the images that this step needs, all in one pass."""
         wanted: dict[bytes, PromptImage] = {}
+        owners: dict[bytes, str] = {}
         takers: list[tuple[Scheduled, PromptImage]] = []
         for part in step:
             for image in part.request.images_between(part.start, part.end):
                 if image.embeddings is None and image not in part.request.encoded:
                     takers.append((part, image))
                     wanted.setdefault(image.content_hash, image)
+                    owners.setdefault(image.content_hash, part.request.scope.owner)
         if not takers:
             return EncodedImages()
         found = {key: known for key in wanted if (known := self.images.get(key))}
@@ -281,8 +370,9 @@ class ModelRunner:
             images = list(new.values())
             encoded = self._encode([_patches(i) for i in images], [i.grid for i in images])
             for image, embeddings in zip(images, encoded, strict=True):
-                found[image.content_hash] = KnownImage(image.grid, embeddings)
-                self.images.add(image.content_hash, found[image.content_hash])
+                key = image.content_hash
+                found[key] = KnownImage(image.grid, embeddings)
+                self.images.add(key, found[key], owners[key])
         for part, image in takers:
             part.request.encoded[image] = found[image.content_hash].embeddings
         return EncodedImages(
@@ -298,7 +388,7 @@ class ModelRunner:
         The images of the step must have been encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
-        if self._graphs and not batch.scored and self._graphs.takes(batch):
+        if self._graphs and self._graphs.takes(batch):
             logits = self._graphs(batch)
         else:
             logits = self._forward(batch, self.cache)
@@ -366,18 +456,3 @@ def _max_model_len(model_config: Any, config: EngineConfig) -> int:
             f"GLM_MAX_MODEL_LEN={config.max_model_len} exceeds the model's limit of {limit}"
         )
     return config.max_model_len or limit
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("GLM_DEVICE='cuda', but torch finds no GPU")
-    return name
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

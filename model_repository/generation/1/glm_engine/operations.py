@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.attention import PagedAttention
+from glm_engine.attention_work import Work, decode_work, prefill_work
 from glm_engine.batch import Batch
+
+# Programs of attention on each multiprocessor of a GPU: as many as its registers and shared memory
+# hold at a time.
+_PROGRAMS_PER_PROCESSOR = 2
 
 # A layer's (tokens, heads + 2 * KV heads, head dim), and its part of the KV cache
 # -> (tokens, heads * head dim)
@@ -228,13 +233,31 @@ class CPUOperations:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceWork:
+    """``attention_work.Work`` on the device.
+
+    Attributes:
+        items, merges: int32; there may be more rows than are used.
+        header: (2,) int32, number of items and keys per item.
+        num_slots: number of partial results, or an upper bound; nothing is merged if it is 0.
+        per_tile: tokens of a tile.
+        programs: for each KV head, which take one item after the other.
+    """
+
+    items: torch.Tensor
+    merges: torch.Tensor
+    header: torch.Tensor
+    num_slots: int
+    per_tile: int
+    programs: int
+
+
+@dataclass(frozen=True, slots=True)
 class GPUBatch:
     """The attention metadata of a batch on the device; see ``Batch`` and ``gpu_kernels``.
 
     Attributes:
-        single: tiles of the parts with one token, as (parts, first tokens); None for none.
-        several: those of the other parts.
-        splits: number of splits of the keys for parts with one token.
+        work: of the requests with one token, and of the others, where there are any.
     """
 
     positions: torch.Tensor
@@ -242,9 +265,7 @@ class GPUBatch:
     block_tables: torch.Tensor
     num_computed: torch.Tensor
     query_start_loc: torch.Tensor
-    single: tuple[torch.Tensor, torch.Tensor] | None
-    several: tuple[torch.Tensor, torch.Tensor] | None
-    splits: int
+    work: Sequence[DeviceWork]
 
 
 class GPUOperations(TorchOperations):
@@ -256,6 +277,9 @@ class GPUOperations(TorchOperations):
         from glm_engine import gpu_kernels  # the compiler comes with PyTorch's CUDA build only
 
         self._kernels = gpu_kernels
+        self._processors = 1
+        if device.type == "cuda":
+            self._processors = torch.cuda.get_device_properties(device).multi_processor_count
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm of (rows, size)."""
@@ -290,60 +314,74 @@ class GPUOperations(TorchOperations):
         kernels = self._kernels
         angles = batch.positions.t()[:, rotary.axes] * rotary.frequencies
         cos_sin = to_cos_sin(angles, rotary.scaling)
+        workspace: torch.Tensor | None = None
 
         def attend(qkv: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+            nonlocal workspace
             kernels.rotate_and_store(qkv, cos_sin, cache, batch.slot_mapping)
-            out = qkv.new_empty(len(qkv), (qkv.shape[1] - 2 * cache.shape[3]) * qkv.shape[2])
-            of_batch = (batch.block_tables, batch.num_computed, batch.query_start_loc)
-            if batch.several:
-                kernels.attend(qkv, cache, *of_batch, *batch.several, out, single=False, splits=1)
-            if batch.single:
+            kv_heads, head_dim = cache.shape[3:]
+            heads = qkv.shape[1] - 2 * kv_heads
+            out = qkv.new_empty(len(qkv), heads * head_dim)
+            if workspace is None:  # the layers share it
+                sizes = [kernels.workspace_size(w, heads, kv_heads, head_dim) for w in batch.work]
+                workspace = torch.empty(max(sizes), dtype=torch.float32, device=out.device)
+            for work in batch.work:
                 kernels.attend(
-                    qkv, cache, *of_batch, *batch.single, out, single=True, splits=batch.splits
-                )
+                    qkv, cache, batch.block_tables, batch.num_computed, batch.query_start_loc,
+                    work, workspace, out,
+                )  # fmt: skip
             return out
 
         return attend
 
+    def programs(self, kv_heads: int) -> int:
+        """Number of programs of attention that run at a time for each KV head."""
+        return max(1, _PROGRAMS_PER_PROCESSOR * self._processors // kv_heads)
+
     def _to_device(self, batch: Batch, heads: int, kv_heads: int) -> GPUBatch:
-        num_single, parts = batch.num_single, len(batch.parts)
-        per_tile = self._kernels.tokens_per_tile(heads, kv_heads, self._dtype)
-        tiles = [
-            (index, first)
-            for index in range(num_single, parts)
-            for first in range(
-                0, int(np.diff(batch.query_start_loc[index : index + 2])[0]), per_tile
-            )
-        ]
-        single = np.arange(num_single, dtype=np.int32)
-        several = np.array(tiles, np.int32).reshape(-1, 2).T.copy()
-        (
-            positions, slot_mapping, block_tables, num_computed, query_start_loc,
-            single_parts, single_rows, many,
-        ) = upload(
+        single, programs = batch.num_single, self.programs(kv_heads)
+        works: list[tuple[Work, int]] = []
+        if single:
+            works.append((decode_work(batch.num_computed[:single] + 1), 1))
+        if single < len(batch.parts):
+            tokens = self._kernels.tokens_per_tile(heads, kv_heads, self._dtype)
+            starts = batch.query_start_loc
+            work = prefill_work(batch.num_computed, starts, single, tokens, programs)
+            works.append((work, tokens))
+        arrays = [a for work, _ in works for a in (work.items, work.merges, work_header(work))]
+        positions, slot_mapping, block_tables, num_computed, query_start_loc, *there = upload(
             [
                 batch.positions, batch.slot_mapping, batch.block_tables, batch.num_computed,
-                batch.query_start_loc, single,
-                np.zeros_like(single), several,
+                batch.query_start_loc, *arrays,
             ],
             self._device,
         )  # fmt: skip
-        only_single = num_single == parts
         return GPUBatch(
             positions=positions,
             slot_mapping=slot_mapping,
             block_tables=block_tables,
             num_computed=num_computed,
             query_start_loc=query_start_loc,
-            single=(single_parts, single_rows) if num_single else None,
-            several=(many[0], many[1]) if tiles else None,
-            splits=splits_for(num_single * kv_heads) if only_single else 1,
+            work=[
+                DeviceWork(
+                    items,
+                    merges,
+                    header,
+                    num_slots=work.num_slots,
+                    per_tile=tokens,
+                    # One item each, unless there are many small ones.
+                    programs=min(len(work.items), programs) if tokens == 1 else len(work.items),
+                )
+                for (work, tokens), items, merges, header in zip(
+                    works, there[::3], there[1::3], there[2::3], strict=True
+                )
+            ],
         )
 
 
-def splits_for(programs: int) -> int:
-    """Number of splits of the keys such that ``programs`` become enough to fill a GPU."""
-    return max(1, min(64, 256 // programs))
+def work_header(work: Work) -> npt.NDArray[np.int32]:
+    """``header`` of a ``DeviceWork``."""
+    return np.array([len(work.items), work.part_size], np.int32)
 
 
 def upload(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from glm_engine.block_manager import BlockTable
 from glm_engine.errors import GenerationError, InvalidRequest
+from glm_engine.tenant_cache import CacheScope
 from glm_format.answer import AnswerReader, Channel
 from glm_format.events import Event
 
@@ -424,7 +425,7 @@ class PromptImage:
         start: index of its first token in the prompt.
         num_tokens: number of its placeholder tokens, which are contiguous.
         grid: (temporal, height, width) in patches.
-        content_hash: of what the client sent.
+        content_hash: of what the client sent, in the request's cache scope.
         patches: (temporal * height * width, frames * channels * patch pixels) uint8, a single frame
             for a picture; None if the engine has the embeddings already.
         embeddings: (num_tokens, hidden size) tensor, if the engine has them.
@@ -573,6 +574,7 @@ class Request:
         stop_finder: searches for stop strings: the reader, which searches the answer's text only;
             or, for a complete prompt of the client, one that treats all output as text.
         tenant: tenants get equal shares of the engine.
+        scope: what of the caches it may reuse.
         arrival: sequence number for first come, first served.
     """
 
@@ -599,6 +601,7 @@ class Request:
     reader: AnswerReader | None = None
     stop_finder: AnswerReader | None = None
     tenant: str = ""
+    scope: CacheScope = field(default_factory=CacheScope)
     arrival: int = 0
     timeline: Timeline = field(default_factory=Timeline)
     cancelled: bool = False

@@ -77,6 +77,7 @@ class Scheduler:
             self._served[request.tenant] = min(self._served.values(), default=0)
         self._arrivals += 1
         request.arrival = self._arrivals
+        request.table.owner = request.scope.owner
         insort(self.waiting, request, key=_order)
 
     def remove(self, request: Request) -> None:
@@ -106,7 +107,7 @@ class Scheduler:
             end, used = self._reach(request, tokens, patches)
             if end == request.num_computed:
                 continue
-            while not self._blocks.grow(request.table, end):
+            while not self._blocks.grow(request.table, end, from_all=len(self.running) == 1):
                 victim = self.running[-1]
                 preempted = True
                 self._preempt(victim)
@@ -134,8 +135,10 @@ class Scheduler:
             hashes = self._cached_hashes(request)
             _, reused_free = self._blocks.count_cached(hashes)
             needed = self._blocks.num_blocks_for(request.num_tokens) - len(hashes)
+            # What other tenants keep is only taken for a request that could not run otherwise.
+            free = self._blocks.num_free_for(request.table.owner, from_all=not self.running)
             # Reserve one block for each running request.
-            if needed + reused_free > self._blocks.num_free - len(self.running):
+            if needed + reused_free > free - len(self.running):
                 return
             self._blocks.reuse(request.table, hashes)
             request.num_computed = len(hashes) * self._blocks.block_size
@@ -144,7 +147,7 @@ class Scheduler:
                 self._blocks.release(request.table)
                 request.num_computed = 0
                 return
-            self._blocks.grow(request.table, end)
+            self._blocks.grow(request.table, end, from_all=not self.running)
             if not request.token_ids:
                 request.num_cached = request.num_computed
             self.waiting.remove(request)
@@ -208,7 +211,7 @@ class Scheduler:
             images = request.images_between(start, start + size)
             hashes.append(
                 block_hash(
-                    hashes[-1] if hashes else b"",
+                    hashes[-1] if hashes else request.scope.key,
                     request.ids_between(start, start + size),
                     [image.content_hash for image in images],
                 )

@@ -8,10 +8,11 @@ else as JSON. Source: the chat template of GLM-4.6V, which writes earlier calls 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from llguidance import regex_to_lark
+from llguidance import LLMatcher, regex_to_lark
 
 from glm_engine.errors import InvalidRequest
 
@@ -28,9 +29,22 @@ TAGS = (
 MAX_GRAMMAR_BYTES = 256 * 1024
 _MAX_REFERENCES = 32
 _MAX_STEPS = 32
+# Of one schema that are tried one by one, a millisecond each.
+_MAX_PATTERNS = 200
 # Schema entries that are visited; real tools need a few thousand.
 _MAX_WORK = 100_000
 _DEFINITIONS = ("$defs", "definitions")
+# Keywords that hold schemas by name, and keywords that hold values.
+_OF_NAMES = frozenset({"properties", "patternProperties", *_DEFINITIONS})
+_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
+# At the top of a tool's parameters: a grammar of calls knows single arguments only.
+_NOT_OF_CALLS = (
+    *("allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+    *("maxProperties", "minProperties", "patternProperties", "propertyNames"),
+    *("dependencies", "dependentRequired", "dependentSchemas"),
+)
+# Beside the type of a text without quotation marks.
+_NOT_OF_TEXTS = ("allOf", "not", "if", "then", "else")
 _ANY_TEXT = "ANY_TEXT?"
 _TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 _WHITE_SPACE = " "
@@ -45,33 +59,66 @@ def json_rule(schema: Any, *, lenient: bool = False) -> str:
     """A rule for documents of a JSON schema.
 
     Args:
-        lenient: whether keywords that cannot be enforced are left out, instead of being refused.
+        lenient: whether keywords that cannot be enforced are left out, instead of being refused;
+            also where the schema says so itself, by ``"x-guidance": {"lenient": true}``.
     """
     if schema is True:
         schema = {}
     if isinstance(schema, dict):
-        if lenient:
-            schema = _without_look_around(schema)
+        match schema.get("x-guidance"):
+            case {"lenient": True}:
+                lenient = True
+        few = lenient and json.dumps(schema).count('"pattern"') <= _MAX_PATTERNS
+        schema = _enforceable(schema, lenient=few)
         options = {"whitespace_pattern": _WHITE_SPACE, "lenient": lenient}
         schema = {**schema, "x-guidance": options}
     return f"%json {json.dumps(schema)}"
 
 
-def _without_look_around(schema: Any) -> Any:
-    """The schema without patterns that look ahead or back, which no automaton can."""
+def _enforceable(schema: Any, *, lenient: bool) -> Any:
+    """The schema without ``uniqueItems: false``, which asks for nothing, but which the library
+    refuses; if lenient, also without patterns that look around, which no automaton can."""
     if isinstance(schema, list):
-        return [_without_look_around(one) for one in schema]
+        return [_enforceable(one, lenient=lenient) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: _without_look_around(value)
-        for key, value in schema.items()
-        if not (key == "pattern" and isinstance(value, str) and _looks_around(value))
-    }
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _VALUES:
+            kept[key] = value
+        elif key in _OF_NAMES and isinstance(value, dict):
+            kept[key] = {k: _enforceable(one, lenient=lenient) for k, one in value.items()}
+        elif key == "uniqueItems" and value is False:
+            continue
+        elif (
+            not lenient
+            or key != "pattern"
+            or not isinstance(value, str)
+            or _is_regular(value, in_json=True)
+        ):
+            kept[key] = _enforceable(value, lenient=lenient)
+    return kept
 
 
-def _looks_around(pattern: str) -> bool:
-    return re.search(r"\(\?<?[=!]|\\[1-9]", pattern) is not None
+@lru_cache(maxsize=1024)
+def _is_regular(pattern: str, *, in_json: bool) -> bool:
+    """Whether the library has an automaton for a pattern: for none that looks around, say.
+
+    Also for what is no pattern at all, which is to be refused.
+
+    Args:
+        in_json: whether for a string of JSON, or for a text without quotation marks.
+    """
+    schema = {"type": "string", "pattern": pattern}
+    rule = f"%json {json.dumps(schema)}" if in_json else regex(_searching(pattern))
+    grammar = {"grammars": [{"lark_grammar": f"start: {rule}"}]}
+    if not LLMatcher.validate_grammar(json.dumps(grammar)):
+        return True
+    try:
+        re.compile(pattern)
+    except re.error:
+        return True
+    return False
 
 
 def literal(text: str) -> str:
@@ -118,6 +165,10 @@ class ToolGrammar:
         types = _json_types(schema, root, field, self._work)
         if types and "object" not in types:
             raise InvalidRequest(field, "must be a JSON schema of an object")
+        if is_strict:
+            for key in _NOT_OF_CALLS:
+                if key in schema:
+                    raise InvalidRequest(f"{field}.{key}", "cannot be enforced in a call")
         properties = schema.get("properties", {})
         if not isinstance(properties, dict):
             raise InvalidRequest(f"{field}.properties", "must be a JSON object")
@@ -132,7 +183,7 @@ class ToolGrammar:
                     raise InvalidRequest(f"{field}.{key}", "is required, but allows no value")
                 continue
             rule = f"{name}_argument_{i}"
-            value = self._value_of(own, root, f"{field}.{key}", is_strict=is_strict)
+            value = self._value_of(own, root, f"{field}.{key}", rule, is_strict=is_strict)
             self._add_argument(rule, literal(key), value, field)
             arguments.append(rule if key in required else f"{rule}?")
         if not properties and schema.get("additionalProperties") is not False and root:
@@ -161,19 +212,29 @@ class ToolGrammar:
         self.rules.append(rule)
 
     def _value_of(
-        self, schema: Any, root: Mapping[str, Any], field: str, *, is_strict: bool
+        self, schema: Any, root: Mapping[str, Any], field: str, name: str, *, is_strict: bool
     ) -> str:
-        """The rule for the value of an argument: one of those of its alternatives."""
+        """The rule for the value of an argument: one of those of its alternatives.
+
+        Args:
+            name: begins the names of further rules.
+        """
         rules: dict[str, None] = {}
-        for leaf in _leaves(schema, root, field, self._work):
-            rule = self._leaf_of(leaf, root, field, is_strict=is_strict)
+        for i, leaf in enumerate(_leaves(schema, root, field, self._work)):
+            rule = self._leaf_of(leaf, root, field, f"{name}_{i}", is_strict=is_strict)
             if rule == _ANY_TEXT:
                 return rule  # which includes all others
             rules[rule] = None
         return " | ".join(rules) or _ANY_TEXT
 
     def _leaf_of(
-        self, leaf: dict[str, Any], root: Mapping[str, Any], field: str, *, is_strict: bool
+        self,
+        leaf: dict[str, Any],
+        root: Mapping[str, Any],
+        field: str,
+        name: str,
+        *,
+        is_strict: bool,
     ) -> str:
         values = [leaf["const"]] if "const" in leaf else leaf.get("enum")
         if isinstance(values, list) and values:
@@ -181,7 +242,12 @@ class ToolGrammar:
             return " | ".join(literal(text) if text else '""' for text in texts)
         kind = leaf.get("type")
         if kind == "string":
-            return _text_of(leaf, field, is_strict=is_strict)
+            terminals = _text_of(leaf, field, is_strict=is_strict)
+            if len(terminals) < 2:
+                return terminals[0] if terminals else _ANY_TEXT
+            terminal = f"{name}_text".upper()  # only terminals, in capitals, are intersected
+            self._add(f"{terminal}: {' & '.join(terminals)}", field)
+            return terminal
         if not isinstance(kind, str) or kind not in _TYPES:
             return _ANY_TEXT  # a text is one of the values that are allowed
         definitions = {name: root[name] for name in _DEFINITIONS if name in root}
@@ -334,6 +400,16 @@ def _found(path: Any, root: Mapping[str, Any]) -> Any:
     return place
 
 
+def _ipv6() -> str:
+    """An IPv6 address: eight groups, or fewer around one ``::``."""
+    group = "[0-9a-fA-F]{1,4}"
+    forms = [f"{group}(:{group}){{7}}", f"::({group}(:{group}){{0,6}})?"]
+    for before in range(1, 8):
+        after = f"({group}(:{group}){{0,{6 - before}}})?" if before < 7 else ""
+        forms.append(f"{group}(:{group}){{{before - 1}}}::{after}")
+    return "|".join(forms)
+
+
 # Of a string's ``format``, for texts without quotation marks.
 _FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -346,28 +422,35 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
         "hostname": r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*",
         "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}"
         r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
+        "ipv6": _ipv6(),
         "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"]+",
         "uuid": r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     }
 )
 
 
-def _text_of(schema: Mapping[str, Any], field: str, *, is_strict: bool) -> str:
-    """A terminal for a string that is written without quotation marks."""
+def _text_of(schema: Mapping[str, Any], field: str, *, is_strict: bool) -> list[str]:
+    """Terminals that a string without quotation marks obeys, all of them; none for any text."""
+    for key in _NOT_OF_TEXTS if is_strict else ():
+        if key in schema:
+            raise InvalidRequest(f"{field}.{key}", "cannot be enforced")
     pattern, low, high = schema.get("pattern"), schema.get("minLength"), schema.get("maxLength")
     terminals = []
     if pattern is not None:
         if not isinstance(pattern, str):
             raise InvalidRequest(f"{field}.pattern", "must be a string")
-        if is_strict or not _looks_around(pattern):
+        if is_strict or _is_regular(pattern, in_json=False):
             terminals.append(regex(_searching(pattern)))
     if low is not None or high is not None:
         if not all(one is None or (isinstance(one, int) and one >= 0) for one in (low, high)):
             raise InvalidRequest(field, "has a length that is not a non-negative integer")
         terminals.append(f"/(?s:.{{{low or 0},{'' if high is None else high}}})/")
-    if (form := _FORMATS.get(str(schema.get("format")))) is not None:
+    wanted = str(schema.get("format", "unknown"))
+    if (form := _FORMATS.get(wanted)) is not None:
         terminals.append(regex(form))
-    return " & ".join(terminals) or _ANY_TEXT
+    elif is_strict and wanted != "unknown":
+        raise InvalidRequest(f"{field}.format", f"{wanted!r} cannot be enforced")
+    return terminals
 
 
 def _searching(pattern: str) -> str:

@@ -1,11 +1,12 @@
 """The vision encoder, from uint8 patches to embeddings, and the cache of embeddings."""
 
+import math
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,27 @@ import torch.nn.functional as F
 
 from glm_engine.linear import Linear, linear
 from glm_engine.operations import MakeOperations, Operations, to_cos_sin
+from glm_engine.tenant_cache import TenantLRU
 
 Grid = tuple[int, int, int]
 
-_REMEMBERED_GRIDS = 64
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+# Position embeddings are kept for grids with this number of patches in all: for one picture of the
+# largest size, or dozens of the usual ones. 160 MiB of GLM-4.6V-Flash in bfloat16.
+_REMEMBERED_PATCHES = 49_152
+
+
+def most_patches(image_processor: dict[str, Any]) -> int:
+    """Patches of the largest picture that the checkpoint's image processor makes.
+
+    It bounds the pixels of both temporal frames together (``smart_resize`` of
+    ``transformers/models/glm46v/image_processing_glm46v.py`` 5.23); 0 if the bound is unknown.
+    """
+    pixels = (image_processor.get("size") or {}).get("longest_edge", 0)
+    frames = image_processor.get("temporal_patch_size", 2)
+    return int(pixels // (frames * image_processor.get("patch_size", 14) ** 2))
 
 
 def pixel_table(image_processor: dict[str, Any]) -> torch.Tensor:
@@ -63,6 +81,7 @@ class VisionEncoder:
     Attributes:
         patch_length: values in a patch of one frame.
         merge_size: number of patches per image token in each direction.
+        max_position_bytes: bound on the memory of position embeddings that are kept.
     """
 
     def __init__(
@@ -109,7 +128,10 @@ class VisionEncoder:
         side = int(len(positions) ** 0.5)
         self._position_table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
         self._frequencies = visual.rotary_pos_emb.inv_freq.float()
-        self._of_grid = lru_cache(_REMEMBERED_GRIDS)(self._positions)
+        self._grids = _SizedCache[Grid, tuple[torch.Tensor, torch.Tensor]](_REMEMBERED_PATCHES)
+        pairs = self._head_dim // 2
+        hidden_bytes = config.hidden_size * operations.hidden_dtype.itemsize
+        self.max_position_bytes: int = _REMEMBERED_PATCHES * (hidden_bytes + 2 * pairs * 4)
 
     def __call__(
         self, patches: Sequence[np.ndarray[Any, Any]], grids: Sequence[Grid]
@@ -180,6 +202,17 @@ class VisionEncoder:
             attended = F.scaled_dot_product_attention(query, key, value)
             out[rows] = attended.transpose(1, 2).flatten(0, 1)
         return out.view(len(qkv), -1)
+
+    def forget_positions(self) -> None:
+        """Drop the position embeddings that are kept."""
+        self._grids.clear()
+
+    def _of_grid(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+        known = self._grids.get(grid)
+        if known is None:
+            known = self._positions(grid)
+            self._grids.add(grid, known, math.prod(grid))
+        return known
 
     def _positions(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
         """Position embeddings and rotary embedding for the patches of a grid.
@@ -260,39 +293,105 @@ class KnownImage:
     embeddings: torch.Tensor
 
 
+class _SizedCache(Generic[_K, _V]):
+    """A least-recently-used cache with a bound on the sum of the sizes of its values.
+
+    Attributes:
+        size: that sum.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._values: OrderedDict[_K, tuple[_V, int]] = OrderedDict()
+        self.size = 0
+
+    def __contains__(self, key: _K) -> bool:
+        return key in self._values
+
+    def get(self, key: _K) -> _V | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def add(self, key: _K, value: _V, size: int) -> None:
+        """Add a new value, if it is not too large, and drop others until it fits."""
+        if size <= self._max_size:
+            self._values[key] = value, size
+            self.size += size
+            while self.size > self._max_size:
+                self.pop_oldest()
+
+    def pop_oldest(self) -> tuple[_V, int] | None:
+        if not self._values:
+            return None
+        _, (value, size) = self._values.popitem(last=False)
+        self.size -= size
+        return value, size
+
+    def clear(self) -> None:
+        self._values.clear()
+        self.size = 0
+
+
 class ImageCache:
     """An LRU cache of embeddings, keyed by the content hash of the image.
 
     Any thread may look up images; the engine's thread adds them. Embeddings in use by a request
-    stay in memory until its end, even if they are evicted.
-
-    Attributes:
-        num_bytes: total size of the embeddings.
+    stay in memory until its end, even if they are evicted; the bound includes them: as long as they
+    take up the memory, images that are new are not kept.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        """Hold at most ``max_bytes`` of embeddings; 0 for none."""
+    def __init__(self, max_bytes: int, tenant_floor: float = 0.0) -> None:
+        """Hold at most ``max_bytes`` of embeddings; 0 for none.
+
+        Args:
+            tenant_floor: share of it that each tenant keeps; see ``TenantLRU``.
+        """
         self._max_bytes = max_bytes
-        self._images: OrderedDict[bytes, KnownImage] = OrderedDict()
+        self._images: dict[bytes, tuple[str, KnownImage]] = {}
+        self._order: TenantLRU[bytes] = TenantLRU(max_bytes, tenant_floor)
+        self._size = 0
+        self._evicted: list[tuple[weakref.ref[torch.Tensor], int]] = []
         self._lock = threading.Lock()
-        self.num_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Total size of the embeddings, including evicted ones that are in use."""
+        return self._size + sum(size for held, size in self._evicted if held() is not None)
 
     def get(self, content_hash: bytes) -> KnownImage | None:
         """The image with this content hash, if it is cached."""
         with self._lock:
-            image = self._images.get(content_hash)
-            if image is not None:
-                self._images.move_to_end(content_hash)
+            found = self._images.get(content_hash)
+            if found is None:
+                return None
+            owner, image = found
+            self._order.add(content_hash, owner, image.embeddings.nbytes)
             return image
 
-    def add(self, content_hash: bytes, image: KnownImage) -> None:
-        """Add an image."""
+    def add(self, content_hash: bytes, image: KnownImage, owner: str = "") -> None:
+        """Add an image of a tenant."""
         size = image.embeddings.nbytes
         with self._lock:
             if size > self._max_bytes or content_hash in self._images:
                 return
-            self._images[content_hash] = image
-            self.num_bytes += size
-            while self.num_bytes > self._max_bytes:
-                _, dropped = self._images.popitem(last=False)
-                self.num_bytes -= dropped.embeddings.nbytes
+            self._evicted = [entry for entry in self._evicted if entry[0]() is not None]
+            while self.num_bytes + size > self._max_bytes:
+                # The protected ones are at most half of all, so that a picture of less than half
+                # of the cache fits without them.
+                dropped = self._order.pop(owner, from_all=size > self._max_bytes / 2)
+                if dropped is None:
+                    return  # requests or other tenants hold the rest
+                self._drop(dropped)
+            self._images[content_hash] = owner, image
+            self._order.add(content_hash, owner, size)
+            self._size += size
+
+    def _drop(self, content_hash: bytes) -> None:
+        _, image = self._images.pop(content_hash)
+        freed, embeddings = image.embeddings.nbytes, weakref.ref(image.embeddings)
+        self._size -= freed
+        del image
+        if embeddings() is not None:
+            self._evicted.append((embeddings, freed))

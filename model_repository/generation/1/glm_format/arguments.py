@@ -52,7 +52,9 @@ def value_of(text: str, types: set[str]) -> Any:
     """Parse the text of an argument; it stays a string if it must be one.
 
     GLM writes strings verbatim, and everything else as JSON, or occasionally as Python literals.
+    Where the schema does not say what it is, a string of JSON or Python is text like any other.
     """
+    may_be_text = not types or "string" in types
     for read in (json.loads, ast.literal_eval):
         if "string" in types and read is ast.literal_eval and text.strip() not in _PYTHON_WORDS:
             continue
@@ -62,9 +64,9 @@ def value_of(text: str, types: set[str]) -> Any:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
-        if read is ast.literal_eval and type(value) in (int, float, complex):
+        if read is ast.literal_eval and type(value) in (int, float, complex, tuple):
             continue  # 123_456 or 0x10, which JSON does not know
-        if "string" in types and isinstance(value, str):
+        if may_be_text and isinstance(value, str):
             return text
         if types == {"integer"} and isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -109,13 +111,13 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _own_types(schema: Mapping[str, Any]) -> set[str]:
-    """The types of a schema that is not a choice among others."""
+    """The types of a schema that is not a choice among others; its values tell most."""
     kind = schema.get("type")
-    if isinstance(kind, str):
-        return {kind}
+    kinds = {kind} if isinstance(kind, str) else set()
     if isinstance(kind, list):
-        return {one for one in kind if isinstance(one, str)}
+        kinds = {one for one in kind if isinstance(one, str)}
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return {"string"}
-    return set()
+    if not isinstance(values, list) or not values:
+        return kinds
+    possible = kinds or _PYTHON_TYPES.keys()
+    return {one for one in possible if any(_is_a(value, one) for value in values)} or kinds

@@ -9,6 +9,7 @@ import numpy as np
 from glm_engine.errors import GenerationError
 from glm_engine.request import Output, Prompt, Request, SamplingParams, StopReason
 from glm_engine.structured_output import Guide
+from glm_engine.tenant_cache import CacheScope
 
 # The first responses of a stream are sent at once; the very first is often only "<think>".
 _FIRST_RESPONSES = 3
@@ -47,7 +48,7 @@ class Response:
     num_reasoning_tokens: int | None = None
     token_ids: Sequence[int] | None = None
     image_sizes: np.ndarray[Any, Any] | None = None
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, float | str] | None = None
     prompt_logprobs: Sequence[Mapping[int, Mapping[str, Any]]] | None = None
 
 
@@ -94,6 +95,8 @@ class Job:
             false``).
         received: ``time.monotonic()`` timestamp of its arrival.
         tenant: for fair scheduling.
+        cache_salt: of the client; divides the tenant's part of the caches.
+        scope: what of the caches it may reuse; set when it is accepted.
         cancel_key: a secret with which the client can cancel the job.
         trace_context: W3C traceparent of the client's span; empty if it has none.
         taken: when preprocessing began, like ``received``; 0 before that.
@@ -115,6 +118,8 @@ class Job:
     prefix: str
     received: float
     tenant: str = ""
+    cache_salt: str = ""
+    scope: CacheScope = field(default_factory=CacheScope)
     cancel_key: bytes | None = None
     trace_context: str = ""
     taken: float = 0.0
@@ -149,6 +154,7 @@ class Job:
                     params, seed=seed + index
                 )  # otherwise all answers would be the same
             request = Request(self.request_id, prompt, params, guide=guide, tenant=self.tenant)
+            request.scope = self.scope
             request.functions, request.wants_events = functions, "return_events" in self.flags
             request.leader = choices[0].request if choices else None
             request.timeline.received = self.received

@@ -1,5 +1,6 @@
 """Triton's custom metrics of stage 2."""
 
+import ctypes
 import queue
 import time
 from collections import deque
@@ -52,43 +53,58 @@ _HISTOGRAMS = {
 
 
 class Metrics:
-    """Triton's custom metrics. Each call is a round trip to the server: keep off the hot path."""
+    """Triton's custom metrics. Each call is a round trip to the server: keep off the hot path.
 
-    def __init__(self) -> None:
+    A series belongs to the server, not to this process: while a model is reloaded, the old process
+    and the new one count in the same. So a counter is raised by what was added here, whatever its
+    value. (To lower it would be an error, and Triton frees the text of such an error while this
+    process reads it, which may abort the server.)
+
+    Args:
+        model, version: of the model in Triton, the labels of every series, as Triton's own have
+            them.
+    """
+
+    def __init__(self, model: str, version: str) -> None:
+        self._labels = {"model": model, "version": version}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._families: list[Any] = []
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         self._requests = self._family("requests_total", "Requests answered", counter)
         self._by_reason = {
-            reason: self._requests.Metric(labels={"finish_reason": reason})
+            reason: self._requests.Metric(labels=self._labels | {"finish_reason": reason})
             for reason in FINISH_REASONS
         }
         self._gauges = {
-            attribute: self._family(name, description, gauge).Metric(labels={})
+            attribute: self._family(name, description, gauge).Metric(labels=self._labels)
             for name, (description, attribute) in _GAUGES.items()
         }
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
-        ).Metric(labels={})
+        ).Metric(labels=self._labels)
         # Counters that were 0 before do not reveal a restart.
         self._started = self._family(
             "start_time_seconds", "Unix time of stage 2's start", gauge
-        ).Metric(labels={})
+        ).Metric(labels=self._labels)
         self._started.set(time.time())
         self._counters = {
-            attribute: self._family(f"{name}_total", description, counter).Metric(labels={})
+            attribute: self._family(f"{name}_total", description, counter).Metric(
+                labels=self._labels
+            )
             for name, (description, attribute) in _COUNTERS.items()
         }
         self._histograms = {
             name: self._family(name, description, pb_utils.MetricFamily.HISTOGRAM).Metric(
-                labels={}, buckets=buckets
+                labels=self._labels, buckets=buckets
             )
             for name, (description, buckets) in _HISTOGRAMS.items()
         }
+        self._published = dict.fromkeys(self._counters, 0)
 
     def _family(self, name: str, description: str, kind: Any) -> Any:
         family = pb_utils.MetricFamily(name=f"glm_{name}", description=description, kind=kind)
-        self._families.append(family)  # a family must live as long as its metrics
+        # Never deleted, not even at the end of this process: Triton frees a deleted series although
+        # another process may count in it, and that process would then write to freed memory.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(family))
         return family
 
     def count_finished(self, finish_reason: str) -> None:
@@ -100,9 +116,10 @@ class Metrics:
         # First, so that a request that counts as finished is never also shown as running.
         finished = [self._finished.get() for _ in range(self._finished.qsize())]
         for attribute, metric in self._counters.items():
-            missing = getattr(stats, attribute) - metric.value()
-            if missing:
-                metric.increment(missing)
+            value = getattr(stats, attribute)
+            if value > self._published[attribute]:
+                metric.increment(value - self._published[attribute])
+                self._published[attribute] = value
         for attribute, metric in self._gauges.items():
             metric.set(getattr(stats, attribute))
         self._waiting.set(max(0, live - stats.running))
@@ -119,6 +136,11 @@ class Metrics:
                 self._histograms["time_per_output_token_seconds"].observe(times.tpot)
         for reason in finished:
             self._by_reason[reason].increment(1)
+
+    def end(self) -> None:
+        """Show that nothing runs here any more; the counters stay."""
+        for gauge in (self._waiting, *self._gauges.values()):
+            gauge.set(0)
 
     def _observe(self, name: str, values: deque[Any]) -> None:
         for value in _taken(values):

@@ -11,12 +11,14 @@ Threads:
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from glm_engine.config import EngineConfig
 from glm_engine.engine import Engine
 from glm_engine.errors import GenerationError
 from glm_engine.heartbeat import Heartbeat
 from glm_engine.request import Output
+from glm_engine.tenant_cache import CacheScope
 from glm_triton.admission import Admission
 from glm_triton.jobs import Job
 from glm_triton.preprocessing import Infer, Preprocessing
@@ -50,8 +52,10 @@ class Pipeline:
         heartbeat: Heartbeat,
     ) -> None:
         self._on_end = on_end
+        self._divides_caches = config.cache_sharing == "tenant"
         self._heartbeat = heartbeat
         self.engine = create_engine(self._take_outputs)
+        config = replace(config, max_num_seqs=self.engine.max_num_seqs)
         self._admission = Admission(config, self.engine.stats)
         self._responder = Responder(
             self.engine, self._admission.pace, self._end, heartbeat, RESPONDER_WORKER
@@ -69,7 +73,8 @@ class Pipeline:
     @property
     def is_alive(self) -> bool:
         """Whether jobs are answered."""
-        return self.engine.is_alive and self._thread.is_alive()
+        is_alive = self.engine.is_alive and self._thread.is_alive()
+        return is_alive and self.preprocessing.is_available
 
     def start(self) -> None:
         """Start all threads."""
@@ -83,6 +88,7 @@ class Pipeline:
         Raises:
             GenerationError: it is rejected; nothing has been sent to its client.
         """
+        job.scope = CacheScope.of(job.tenant, job.cache_salt, divided=self._divides_caches)
         self._admission.admit(job, is_idle=self.preprocessing.is_idle)
         self._responder.open(job)
         self.preprocessing.put(job)

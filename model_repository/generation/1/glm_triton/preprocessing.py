@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -23,6 +24,7 @@ from glm_engine.errors import (
 )
 from glm_engine.fair_queue import FairQueue
 from glm_engine.request import Prompt, place_images
+from glm_engine.tenant_cache import CacheScope
 from glm_engine.vision import KnownImage
 from glm_triton.admission import Admission
 from glm_triton.jobs import Job
@@ -38,6 +40,7 @@ PROMPT_INPUTS = (
     "image",
     "image_max_pixels",
     "video",
+    "mm_processor_kwargs",
 )
 # Additional inputs of stage 1 that describe the entries of `image`; see its config.pbtxt.
 KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
@@ -61,7 +64,9 @@ _ATTEMPTS = 2
 _PATIENCE_SECONDS = 15.0
 _RETRY_SECONDS = 0.1
 # Triton's own messages: while preprocessing is being reloaded, for a process that has died,
-_NOT_LOADED = re.compile(r"is not ready|unknown model|not found|no available versions")
+NOT_LOADED = re.compile(
+    r"is not ready|not at ready state|unknown model|not found|no available versions"
+)
 _DEAD_PROCESS = re.compile(r"is not healthy|Stub process")
 # and for a tensor that does not fit into /dev/shm.
 _NO_SHARED_MEMORY = re.compile(r"shared memory", re.IGNORECASE)
@@ -107,6 +112,8 @@ class Preprocessing:
         self._fail = fail
         self._queue: FairQueue[Job] = FairQueue()
         self._lost_since: float | None = None
+        # Whether it has ever been there; only then may it be about to come back.
+        self._has_been_loaded = False
         self._threads = [
             threading.Thread(target=self._run, name=f"bls-{number}", daemon=True)
             for number in range(_THREADS)
@@ -116,6 +123,18 @@ class Preprocessing:
     def is_idle(self) -> bool:
         """Whether no job is waiting for a thread."""
         return not self._queue
+
+    @property
+    def is_available(self) -> bool:
+        """Whether stage 1 answers, as far as known."""
+        return self._lost_since is None
+
+    def probe(self) -> None:
+        """Look whether a lost stage 1 is back; without requests nothing else would notice."""
+        if self._lost_since is not None:
+            with suppress(StageOneError):
+                self._infer("probe", {"text_input": np.array([b"a"], object)})
+                self._lost_since = None
 
     def start(self) -> None:
         """Start the threads."""
@@ -147,7 +166,7 @@ class Preprocessing:
             inputs: Tensors = job.prompt_inputs
             known: Mapping[bytes, KnownImage] = {}
             if "return_image_sizes" not in job.flags:  # the sizes are only in the file
-                inputs, known = self._without_known_images(inputs)
+                inputs, known = self._without_known_images(inputs, job.scope)
             outputs = self._call(job, inputs)
             job.image_sizes = outputs["image_size"]
             prompt = self._to_prompt(outputs, job, known)
@@ -190,30 +209,48 @@ class Preprocessing:
                 text = answer.text
             else:
                 self._lost_since = None
+                self._has_been_loaded = True
                 return outputs
             error = error_of_stage_one(text)
             if not isinstance(error, EngineUnavailable):
                 raise error
             died = _DEAD_PROCESS.search(text) is not None
             attempts += died
-            if not (died or _NOT_LOADED.search(text)) or attempts >= _ATTEMPTS:
+            if not (died or NOT_LOADED.search(text)):
                 raise error
             now = time.monotonic()
             self._lost_since = self._lost_since or now
+            self._has_been_loaded |= died
+            if not self._has_been_loaded or attempts >= _ATTEMPTS:
+                raise error
             if now - self._lost_since > _PATIENCE_SECONDS or job.cancelled:
                 raise error
             time.sleep(_RETRY_SECONDS)
 
-    def _without_known_images(self, inputs: Tensors) -> tuple[Tensors, dict[bytes, KnownImage]]:
-        """Replace known images by hashes and grids; returns the inputs and the known images."""
+    def _without_known_images(
+        self, inputs: Tensors, scope: CacheScope
+    ) -> tuple[Tensors, dict[bytes, KnownImage]]:
+        """Replace known images by hashes and grids.
+
+        Returns:
+            The inputs, and the known images by their hashes as stage 1 knows them.
+        """
         if "image" not in inputs or not inputs["image"].size:
             return inputs, {}
         entries = inputs["image"].ravel()
         budgets = inputs.get("image_max_pixels", np.zeros(len(entries), np.int32)).tolist()
         if len(budgets) != len(entries):
             return inputs, {}  # stage 1 rejects it
-        hashes = [_content_hash(*image) for image in zip(entries, budgets, strict=True)]
-        known = {name: found for name in hashes if (found := self._engine.known_image(name))}
+        kwargs = inputs.get("mm_processor_kwargs", np.array([], object)).ravel()
+        kwargs_json = kwargs[0] if kwargs.size else b""
+        hashes = [
+            _content_hash(*image, kwargs_json) for image in zip(entries, budgets, strict=True)
+        ]
+        known = {
+            name: found
+            for name in hashes
+            if (found := self._engine.known_image(scope.image_key(name)))
+        }
         grids = [known[name].grid if name in known else (0, 0, 0) for name in hashes]
         needed = [
             b"" if name in known else entry for name, entry in zip(hashes, entries, strict=True)
@@ -226,6 +263,8 @@ class Preprocessing:
         return {**inputs, "image": np.array(needed, object), **about_images}, known
 
     def _to_prompt(self, outputs: Tensors, job: Job, known: Mapping[bytes, KnownImage]) -> Prompt:
+        image_key = job.scope.image_key
+        keys = b"".join(image_key(name.tobytes()) for name in outputs["image_hash"])
         return Prompt(
             field=job.prompt_field,
             input_ids=outputs["input_ids"],
@@ -236,10 +275,10 @@ class Preprocessing:
                 self._engine.image_token_id,
                 self._engine.merge_size,
                 outputs["image_grid_thw"],
-                outputs["image_hash"],
+                np.frombuffer(keys, np.uint8).reshape(-1, _HASH_BYTES),
                 outputs["patches"],
                 outputs["image_frames"],
-                {name: image.embeddings for name, image in known.items()},
+                {image_key(name): image.embeddings for name, image in known.items()},
             ),
         )
 
@@ -260,11 +299,12 @@ def error_of_stage_one(text: str) -> GenerationError:
     return EngineFailure(details["message"])
 
 
-def _content_hash(image: bytes, max_pixels: int) -> bytes:
+def _content_hash(image: bytes, max_pixels: int, processor_kwargs: bytes) -> bytes:
     """The key of an image; must match that of stage 1."""
     name = blake2b(image, digest_size=_HASH_BYTES)
     if max_pixels:
         name.update(b"%d" % max_pixels)
+    name.update(processor_kwargs)
     return name.digest()
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,12 @@ from glm_engine.errors import GenerationError, InvalidRequest, wire_text
 from glm_engine.request import GenerationDefaults, parse_sampling_parameters
 from glm_triton.jobs import Job, Response
 from glm_triton.parameters import (
-    ERROR_DETAILS,
     REQUEST_ID,
     read_parameters,
     select_sampling_parameters,
     wants_details,
 )
-from glm_triton.preprocessing import PROMPT_INPUTS, PROMPT_OUTPUTS, StageOneError
+from glm_triton.preprocessing import PROMPT_INPUTS
 
 _FLAGS = (
     "return_finish_reason",
@@ -45,6 +44,7 @@ _INPUTS = (
     "cancel_key",
     "cancel",
     "tenant",
+    "cache_salt",
     "trace_context",
 )
 # Each output, and the flag that it takes; a client that names its outputs need not set the flag.
@@ -174,6 +174,7 @@ def read_job(
         prefix=_prefix(triton_request, stream),
         received=time.monotonic(),
         tenant=_text(triton_request, "tenant") or "",
+        cache_salt=_text(triton_request, "cache_salt") or "",
         cancel_key=_value(triton_request, "cancel_key"),
         trace_context=_trace_context(triton_request),
         num_bytes=sum(
@@ -183,29 +184,6 @@ def read_job(
             for file in prompt_inputs[name].ravel()
         ),
     )
-
-
-def infer_stage_one(
-    request_id: str, inputs: Mapping[str, "np.ndarray[Any, Any]"]
-) -> dict[str, "np.ndarray[Any, Any]"]:
-    """Get a prompt from stage 1, through BLS.
-
-    Raises:
-        StageOneError: stage 1 or Triton returned an error.
-    """
-    response = pb_utils.InferenceRequest(
-        model_name="preprocessing",
-        request_id=request_id,
-        requested_output_names=list(PROMPT_OUTPUTS),
-        inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
-        parameters={ERROR_DETAILS: True},
-    ).exec()
-    if response.has_error():
-        raise StageOneError(response.error().message())
-    return {
-        name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
-        for name in PROMPT_OUTPUTS
-    }
 
 
 def _to_tensors(response: Response) -> list[Any]:

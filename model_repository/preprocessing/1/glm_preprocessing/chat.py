@@ -10,9 +10,16 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from glm_preprocessing.errors import InvalidInput
+from glm_preprocessing.media_options import NO_OPTIONS, VideoOptions, video_options
 from glm_preprocessing.tokenizer import END_MARK, PromptTokenizer
 
-DETAILS: dict[str | None, int] = {None: 0, "auto": 0, "high": 0, "low": 512 * 512}
+DETAILS: dict[str | None, int] = {
+    None: 0,
+    "auto": 0,
+    "high": 0,
+    "original": 0,
+    "low": 512 * 512,
+}
 """OpenAI's ``detail`` levels, as the maximum number of pixels of a picture; 0 for no limit."""
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -44,6 +51,7 @@ class VideoPart:
 
     field: str
     data_uri: str | None
+    options: VideoOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +252,21 @@ class _MessageParser:
                     url, detail = given.get("url"), given.get("detail")
                 if detail not in DETAILS:
                     raise InvalidInput(
-                        f"{field}.image_url.detail", "must be one of auto, low, high"
+                        f"{field}.image_url.detail", "must be one of auto, low, high, original"
                     )
                 part_field = f"{field}.image_url.url"
                 uri = _data_uri(url, part_field)
                 self.image_parts.append(ImagePart(part_field, uri, DETAILS[detail]))
                 return {"type": "image"}
             case "video":
-                self.video_parts.append(VideoPart(field, None))
+                self.video_parts.append(VideoPart(field, None, video_options(part, field)))
                 return {"type": "video"}
             case "video_url":
                 given = part.get("video_url")
                 url = given.get("url") if isinstance(given, dict) else given
                 part_field = f"{field}.video_url.url"
-                self.video_parts.append(VideoPart(part_field, _data_uri(url, part_field)))
+                uri, options = _data_uri(url, part_field), video_options(part, field)
+                self.video_parts.append(VideoPart(part_field, uri, options))
                 return {"type": "video"}
             case other:
                 raise InvalidInput(

@@ -23,6 +23,7 @@ class Checkpoint:
     Attributes:
         config: ``config.json``.
         tokenizer: ``tokenizer.json``, parsed.
+        tokenizer_config: ``tokenizer_config.json``; empty if the checkpoint has none.
         chat_template: Jinja source.
         image_processor: the image processor's configuration.
         video_processor: the video processor's; empty if the checkpoint has none.
@@ -33,6 +34,7 @@ class Checkpoint:
     chat_template: str
     image_processor: dict[str, Any]
     video_processor: dict[str, Any]
+    tokenizer_config: dict[str, Any]
 
     @classmethod
     def load(cls, model: str) -> Self:
@@ -48,6 +50,7 @@ class Checkpoint:
             chat_template=_read_chat_template(folder),
             image_processor=_read_image_processor(folder),
             video_processor=_read_video_processor(folder),
+            tokenizer_config=_read_tokenizer_config(folder),
         )
 
 
@@ -93,6 +96,11 @@ def _read_image_processor(folder: Path) -> dict[str, Any]:
             f"the checkpoint has no preprocessor_config.json (looked in {folder})"
         )
     return image_processor
+
+
+def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return _read_json(path) if path.is_file() else {}
 
 
 def _read_video_processor(folder: Path) -> dict[str, Any]:

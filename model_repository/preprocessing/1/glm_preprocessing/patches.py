@@ -120,32 +120,40 @@ def target_size(
     return new_width, new_height
 
 
+def check_whole(width: int, height: int, config: PatchConfig, field: str) -> tuple[int, int]:
+    """Width and height, of media that are not to be resized.
+
+    Raises:
+        InvalidInput: a side is not a multiple of ``config.factor``.
+    """
+    if width % config.factor or height % config.factor:
+        raise InvalidInput(
+            field,
+            f"{width} x {height} pixels: without do_resize each side must be a multiple of "
+            f"{config.factor}",
+        )
+    return width, height
+
+
 def patchify(
-    image: Image.Image,
-    config: PatchConfig,
-    field: str,
-    max_side: int = 0,
-    max_pixels: int = 0,
+    image: Image.Image, size: tuple[int, int], config: PatchConfig
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int, int]]:
     """Resize an RGB image and cut it into patches, those of one image token side by side.
 
-    ``max_side`` and ``max_pixels`` are those of :func:`target_size`.
+    Args:
+        size: from :func:`target_size`.
 
     Returns:
         uint8 patches of shape (grid_h * grid_w, 3 * patch_size ** 2), channels first within a row,
         and the grid (1, grid_h, grid_w) in patches.
-
-    Raises:
-        InvalidInput: the aspect ratio is out of range.
     """
-    size = target_size(*image.size, config, field, max_side, max_pixels)
-    return _cut(image, size, config), _grid(size, config)
+    return cut(image, size, config), _grid(size, config)
 
 
-def patchify_frames(
-    frames: Iterable[Image.Image], size: tuple[int, int], config: PatchConfig
+def pair_frames(
+    frames: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int], config: PatchConfig
 ) -> Iterator[tuple[npt.NDArray[np.uint8], tuple[int, int, int]]]:
-    """Resize RGB frames of a video to ``size`` and cut each temporal patch's frames together.
+    """The patches of each temporal patch of a video, from those of its frames by :func:`cut`.
 
     Yields:
         What :func:`patchify` returns, except that each patch has one row per frame, in sequence:
@@ -153,7 +161,7 @@ def patchify_frames(
     """
     waiting: list[npt.NDArray[np.uint8]] = []
     for frame in frames:
-        waiting.append(_cut(frame, size, config))
+        waiting.append(frame)
         if len(waiting) == config.temporal_patch_size:
             yield np.stack(waiting, axis=1).reshape(-1, config.row), _grid(size, config)
             waiting.clear()
@@ -163,7 +171,8 @@ def _grid(size: tuple[int, int], config: PatchConfig) -> tuple[int, int, int]:
     return 1, size[1] // config.patch_size, size[0] // config.patch_size
 
 
-def _cut(image: Image.Image, size: tuple[int, int], config: PatchConfig) -> npt.NDArray[np.uint8]:
+def cut(image: Image.Image, size: tuple[int, int], config: PatchConfig) -> npt.NDArray[np.uint8]:
+    """Resize an RGB image to ``size``, and cut it into patches as :func:`patchify` does."""
     pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
     _, grid_h, grid_w = _grid(size, config)
     merge, patch = config.merge_size, config.patch_size

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Self
 
@@ -22,23 +22,38 @@ from glm_preprocessing.chat import (
 )
 from glm_preprocessing.checkpoint import Checkpoint
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.patches import PatchConfig, patchify, patchify_frames, target_size
+from glm_preprocessing.media_options import (
+    ProcessorKwargs,
+    VideoOptions,
+    processor_kwargs,
+)
+from glm_preprocessing.patches import (
+    PatchConfig,
+    check_whole,
+    cut,
+    pair_frames,
+    patchify,
+    target_size,
+)
 from glm_preprocessing.positions import mrope_positions
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.tokenizer import PromptTokenizer
-from glm_preprocessing.videos import Video, VideoLimits, sample_frames, timestamps
+from glm_preprocessing.videos import Video, VideoLimits, sample
 
 HASH_BYTES = 16
 # More than any context holds; bounds the cost of processing tool schemas.
 MAX_TOOLS_CHARACTERS = 512 * 1024
+# Of frames that come without times.
+_FRAMES_A_SECOND = 1.0
 Grid = tuple[int, int, int]
 
 
-def content_hash(image: bytes, max_pixels: int = 0) -> bytes:
-    """The key of an image: a hash of the bytes that the client sent and of its pixel budget."""
+def content_hash(image: bytes, max_pixels: int = 0, processor_kwargs: str = "") -> bytes:
+    """The key of an image: a hash of the bytes that the client sent, and of what is done to it."""
     name = blake2b(image, digest_size=HASH_BYTES)
     if max_pixels:
         name.update(b"%d" % max_pixels)
+    name.update(processor_kwargs.encode())
     return name.digest()
 
 
@@ -51,7 +66,8 @@ class PromptRequest:
         prompt_token_ids: a complete prompt, tokenised.
         image_max_pixels: for each entry of ``image`` the maximum number of pixels; 0 for the
             checkpoint's own limit.
-        video: like ``image``, for video files.
+        video: like ``image``, for video files, and for pictures that are frames of one.
+        mm_processor_kwargs: JSON object; see ``ProcessorKwargs``.
         image_hashes: content hash of each entry of ``image``, if the caller has them.
         known_grids: by content hash, the grids of images that need not be decoded. Their entries
             of ``image`` may be empty.
@@ -68,6 +84,7 @@ class PromptRequest:
     image_hashes: Sequence[bytes] = ()
     known_grids: Mapping[bytes, Grid] = field(default_factory=dict)
     video: Sequence[bytes] = ()
+    mm_processor_kwargs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,11 @@ class Preprocessor:
         self._settings = settings
         self._tokenizer = PromptTokenizer(checkpoint.tokenizer)
         self._template = ChatTemplate(checkpoint.chat_template)
+        self.tokenizer_config = {
+            **checkpoint.tokenizer_config,
+            "chat_template": checkpoint.chat_template,
+        }
+        """What a client needs to know of the tokenizer, with the names of transformers."""
         self._patch_config = PatchConfig.from_image_processor(checkpoint.image_processor)
         self._video_config = PatchConfig.from_video_processor(checkpoint.video_processor)
         self._video_limits = VideoLimits(
@@ -173,7 +195,11 @@ class Preprocessor:
             conversation = self._conversation(request)
             parts, video_parts = conversation.image_parts, conversation.video_parts
             token_ids = self._encode(self._template.render(conversation), field)
-        pictures, videos = self._images(parts, request), self._videos(video_parts, request)
+        given = _optional_json(request.mm_processor_kwargs, "mm_processor_kwargs")
+        kwargs = processor_kwargs(given)
+        budget = _TokenBudget(self._context, self._patch_config.merge_size)
+        pictures = self._images(parts, request, kwargs, budget)
+        videos = self._videos(video_parts, request, kwargs, budget)
         input_ids, visuals = self._expand(token_ids, pictures, videos, field)
         grids = [visual.grid for visual in visuals]
         position_ids, rope_delta = mrope_positions(
@@ -255,7 +281,13 @@ class Preprocessor:
             field = "chat_template_kwargs" if tools is None else "tools"
             raise InvalidInput(field, "is nested too deeply") from None
 
-    def _images(self, parts: Sequence[ImagePart], request: PromptRequest) -> list[_Visual]:
+    def _images(
+        self,
+        parts: Sequence[ImagePart],
+        request: PromptRequest,
+        kwargs: ProcessorKwargs,
+        budget: "_TokenBudget",
+    ) -> list[_Visual]:
         """The pictures, in order; known ones without patches."""
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
@@ -291,15 +323,18 @@ class Preprocessor:
                 max_pixels = budgets[index]
                 if max_pixels < 0:
                     raise InvalidInput(f"image_max_pixels[{index}]", "must be 0 or more")
-            name = name or content_hash(data, max_pixels)
+            name = name or content_hash(data, max_pixels, request.mm_processor_kwargs or "")
             grid = request.known_grids.get(name)
             if not grid and time.monotonic() > deadline:
                 raise InvalidInput(
                     field, f"decoding the images before it took more than {seconds} s"
                 )
-            pictures.append(
-                _Visual(name, grid, None) if grid else self._image(data, field, name, max_pixels)
-            )
+            if grid:
+                picture = _Visual(name, grid, None)
+            else:
+                picture = self._image(data, field, name, max_pixels, kwargs)
+            budget.take(picture.grid, field)
+            pictures.append(picture)
         return pictures
 
     def _is_grid(self, grid: Grid) -> bool:
@@ -309,22 +344,47 @@ class Preprocessor:
         is_whole = frames == 1 and all(side > 0 and side % merge == 0 for side in sides)
         return is_whole and math.prod(sides) // merge**2 < self._context
 
-    def _image(self, data: bytes, field: str, name: bytes, max_pixels: int) -> _Visual:
+    def _image(
+        self, data: bytes, field: str, name: bytes, max_pixels: int, kwargs: ProcessorKwargs
+    ) -> _Visual:
         """The patches of a picture. Its pixels are freed before the next one is decoded."""
         file = images.file_bytes(data, field)
-        image = images.decode(file, field, self._settings.max_image_pixels)
-        side = self._settings.max_image_side
-        patches, grid = patchify(image, self._patch_config, field, side, max_pixels)
-        return _Visual(name, grid, patches, size=image.size)
+        picture = images.decode(file, field, self._settings.max_image_pixels)
+        # Of the file's own size: how many tokens it has does not depend on how it was decoded.
+        config = kwargs.config(self._patch_config, "mm_processor_kwargs")
+        size = self._size(picture.size, config, field, max_pixels, kwargs)
+        patches, grid = patchify(picture.image, size, config)
+        return _Visual(name, grid, patches, size=picture.size)
 
-    def _videos(self, parts: Sequence[VideoPart], request: PromptRequest) -> list[_SampledVideo]:
+    def _size(
+        self,
+        size: tuple[int, int],
+        config: PatchConfig,
+        field: str,
+        max_pixels: int,
+        kwargs: ProcessorKwargs,
+        frames: int = 0,
+    ) -> tuple[int, int]:
+        """Width and height to resize to; arguments as those of :func:`target_size`."""
+        if not kwargs.do_resize:
+            return check_whole(*size, config, field)
+        side = self._settings.max_image_side
+        return target_size(*size, config, field, side, max_pixels, frames)
+
+    def _videos(
+        self,
+        parts: Sequence[VideoPart],
+        request: PromptRequest,
+        kwargs: ProcessorKwargs,
+        budget: "_TokenBudget",
+    ) -> list[_SampledVideo]:
         if len(parts) > self._settings.max_videos:
             raise InvalidInput(
                 "video",
                 f"too many videos: {len(parts)} (maximum {self._settings.max_videos})",
                 code="too_many_videos",
             )
-        wanted = sum(part.data_uri is None for part in parts)
+        wanted = sum(part.options.frames or 1 for part in parts if part.data_uri is None)
         if wanted != len(request.video):
             raise InvalidInput(
                 "video",
@@ -332,43 +392,87 @@ class Preprocessor:
             )
         sent = iter(range(len(request.video)))
         videos = []
+        # The videos of a request have the time of one.
+        deadline = time.monotonic() + self._settings.video_decode_timeout
         for part in parts:
             if part.data_uri is not None:
-                field, data = part.field, part.data_uri.encode()
+                field, files = part.field, [part.data_uri.encode()]
             else:
-                index = next(sent)
-                field, data = f"video[{index}]", request.video[index]
-            videos.append(self._video(images.file_bytes(data, field, "video"), field))
+                places = [next(sent) for _ in range(part.options.frames or 1)]
+                field, files = f"video[{places[0]}]", [request.video[place] for place in places]
+            options = part.options
+            if options.frames and part.data_uri is None:
+                video = self._frames(files, field, options, kwargs, budget, deadline)
+            else:
+                file = images.file_bytes(files[0], field, "video")
+                options = replace(options, fps=options.fps or kwargs.fps)
+                video = self._video(file, field, options, kwargs, budget, deadline)
+            videos.append(video)
         return videos
 
-    def _video(self, file: bytes, field: str) -> _SampledVideo:
-        config = self._video_config
-        depth = config.temporal_patch_size
-        video = Video(file, field, self._video_limits)
-        indices = sample_frames(video.num_frames, video.fps, depth)
+    def _video(
+        self,
+        file: bytes,
+        field: str,
+        options: VideoOptions,
+        kwargs: ProcessorKwargs,
+        budget: "_TokenBudget",
+        deadline: float,
+    ) -> _SampledVideo:
+        depth = self._video_config.temporal_patch_size
+        video = Video(file, field, self._video_limits, deadline)
+        if options.start >= video.duration:
+            raise InvalidInput(
+                field, f"video_start is after the end of the video, which has {video.duration:g} s"
+            )
+        indices = sample(video, options, depth)
         if not indices:
             raise InvalidInput(
                 field,
-                f"the video is too short: {video.num_frames} frame(s) at {video.fps:g} fps; "
+                f"the video is too short: {video.num_frames} frame(s) in {video.duration:.2g} s; "
                 "send an image instead",
             )
-        side = self._settings.max_image_side
-        size = target_size(video.width, video.height, config, field, side, frames=len(indices))
-        num_tokens = len(indices) // depth * size[0] * size[1] // config.factor**2
-        if num_tokens >= self._context:
-            # Saves seconds of decoding a video that stage 2 would reject anyway.
-            raise InvalidInput(
-                field,
-                f"the video has {num_tokens} tokens, which leaves none for an answer within the "
-                f"context length of {self._context}",
-                code="context_length_exceeded",
-            )
-        visuals = []
-        for patches, grid in patchify_frames(video.frames(indices), size, config):
-            # Hash of the pixels: identical frames share their embeddings.
-            name = content_hash(b"%d %d " % size + patches.tobytes())
-            visuals.append(_Visual(name, grid, patches, depth))
-        return _SampledVideo(visuals, timestamps(indices, video.fps, depth))
+        config = kwargs.config(self._video_config, "mm_processor_kwargs")
+        size = self._size(
+            (video.width, video.height), config, field, options.max_pixels, kwargs, len(indices)
+        )
+        # Saves seconds of decoding a video that stage 2 would reject anyway.
+        budget.take(_grid_of(len(indices) // depth, size, config), field, "video")
+        rows = video.frames(indices, lambda image: cut(image, size, config))
+        return _sampled(rows, size, config, [video.times[i] for i in indices])
+
+    def _frames(
+        self,
+        files: Sequence[bytes],
+        field: str,
+        options: VideoOptions,
+        kwargs: ProcessorKwargs,
+        budget: "_TokenBudget",
+        deadline: float,
+    ) -> _SampledVideo:
+        """A video whose frames are pictures."""
+        config = kwargs.config(self._video_config, "mm_processor_kwargs")
+        depth = config.temporal_patch_size
+        number = len(files) + len(files) % depth
+        size, rows = (0, 0), []
+        begin = int(field.removeprefix("video[").removesuffix("]"))
+        for place, data in enumerate(files):
+            field = f"video[{begin + place}]"
+            if time.monotonic() > deadline:
+                seconds = self._settings.video_decode_timeout
+                raise InvalidInput(field, f"decoding took more than {seconds} s")
+            file = images.file_bytes(data, field)
+            picture = images.decode(file, field, self._settings.max_image_pixels)
+            if not place:
+                size = self._size(picture.size, config, field, options.max_pixels, kwargs, number)
+                budget.take(_grid_of(number // depth, size, config), field, "video")
+            rows.append(cut(picture.image, size, config))
+        times = list(options.times)
+        if not times:
+            times = [place / (options.fps or _FRAMES_A_SECOND) for place in range(len(files))]
+        if len(rows) % depth:
+            rows, times = rows + rows[-1:], times + times[-1:]
+        return _sampled(rows, size, config, times)
 
     def _expand(
         self,
@@ -416,6 +520,49 @@ class Preprocessor:
         _, height, width = visual.grid
         tokens = height * width // self._patch_config.merge_size**2
         return np.full(tokens, self._image_token_id, np.int32)
+
+
+class _TokenBudget:
+    """Counts the tokens of pictures and videos, so that none is decoded in vain."""
+
+    def __init__(self, context: int, merge_size: int) -> None:
+        self._context, self._merged = context, merge_size**2
+        self._taken = 0
+
+    def take(self, grid: Grid, field: str, kind: str = "image") -> None:
+        """Raises InvalidInput if those so far leave no room for an answer."""
+        own = math.prod(grid) // self._merged
+        self._taken += own
+        if self._taken < self._context:
+            return
+        before = f", after {self._taken - own} of those before it" if self._taken > own else ""
+        raise InvalidInput(
+            field,
+            f"the {kind} has {own} tokens{before}, which leaves none for an answer within the "
+            f"context length of {self._context}",
+            code="context_length_exceeded",
+        )
+
+
+def _grid_of(pairs: int, size: tuple[int, int], config: PatchConfig) -> Grid:
+    width, height = size
+    return pairs, height // config.patch_size, width // config.patch_size
+
+
+def _sampled(
+    rows: Sequence[npt.NDArray[np.uint8]],
+    size: tuple[int, int],
+    config: PatchConfig,
+    times: Sequence[float],
+) -> _SampledVideo:
+    """The video of these frames, each cut into patches, and of their times in seconds."""
+    depth = config.temporal_patch_size
+    visuals = []
+    for patches, grid in pair_frames(rows, size, config):
+        # Hash of the pixels: identical frames share their embeddings.
+        name = content_hash(b"%d %d " % size + patches.tobytes())
+        visuals.append(_Visual(name, grid, patches, depth))
+    return _SampledVideo(visuals, times[::depth])
 
 
 def _prompt_field(request: PromptRequest) -> str:

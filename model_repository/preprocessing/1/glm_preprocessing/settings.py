@@ -23,7 +23,7 @@ class PreprocessingSettings:
         max_videos: in one request (``GLM_MAX_VIDEOS``).
         max_video_frames: videos with more frames are rejected before they are decoded
             (``GLM_MAX_VIDEO_FRAMES``).
-        video_decode_timeout: seconds for reading and decoding one video
+        video_decode_timeout: seconds for reading and decoding the videos of a request
             (``GLM_VIDEO_DECODE_TIMEOUT``).
         forwarded_headers: patterns for the lower-case names of headers that Triton passes on as
             parameters of requests, and that are ignored; ``*`` is any text
@@ -52,9 +52,9 @@ class PreprocessingSettings:
             model=model,
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
             max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=50_000_000, minimum=1),
-            max_images=_integer(env, "GLM_MAX_IMAGES", default=16, minimum=0),
+            max_images=_integer(env, "GLM_MAX_IMAGES", default=999, minimum=0),
             image_decode_timeout=_integer(env, "GLM_IMAGE_DECODE_TIMEOUT", default=30, minimum=1),
-            max_videos=_integer(env, "GLM_MAX_VIDEOS", default=1, minimum=0),
+            max_videos=_integer(env, "GLM_MAX_VIDEOS", default=999, minimum=0),
             max_video_frames=_integer(env, "GLM_MAX_VIDEO_FRAMES", default=100_000, minimum=1),
             video_decode_timeout=_integer(env, "GLM_VIDEO_DECODE_TIMEOUT", default=30, minimum=1),
             forwarded_headers=_names(env, "GLM_FORWARDED_HEADERS"),
