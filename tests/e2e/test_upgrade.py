@@ -86,10 +86,11 @@ def test_an_upgrade_loses_no_request(tmp_path: Path) -> None:
 
         # One that cannot be loaded changes nothing.
         add_version(repository, "generation", 3)
-        (repository / "generation" / "3" / "model.py").write_text("raise RuntimeError('broken')\n")
-        broken = _upgrade(stack, repository)
-        assert broken.returncode == 1
-        assert "broken" in broken.stdout + broken.stderr
+        with (repository / "generation" / "3" / "glm_engine" / "memory.py").open("a") as file:
+            file.write("def check_memory(*_): raise ValueError('not enough memory: 1 GiB')\n")
+        too_large = _upgrade(stack, repository)
+        assert too_large.returncode == 1
+        assert "not enough memory: 1 GiB" in too_large.stdout + too_large.stderr
         before = len(clients.answers)
         wait_until(lambda: len(clients.answers) > before + 6)
         clients.stop()

@@ -90,7 +90,10 @@ def reload_under_load(triton: PlainTriton, reloads: int) -> str:
     # The old processes have ended.
     wait_until(lambda: len(triton.stubs("generation")) == 1, 30)
     wait_until(lambda: len(triton.stubs("preprocessing")) == 2, 30)
-    return f"{reloads} reloads in {time.monotonic() - began:.0f} s, {traffic.total} answers"
+    return (
+        f"{reloads} reloads in {time.monotonic() - began:.0f} s, {traffic.total} answers, "
+        f"the slowest after {traffic.longest:.1f} s"
+    )
 
 
 def poll(triton: PlainTriton, seconds: float) -> str:

@@ -49,21 +49,25 @@ class TritonPythonModel:
         stage_one = StageOne(preprocessing_model(args["model_config"]), int(version))
         self._telemetry = Telemetry()
         self._heartbeat = Heartbeat(name, workers=NUM_WORKERS)
-        self._pipeline = Pipeline(
-            config,
-            lambda on_outputs: Engine(config, on_outputs, self._heartbeat),
-            stage_one.infer,
-            self._ended,
-            self._heartbeat,
-        )
+        try:
+            self._pipeline = Pipeline(
+                config,
+                lambda on_outputs: Engine(config, on_outputs, self._heartbeat),
+                stage_one.infer,
+                self._ended,
+                self._heartbeat,
+            )
+            # What is loaded together with this model has had time to load.
+            stage_one.wait(name)
+        except Exception:  # no fault of a process that serves, for which it would be taken
+            self._heartbeat.end()
+            raise
         self._metrics = Metrics(name, version)
         self._stopped = threading.Event()
         self._publisher = threading.Thread(target=self._run_publisher, name="metrics", daemon=True)
         # Existing objects live as long as the process; exclude them from garbage collection.
         gc.collect()
         gc.freeze()
-        # Last: what is loaded together with this model has had time to load.
-        stage_one.wait(name)
         self._pipeline.start()
         self._publisher.start()
 
