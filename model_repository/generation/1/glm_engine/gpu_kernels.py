@@ -9,6 +9,7 @@ launches, each of which would read and write all activations. Arithmetic is floa
 With ``TRITON_INTERPRET=1`` in the environment everything runs on a CPU, slowly, for tests.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -306,6 +307,15 @@ def _merge_kernel(
         tl.store(
             out + out_row * HEAD_DIM + dim, (sums / total).to(out.dtype.element_ty), mask=in_head
         )
+
+
+def on_compilation(note: Callable[[str], None]) -> None:
+    """Call ``note`` with the name and the types of each kernel that is compiled from now on."""
+
+    def compiled(*, repr: str, **details: object) -> None:
+        note(repr)
+
+    triton.knobs.runtime.jit_post_compile_hook = compiled
 
 
 def tokens_per_tile(heads: int, kv_heads: int, dtype: torch.dtype) -> int:
