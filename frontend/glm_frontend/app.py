@@ -103,7 +103,7 @@ def _routes_with_permit() -> dict[str, APIRoute]:
         route.path: route
         for route in routes
         if isinstance(route, APIRoute)
-        and "POST" in route.methods
+        and "POST" in (route.methods or ())
         and any(needed.call is get_permit for needed in route.dependant.dependencies)
     }
 

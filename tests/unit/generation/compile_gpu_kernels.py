@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from glm_engine import gpu_kernels
+from glm_engine import gpu_kernels, sampling_kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -32,6 +32,10 @@ ATTEND = {"qkv": BF16, "cache": BF16, "block_tables": BATCH, "num_computed": BAT
 IN_FLOAT32 = {"qkv": "*fp32", "cache": "*fp32", "out": "*fp32"}
 MERGE = {"partial": "*fp32", "stats": "*fp32", "query_start_loc": BATCH, "merges": BATCH,
          "out": BF16}  # fmt: skip
+VOCAB = {"num_tokens": "i32"}
+SAMPLING = {"logits": "*fp32", "scores": "*fp32", "masks": "*i32", "floats": "*fp32",
+            "ints": "*i32", "seeds": "*i64", "results": "*fp32", "stride": "i32",
+            "num_words": "i32", **VOCAB}  # fmt: skip
 ITEM = SHAPE | {"BLOCK_SIZE": 16, "TILE": 64}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "norm": (gpu_kernels._norm_kernel, NORM,
@@ -49,6 +53,17 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "attend, prefill": (gpu_kernels._attend_kernel, ATTEND, ITEM | {"TOKENS": 8, "ROWS": 128}, 8),
     "attend, float32": (gpu_kernels._attend_kernel, ATTEND | IN_FLOAT32,
                         ITEM | {"TOKENS": 2, "ROWS": 32, "TILE": 32}, 4),
+    "clear counts": (sampling_kernels.clear_kernel, {"counts": "*i32", "slots": "*i32", **VOCAB},
+                     {"BLOCK": 2048}, 4),
+    "count": (sampling_kernels.count_kernel,
+              {"counts": "*i32", "new": "*i32", "num_new": "i32", **VOCAB}, {"BLOCK": 256}, 4),
+    "penalize": (sampling_kernels.penalize_kernel, SAMPLING | {"counts": "*i32"},
+                 {"BLOCK": 2048}, 4),
+    "add": (sampling_kernels.add_kernel,
+            {"scores": "*fp32", "places": "*i32", "values": "*fp32", "num_added": "i32",
+             "stride": "i32"}, {"BLOCK": 256}, 4),
+    "sample": (sampling_kernels.sample_kernel, SAMPLING, {"BLOCK": 2048}, 8),
+    "logprobs": (sampling_kernels.logprob_kernel, SAMPLING, {"BLOCK": 2048}, 8),
     "merge": (gpu_kernels._merge_kernel, MERGE, SHAPE | {"ROWS": 128, "SLOTS": 32}, 4),
 }  # fmt: skip
 

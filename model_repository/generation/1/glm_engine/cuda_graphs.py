@@ -88,9 +88,10 @@ class DecodeGraphs:
                 attend = operations.attend_over(batch, language.rotary)
                 logits = language.layers(language.embed(ids), attend, cache.layers, None)
                 if self._logits is None:  # before the first capture, which is the largest
-                    self._logits = torch.empty_like(logits)
+                    stride = logits.stride(0)
+                    self._logits = torch.empty(len(logits), stride, device=device)
                 # One output buffer shared by all graphs.
-                return self._logits[: len(logits)].copy_(logits)
+                return self._logits[: len(logits), : logits.shape[1]].copy_(logits)
 
             # Until the first step each row attends to itself.
             self._header[0], self._header[1] = size, DECODE_PART

@@ -82,6 +82,7 @@ class EngineStats:
         kv_blocks_used, kv_blocks: blocks in use now, and in total.
         image_cache_bytes: size of the cached embeddings.
         image_cache_hits, images_encoded: pictures whose embeddings were cached, and were not.
+        kernel_compilations: GPU kernels compiled after the warm-up; should stay 0.
         vision_seconds, times, cancellation_steps: one entry for each step that encoded pictures,
             each answered request, and each request cancelled in the engine (number of steps begun
             between the cancellation and the release of its memory). Readers pop entries from the
@@ -101,6 +102,7 @@ class EngineStats:
     image_cache_bytes: int = 0
     image_cache_hits: int = 0
     images_encoded: int = 0
+    kernel_compilations: int = 0
     vision_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     times: deque[RequestTimes] = field(default_factory=lambda: deque(maxlen=10_000))
     cancellation_steps: deque[int] = field(default_factory=lambda: deque(maxlen=10_000))
@@ -544,6 +546,7 @@ class Engine:
         stats, scheduler = self.stats, self._scheduler
         stats.running, stats.waiting = len(scheduler.running), len(scheduler.waiting)
         stats.preemptions = scheduler.num_preemptions
+        stats.kernel_compilations = self._runner.num_compilations
         stats.image_cache_bytes = self._runner.images.num_bytes
         stats.kv_blocks_used = self._blocks.num_blocks - self._blocks.num_free
         if self._outputs:

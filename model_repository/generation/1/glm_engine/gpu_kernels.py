@@ -10,6 +10,7 @@ With ``TRITON_INTERPRET=1`` in the environment everything runs on a CPU, slowly,
 """
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -310,6 +311,15 @@ def _merge_kernel(
         tl.store(
             out + out_row * HEAD_DIM + dim, (sums / total).to(out.dtype.element_ty), mask=in_head
         )
+
+
+def on_compilation(note: Callable[[str], None]) -> None:
+    """Call ``note`` with the name and the types of each kernel that is compiled from now on."""
+
+    def compiled(*, repr: str, **details: object) -> None:
+        note(repr)
+
+    triton.knobs.runtime.jit_post_compile_hook = compiled
 
 
 def tokens_per_tile(heads: int, kv_heads: int, dtype: torch.dtype) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.linear import linear_for
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
-from glm_engine.operations import GPUOperations, operations_for
+from glm_engine.operations import GPUOperations, Operations, operations_for
 from glm_engine.request import (
     MAX_LOGPROBS,
     Prompt,
@@ -70,6 +70,8 @@ class ModelRunner:
         max_num_batched_tokens: per step.
         cache: the KV cache.
         images: the cache of image embeddings.
+        num_compilations: number of GPU kernels compiled after the warm-up; each of them has stopped
+            all requests for a second, so there should be none.
     """
 
     def __init__(
@@ -119,18 +121,19 @@ class ModelRunner:
             # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
             self.enter_thread()
-        self._sampler = Sampler(
-            num_tokens, checkpoint.defaults.eos_token_ids, self.device, thinking
-        )
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
         self.max_num_seqs = config.max_num_seqs or self._usual_seqs(config)
         self.max_num_batched_tokens = max(config.max_num_batched_tokens or usual, self.max_num_seqs)
+        self._sampler = self._make_sampler(
+            num_tokens, checkpoint.defaults.eos_token_ids, thinking, operations
+        )
         self.images = ImageCache(config.image_cache_memory, config.cache_tenant_floor)
         self.cache = self._make_cache(config)
         logger.info("loaded: %s", self._summary(config, weights))
+        self.num_compilations = 0
         self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
-            self._warm_up()
+            self._warm_up(operations)
             if isinstance(operations, GPUOperations):
                 self._graphs = DecodeGraphs(
                     self._language,
@@ -140,6 +143,8 @@ class ModelRunner:
                     max_len=self.max_model_len,
                     device=self.device,
                 )
+        if isinstance(operations, GPUOperations):
+            operations.on_compilation(self._note_compilation)
 
     @staticmethod
     def _announce(chosen: Device, config: EngineConfig, weights: int) -> None:
@@ -151,6 +156,10 @@ class ModelRunner:
             *(size / 2**20 for size in (weights, chosen.free, chosen.total)),
         )
         check_memory(chosen, config, weights)
+
+    def _note_compilation(self, kernel: str) -> None:
+        self.num_compilations += 1
+        logger.warning("a kernel was compiled after the warm-up: kernel=%s", kernel)
 
     def check_device(self) -> None:
         """Check that the device still works.
@@ -189,6 +198,21 @@ class ModelRunner:
                 *(f"{name}={size / 2**20:.0f}MiB" for name, size in mib.items()),
                 f"kv_tokens={cache.num_blocks * cache.block_size}",
             ]
+        )
+
+    def _make_sampler(
+        self,
+        num_tokens: int,
+        eos_token_ids: frozenset[int],
+        thinking: ThinkingTokens | None,
+        operations: Operations,
+    ) -> Callable[[Sequence[Request], torch.Tensor], list[Sampled]]:
+        if not isinstance(operations, GPUOperations):
+            return Sampler(num_tokens, eos_token_ids, self.device, thinking)
+        from glm_engine.gpu_sampler import GPUSampler  # needs the compiler of GPU kernels
+
+        return GPUSampler(
+            num_tokens, eos_token_ids, self.device, thinking, max_num_seqs=self.max_num_seqs
         )
 
     def _make_cache(self, config: EngineConfig) -> KVCache:
@@ -302,10 +326,11 @@ class ModelRunner:
         )
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        self._try_step(self.max_num_seqs, 1, cache)
+        self._try_step([(0, 1)] * self.max_num_seqs, cache)
         decode = torch.cuda.max_memory_allocated() - before
-        self._try_step(self.max_num_seqs, self.max_num_batched_tokens // self.max_num_seqs, cache)
-        self._try_sampler()
+        each = self.max_num_batched_tokens // self.max_num_seqs
+        self._try_step([(0, each)] * self.max_num_seqs, cache)
+        self._try_sampler(self.max_num_seqs)
         hidden = torch.zeros(
             _SCORED_ROWS, self._language.hidden_size, dtype=self.dtype, device=self.device
         )
@@ -313,8 +338,8 @@ class ModelRunner:
         token_logprobs(self._language.logits(hidden), tokens, [1] * _SCORED_ROWS)
         return decode
 
-    def _try_sampler(self) -> None:
-        """Sample for as many requests as there may be, with everything that takes memory."""
+    def _try_sampler(self, count: int) -> None:
+        """Sample for a number of requests, with everything that takes memory or kernels."""
         params = SamplingParams(
             temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.1,
             frequency_penalty=0.1, logit_bias={0: 1.0}, min_tokens=1, logprobs=MAX_LOGPROBS,
@@ -322,32 +347,42 @@ class ModelRunner:
         nothing = np.zeros(1, np.int32)
         prompt = Prompt("", nothing, np.zeros((3, 1), np.int32), 0)
         hidden = torch.zeros(
-            self.max_num_seqs, self._language.hidden_size, dtype=self.dtype, device=self.device
+            count, self._language.hidden_size, dtype=self.dtype, device=self.device
         )
-        requests = [Request("", prompt, params) for _ in range(self.max_num_seqs)]
+        requests = [Request("", prompt, params) for _ in range(count)]
         self._sampler(requests, self._language.logits(hidden))
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, operations: Operations) -> None:
         """Trigger all compilation and autotuning that depends on the kind of step."""
         self._try_image(2 * self._encode.merge_size)
-        for requests, tokens in ((1, 1), (1, 2), (2 * COMPILED_ROWS, 1)):
-            self._try_step(requests, tokens, self.cache)
+        steps = [[(0, 1)], [(0, 2)], [(0, 1)] * (2 * COMPILED_ROWS)]
+        if isinstance(operations, GPUOperations):
+            # Decoding requests beside a prompt; a few tokens after so many that these are divided.
+            end = min(self.max_model_len, 2048)
+            steps += [[(0, 1), (0, 2)], [(end - 2, end)]]
+            self._try_sampler(1)
+        for step in steps:
+            self._try_step(step, self.cache)
 
     def _try_image(self, side: int) -> None:
         patches = np.zeros((side * side, self._encode.patch_length), np.uint8)
         self._encode([patches], [(1, side, side)])
 
-    def _try_step(self, requests: int, tokens: int, cache: KVCache) -> None:
-        """Run a step of dummy prompts, all in the same blocks, which must be unused."""
-        ones = np.ones(tokens, np.int32)
-        prompt = Prompt(
-            "", ones, np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens)), 0
-        )
-        blocks = list(range(-(-tokens // cache.block_size)))
+    def _try_step(self, parts: Sequence[tuple[int, int]], cache: KVCache) -> None:
+        """Run a step of dummy prompts, all in the same blocks, which must be unused.
+
+        Args:
+            parts: for each prompt the first token, and the one after the last.
+        """
         step = []
-        for _ in range(requests):
-            request = Request("", prompt, SamplingParams(), table=BlockTable(blocks))
-            step.append(Scheduled(request, 0, tokens, is_last=True))
+        for start, end in parts:
+            ids = np.ones(end, np.int32)
+            positions = np.broadcast_to(np.arange(end, dtype=np.int32), (3, end))
+            blocks = [block % cache.num_blocks for block in range(-(-end // cache.block_size))]
+            request = Request(
+                "", Prompt("", ids, positions, 0), SamplingParams(), table=BlockTable(blocks)
+            )
+            step.append(Scheduled(request, start, end, is_last=True))
         self._forward(Batch.of(step, cache.block_size), cache)
 
     @torch.inference_mode()

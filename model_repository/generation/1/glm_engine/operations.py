@@ -334,6 +334,10 @@ class GPUOperations(TorchOperations):
 
         return attend
 
+    def on_compilation(self, note: Callable[[str], None]) -> None:
+        """Call ``note`` with the name of each kernel that is compiled from now on."""
+        self._kernels.on_compilation(note)
+
     def programs(self, kv_heads: int) -> int:
         """Number of programs of attention that run at a time for each KV head."""
         return max(1, _PROGRAMS_PER_PROCESSOR * self._processors // kv_heads)

@@ -103,7 +103,7 @@ class Sampler:
 
     def _edited(self, requests: Sequence[Request], logits: torch.Tensor) -> torch.Tensor:
         """Logits with penalties, biases and masks applied; a copy if there are any."""
-        rows = [row for row, request in enumerate(requests) if _is_edited(request.params)]
+        rows = [row for row, request in enumerate(requests) if is_edited(request.params)]
         guided = [row for row, request in enumerate(requests) if request.guide is not None]
         if not rows and not guided:
             return logits
@@ -141,12 +141,10 @@ class Sampler:
             scores.index_add_(0, *state.biased)
         if state.forbidden is not None and len(request.token_ids) < params.min_tokens:
             scores.index_fill_(0, state.forbidden, -torch.inf)
-        budget, thinking = params.thinking_token_budget, self._thinking
-        if budget is None or thinking is None or not request.is_thinking:
-            return
-        if len(request.token_ids) > budget:  # excludes the token that begins the thought
+        forced = forced_token(request, self._thinking)
+        if forced is not None:
             scores.fill_(-torch.inf)
-            scores[thinking.end] = 0
+            scores[forced] = 0
 
     def state(self, request: Request) -> SamplingState:
         """The state of a request, created on first use."""
@@ -194,7 +192,7 @@ class Sampler:
 
 
 def _method(params: SamplingParams, num_tokens: int) -> Callable[..., torch.Tensor]:
-    if params.temperature < _GREEDY_TEMPERATURE or params.top_k == 1:
+    if is_greedy(params):
         return _greedy
     return _among_few if 0 < params.top_k <= min(_FEW, num_tokens) else _among_all
 
@@ -254,7 +252,22 @@ def _is_filtered(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
-def _is_edited(params: SamplingParams) -> bool:
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether a request takes the most likely token."""
+    return params.temperature < _GREEDY_TEMPERATURE or params.top_k == 1
+
+
+def forced_token(request: Request, thinking: ThinkingTokens | None) -> int | None:
+    """The only possible next token: the end of a thought whose budget is used up."""
+    budget = request.params.thinking_token_budget
+    if budget is None or thinking is None or not request.is_thinking:
+        return None
+    # Excludes the token that begins the thought.
+    return thinking.end if len(request.token_ids) > budget else None
+
+
+def is_edited(params: SamplingParams) -> bool:
+    """Whether a request's logits are changed by its parameters, besides temperature and filters."""
     return bool(
         params.repetition_penalty != 1
         or params.presence_penalty
@@ -279,8 +292,26 @@ def token_logprobs(
     own = logprobs.gather(-1, chosen.clamp(max=logprobs.shape[-1] - 1)[:, None])
     ranks = (logprobs > own).sum(-1) + 1
     best, best_ids = logprobs.topk(min(max(tops), logprobs.shape[-1]))
+    return named_logprobs(chosen, own[:, 0], ranks, best, best_ids, tops)
+
+
+def named_logprobs(
+    chosen: torch.Tensor,
+    own: torch.Tensor,
+    ranks: torch.Tensor,
+    best: torch.Tensor,
+    best_ids: torch.Tensor,
+    tops: Sequence[int],
+) -> list[TokenLogprobs]:
+    """The log probabilities of each row as ``TokenLogprobs``.
+
+    Args:
+        chosen, own, ranks: (rows,) token ids, their log probabilities and ranks from 1.
+        best, best_ids: (rows, alternatives) log probabilities and token ids, best first.
+        tops: for each row the number of alternatives.
+    """
     rows = zip(
-        chosen.tolist(), own[:, 0].tolist(), ranks.tolist(), best.tolist(), best_ids.tolist(),
+        chosen.tolist(), own.tolist(), ranks.tolist(), best.tolist(), best_ids.tolist(),
         tops, strict=True,
     )  # fmt: skip
     found = []

@@ -292,12 +292,17 @@ def _content(structure: StructuredOutputs, field: str) -> tuple[str, list[dict[s
     raise AssertionError(structure.kind)
 
 
-def allowed_tokens(guides: Sequence[Guide], num_tokens: int, device: torch.device) -> torch.Tensor:
-    """(guides, num_tokens) bool: which tokens may come next."""
-    mask = allocate_token_bitmask(len(guides), num_tokens)
+def token_masks(guides: Sequence[Guide], num_tokens: int) -> npt.NDArray[np.int32]:
+    """(guides, num_tokens / 32) int32: which tokens may come next, by bits."""
+    mask: npt.NDArray[np.int32] = allocate_token_bitmask(len(guides), num_tokens)
     for row, guide in enumerate(guides):
         guide.fill(mask, row)
-    octets = torch.from_numpy(mask.view(np.uint8)).to(device)
+    return mask
+
+
+def allowed_tokens(guides: Sequence[Guide], num_tokens: int, device: torch.device) -> torch.Tensor:
+    """(guides, num_tokens) bool: which tokens may come next."""
+    octets = torch.from_numpy(token_masks(guides, num_tokens).view(np.uint8)).to(device)
     bits = torch.arange(8, dtype=torch.uint8, device=device)
     return (octets[:, :, None] >> bits & 1).bool().flatten(1)[:, :num_tokens]
 
