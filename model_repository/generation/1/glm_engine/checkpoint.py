@@ -32,7 +32,7 @@ class Checkpoint:
     tokenizer: dict[str, Any]
     image_processor: dict[str, Any]
     defaults: GenerationDefaults
-    revision: str
+    revision: str = ""
 
     @classmethod
     def load(cls, model: str) -> Self:
