@@ -81,7 +81,7 @@ class _Client:
 
 
 def area_under_curve(lower: Sequence[float], higher: Sequence[float]) -> float:
-    """The chance that a time of ``lower`` is below one of ``higher`` (Mann-Whitney); 0.5: no telling."""
+    """The chance that a time of ``lower`` is below one of ``higher``; 0.5: no telling."""
     wins = sum((one < other) + 0.5 * (one == other) for one in lower for other in higher)
     return wins / (len(lower) * len(higher))
 
@@ -147,7 +147,7 @@ def main() -> None:
         rows = [_tell(sharing, options.pairs, keys, folder) for sharing in ("tenant", "all")]
         hits = _hits(options.hits, keys, folder)
     table = [
-        "| `GLM_CACHE_SHARING` | pairs | seen by another tenant, TTFT p50 ms | seen by nobody | AUC |",
+        "| `GLM_CACHE_SHARING` | pairs | TTFT p50 ms, known to another | to nobody | AUC |",
         "|---|---|---|---|---|",
         *rows,
         "",
@@ -159,8 +159,9 @@ def main() -> None:
         PAGE,
         "Caches: what they give away, what they save",
         "`python -m benchmarks.caches`, demo checkpoint, one client over HTTP",
-        "With its own part of the caches for each tenant, the time to the first token does not tell "
-        "whether another tenant has sent a picture (an AUC of 0.5 is a coin); with common ones it does. "
+        "With its own part of the caches for each tenant, the time to the first token does not "
+        "tell whether another tenant has sent a picture (an AUC of 0.5 is a coin); with common "
+        "ones it does. "
         "Below: a whole answer of 8 tokens about a PNG of 70 KB, computed, and then kept.",
         table,
     )
