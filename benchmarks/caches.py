@@ -54,7 +54,9 @@ def _body(seed: int) -> dict[str, object]:
 class _Client:
     def __init__(self, stack: Stack, key: str) -> None:
         self._session = requests.Session()
-        self._session.headers["authorization"] = f"Bearer {key}"
+        self._session.headers.update(
+            {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        )
         self._url = stack.base_url + CHAT
 
     def first_token(self, body: dict[str, object]) -> float:
