@@ -1,9 +1,10 @@
 # mypy: ignore-errors
-"""GenAI-Perf over HTTP: a small profile of streamed chats; perf_analyzer asks."""
+"""GenAI-Perf over HTTP: a small profile of streamed chats; Triton's perf_analyzer asks."""
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from clients.common import BASE, MODEL, ok
 
 CHECKPOINT = str(Path(__file__).resolve().parents[2] / "demo_model" / "checkpoint")
 REQUESTS = 4
+# perf_analyzer comes with Triton's client; the newest that runs on glibc 2.36 is linked with CUDA's
+# runtime, and with Debian's libb64-0d.
+BIN = Path(sys.executable).parent
+(LIBRARIES,) = map(str, BIN.parent.glob("lib/python3*/site-packages/nvidia/cuda_runtime/lib"))
 
 with tempfile.TemporaryDirectory() as folder:
     command = [
@@ -18,11 +23,11 @@ with tempfile.TemporaryDirectory() as folder:
         *("--endpoint-type", "chat", "--streaming", "--tokenizer", CHECKPOINT),
         *("--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16"),
         *("--request-count", str(REQUESTS), "--num-dataset-entries", str(REQUESTS)),
-        *("--concurrency", "1", "--artifact-dir", folder, "--warmup-request-count", "1"),
+        *("--concurrency", "1", "--artifact-dir", folder),
     ]
     done = subprocess.run(
         command,
-        env=os.environ | {"PATH": f"{Path('venv/bin').resolve()}:{os.environ['PATH']}"},
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "LD_LIBRARY_PATH": LIBRARIES},
         cwd=folder,
         capture_output=True,
         text=True,

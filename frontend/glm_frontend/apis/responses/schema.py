@@ -355,7 +355,8 @@ def known_functions(
 ) -> list[KnownFunction]:
     """All functions, those of namespaces among them."""
     found: list[KnownFunction] = []
-    for place, tool in numbered(tools):
+    own: list[tuple[int, FunctionTool | Namespace]] = numbered(tools)
+    for place, tool in own:
         path = f"tools[{place}]"
         if isinstance(tool, Namespace):
             for inner, one in numbered(tool.tools):

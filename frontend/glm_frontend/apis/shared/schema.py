@@ -203,7 +203,7 @@ def _asked_of_vllm(name: str | None, value: Any) -> dict[str, Any] | None:
     if name == "structured_outputs" and value is not None:
         asked: dict[str, Any] = value.model_dump(by_alias=True, exclude_none=True)
         return asked
-    return {GUIDED_FIELDS[name]: value} if name in GUIDED_FIELDS else None
+    return {GUIDED_FIELDS[name]: value} if name is not None and name in GUIDED_FIELDS else None
 
 
 def check_only_structure(value: Any, info: ValidationInfo) -> Any:
