@@ -152,7 +152,7 @@ fuzz: ## Random input to every door of the server: HTTP, gRPC, pictures, schemas
 	@$(call install,test)
 	PYTHONPATH=tests $(BIN)/python -m stress.fuzz $(ARGS)
 
-gpu-check: ## On a GPU: is it right, and how far from what the GPU could do? Prints JSON
+gpu-check: ## On a GPU: is it right, and how far from what it could do? ARGS=--dry: in small, on a CPU
 	@PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
 		$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) -m benchmarks.gpu_check $(ARGS)
 

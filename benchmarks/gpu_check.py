@@ -1,24 +1,30 @@
 """``make gpu-check``: is the GPU path right, and how far is it from what the GPU could do?
 
-First the demo checkpoint in float32 and bfloat16 on the GPU against float32 on the CPU. Then the
-architecture of GLM-4.6V-Flash at its full size with random bfloat16 weights: decode steps against
-the time that reading weights and keys and values takes at the bandwidth measured here, prefill as a
-share of the matrix product speed measured here, pictures, and a mixed load. Last the whole server
-with the demo checkpoint, where all that it needs is installed. Nothing is fetched.
-``--tiny`` runs all of it in small, also on a CPU, to test this script.
+One run of a few minutes. The checks are sorted by what they are worth, and each result is written
+when it is known, so that a run that is cut short still counts; a check that fails is noted, and the
+next one runs. The demo checkpoint shows whether answers are right; the architecture of
+GLM-4.6V-Flash at its full size, with random bfloat16 weights, how fast it is, relative to the
+bandwidth and the matrix product speed measured on the same card. Nothing is fetched.
+``--dry`` runs all of it in small, also on a CPU, to test this script. ``--page`` makes
+benchmarks/results/gpu.md of a result.
 """
 
 import argparse
 import asyncio
+import gc
 import importlib.util
 import json
+import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +71,8 @@ FLASH_VISION: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
 }  # fmt: skip
 IMAGE_TOKEN = 151363
+SEQS = 256
+PAGE = ROOT / "benchmarks" / "results" / "gpu.md"
 TINY_TEXT: dict[str, Any] = {
     "num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1,
     "intermediate_size": 512,
@@ -86,6 +94,7 @@ class Flash:
     """The full-size model with random weights, and its requests."""
 
     def __init__(self, device: str, tiny: bool, gpu_kernels: bool = True) -> None:
+        self.device, self.tiny = device, tiny
         text = {**FLASH_TEXT, **(TINY_TEXT if tiny else {})}
         vision = {**FLASH_VISION, **(TINY_VISION if tiny else {})}
         config = AutoConfig.for_model("glm4v", text_config=text, vision_config=vision)
@@ -125,8 +134,8 @@ class Flash:
                 device=device,
                 dtype="bfloat16",
                 gpu_kernels=gpu_kernels,
-                max_num_seqs=256,
-                max_model_len=1024 if tiny else 16384,
+                max_num_seqs=SEQS,
+                max_model_len=2048 if tiny else 131072,
                 image_cache_memory=0,
                 max_num_batched_tokens=256 if tiny else 8192,
                 max_num_batched_patches=16384,
@@ -135,6 +144,12 @@ class Flash:
             num_tokens=self.vocab,
             model=model,
         )
+        self.config, self.model = config, model
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self.runner.cache.num_blocks * self.runner.cache.block_size
 
     def scheduler(self) -> Scheduler:
         """An idle one over the whole cache."""
@@ -142,7 +157,7 @@ class Flash:
         blocks = BlockManager(cache.num_blocks, cache.block_size, prefix_caching=False)
         return Scheduler(
             blocks,
-            max_num_seqs=256,
+            max_num_seqs=SEQS,
             max_num_batched_tokens=self.runner.max_num_batched_tokens,
             max_num_batched_patches=16384,
         )
@@ -210,13 +225,13 @@ def check_kernels(device: str) -> dict[str, Any]:
     """
     heads, kv_heads, head_dim, block_size = 32, 2, 128, 16
     parts, free = [], iter(range(1000))
-    for start, end in ((1023, 1024), (5, 6), (300, 301), (0, 130), (200, 333)):
+    for start, end in ((2047, 2048), (5, 6), (300, 301), (0, 130), (200, 333)):
         ids = np.arange(end, dtype=np.int32)
         prompt = Prompt("", ids, np.stack([ids] * 3), 0)
         table = BlockTable([next(free) for _ in range(-(-end // block_size))])
         request = Request("", prompt, SamplingParams(), table=table)
         parts.append(Scheduled(request, start, end, is_last=True))
-    rotary = Rotary(torch.rand(32).to(device), torch.arange(32).remainder(3).to(device), 1.0, 2048)
+    rotary = Rotary(torch.rand(32).to(device), torch.arange(32).remainder(3).to(device), 1.0, 4096)
     found: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         ours = operations_for(dtype, torch.device(device))(1e-5)
@@ -232,7 +247,7 @@ def check_kernels(device: str) -> dict[str, Any]:
             operations: Operations, parts: list[Scheduled], dtype: torch.dtype = dtype
         ) -> torch.Tensor:
             batch = Batch.of(parts, block_size)
-            cache = noise(1, 200, block_size, 2, kv_heads, head_dim, dtype=dtype)
+            cache = noise(1, 256, block_size, 2, kv_heads, head_dim, dtype=dtype)
             qkv = noise(len(batch.ids), heads + 2 * kv_heads, head_dim, dtype=dtype)
             return operations.attention(batch, rotary, cache, heads)(qkv, cache[0])
 
@@ -289,28 +304,87 @@ def check_tokens(device: str) -> dict[str, Any]:
     return {"equal tokens, float32": found["float32"], "equal tokens, bfloat16": found["bfloat16"]}
 
 
+class Decoding:
+    """Requests that decode, each with a context of its own, which holds zeros."""
+
+    def __init__(self, flash: Flash, contexts: Sequence[int], **params: Any) -> None:
+        self._runner = flash.runner
+        cache, first = flash.runner.cache, 0
+        self.requests: list[Request] = []
+        for index, context in enumerate(contexts):
+            request = flash.request(context, 10_000)
+            settings = {"temperature": 0.0, "ignore_eos": True, "seed": index, **params}
+            request.params = SamplingParams(**settings)
+            count = -(-(context + 200) // cache.block_size)
+            request.table = BlockTable(
+                [block % cache.num_blocks for block in range(first, first + count)]
+            )
+            first += count
+            request.token_ids.append(1)
+            self.requests.append(request)
+
+    def step(self) -> None:
+        """One step of all."""
+        parts = [Scheduled(r, r.num_tokens - 1, r.num_tokens, is_last=True) for r in self.requests]
+        for part, sampled in self._runner.run(parts):
+            part.request.token_ids.append(sampled.token_id)
+
+
 def check_decode(
-    flash: Flash, peak: Peaks, device: str, context: int, batches: Sequence[int] = (1, 8, 32, 64)
-) -> list[dict[str, Any]]:
-    """Decode steps with ``context`` tokens before them."""
-    rows = []
+    flash: Flash, peak: Peaks, contexts: Sequence[int], **params: Any
+) -> dict[str, Any]:
+    """A decode step: milliseconds, and how many times what reading all of it takes at least."""
+    decoding = Decoding(flash, contexts, **params)
+    step = seconds(decoding.step, 5 if flash.tiny else 20, flash.device)
     cache = flash.runner.cache.layers
     per_token = cache.nbytes / (cache.shape[1] * cache.shape[2])
-    for batch in batches:
-        scheduler = flash.scheduler()
-        for _ in range(batch):
-            scheduler.add(flash.request(context, 10_000))
-        while any(not r.token_ids for r in [*scheduler.waiting, *scheduler.running]):
-            flash.step(scheduler)
-        step = seconds(partial(flash.step, scheduler), 20, device)
-        read = 2 * flash.text_parameters + batch * context * per_token
-        least = max(read / peak.bandwidth, 2 * flash.text_parameters * batch / peak.matmul)
-        rows.append({"batch": batch, "step_ms": 1e3 * step, "ratio_to_floor": step / least,
-                     "tokens_per_second": batch / step})  # fmt: skip
-    return rows
+    read = 2 * flash.text_parameters + sum(contexts) * per_token
+    work = 2 * flash.text_parameters * len(contexts)
+    floor = max(read / peak.bandwidth, work / peak.matmul)
+    return {"batch": len(contexts), "ms": 1e3 * step, "floor_ms": 1e3 * floor,
+            "ratio": step / floor, "tokens_per_second": len(contexts) / step}  # fmt: skip
 
 
-def check_prefill(flash: Flash, peak: Peaks, device: str, tokens: int) -> dict[str, Any]:
+# What the checkpoint's own defaults are, and every penalty beside.
+SAMPLED = {"temperature": 0.8, "top_p": 0.6, "top_k": 2, "repetition_penalty": 1.1}
+EVERYTHING = SAMPLED | {"top_k": 50, "presence_penalty": 0.1, "frequency_penalty": 0.1,
+                        "min_p": 0.01, "logprobs": 5, "logit_bias": {7: 1.0}}  # fmt: skip
+
+
+def check_decodes(flash: Flash, peak: Peaks) -> dict[str, Any]:
+    """Batches at 1,000 tokens of context, and the mixtures that are hard."""
+    short, long = (64, 1500) if flash.tiny else (1024, 128_000)
+    found = {f"batch {n}": check_decode(flash, peak, [short] * n) for n in (1, 8, 32, 64, SEQS)}
+    found["63 short, one long"] = check_decode(flash, peak, [short] * 63 + [long])
+    found["batch 64, defaults"] = check_decode(flash, peak, [short] * 64, **SAMPLED)
+    found["batch 64, everything"] = check_decode(flash, peak, [short] * 64, **EVERYTHING)
+    return found
+
+
+def check_graphs(flash: Flash) -> dict[str, Any]:
+    """Whether CUDA graphs give the tokens of the same steps without them."""
+    graphs = flash.runner._graphs
+    if graphs is None:
+        return {"graphs": False}
+    answers = []
+    for own in (graphs, None):
+        flash.runner._graphs = own
+        flash.runner.cache.layers.normal_(0, 0.1, generator=_generator(flash.device))
+        decoding = Decoding(flash, [900, 5, 333, 64, 257, 1, 2000][: 7 if not flash.tiny else 6])
+        for _ in range(8):
+            decoding.step()
+        answers.append([request.token_ids for request in decoding.requests])
+    flash.runner._graphs = graphs
+    flash.runner.cache.layers.zero_()
+    pairs = [(x, y) for a, b in zip(*answers, strict=True) for x, y in zip(a, b, strict=True)]
+    return {"graphs": True, "equal tokens": sum(x == y for x, y in pairs) / len(pairs)}
+
+
+def _generator(device: str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+def check_prefill(flash: Flash, peak: Peaks, tokens: int) -> dict[str, Any]:
     """One long prompt."""
 
     def run() -> None:
@@ -319,17 +393,28 @@ def check_prefill(flash: Flash, peak: Peaks, device: str, tokens: int) -> dict[s
         while scheduler.waiting or scheduler.running:
             flash.step(scheduler)
 
-    took = seconds(run, 3, device)
+    took = seconds(run, 3, flash.device)
     language = flash.runner._language
     attention = 2 * language.num_layers * language.num_heads * language.head_dim * tokens**2
     work = 2 * (flash.text_parameters - flash.vocab * language.hidden_size) * tokens + attention
     return {"tokens": tokens, "ms": 1e3 * took, "share_of_matmul_peak": work / took / peak.matmul}
 
 
-def check_picture(flash: Flash, device: str, side: int) -> dict[str, Any]:
+def check_follow_up(flash: Flash, context: int) -> dict[str, Any]:
+    """The 20 tokens of a further question after a long context that is in the cache."""
+    request = flash.request(context + 20, 1)
+    blocks = -(-(context + 20) // flash.runner.cache.block_size)
+    request.table = BlockTable([n % flash.runner.cache.num_blocks for n in range(blocks)])
+    part = Scheduled(request, context, context + 20, is_last=True)
+    took = seconds(lambda: flash.runner.run([part]), 5, flash.device)
+    return {"context": context, "ms": 1e3 * took}
+
+
+def check_picture(flash: Flash, peak: Peaks, side: int) -> dict[str, Any]:
     """One picture and 30 tokens: vision alone, then all to the first token."""
     request = flash.request(30 + side * side // 4, 1, side)
     (image,) = request.prompt.images
+    config = flash.config.vision_config
 
     @torch.inference_mode()
     def encode() -> None:
@@ -342,27 +427,210 @@ def check_picture(flash: Flash, device: str, side: int) -> dict[str, Any]:
         while scheduler.waiting or scheduler.running:
             flash.step(scheduler)
 
-    vision = seconds(encode, 5, device)
-    total = seconds(first_token, 5, device)
-    return {"pixels": 14 * side, "vision_ms": 1e3 * vision, "first_token_ms": 1e3 * total}
+    vision = seconds(encode, 5, flash.device)
+    total = seconds(first_token, 5, flash.device)
+    # In each layer: four products of the attention, three of the MLP, and the attention itself.
+    hidden, expanded, patches = config.hidden_size, config.intermediate_size, side * side
+    mlp = config.out_hidden_size
+    layer = 2 * (4 * hidden**2 + 3 * hidden * mlp) * patches + 4 * patches**2 * hidden
+    merger = 2 * patches // 4 * (4 * hidden * mlp + mlp**2 + 3 * mlp * expanded)
+    floor = (config.depth * layer + merger) / peak.matmul
+    return {"pixels": 14 * side, "vision_ms": 1e3 * vision, "floor_ms": 1e3 * floor,
+            "ratio": vision / floor, "first_token_ms": 1e3 * total}  # fmt: skip
 
 
-def check_load(flash: Flash, count: int, tiny: bool) -> dict[str, Any]:
-    """Many requests at once: text and pictures, short and long."""
-    scheduler = flash.scheduler()
-    scale = 8 if tiny else 1
-    for index in range(count):
-        side = (0, 16, 36)[index % 3] // (4 if tiny else 1) // 2 * 2
-        prompt = (200 + 37 * index % 800) // scale + side * side // 4
-        scheduler.add(flash.request(prompt, (32 + 11 * index % 200) // scale, side))
-    requests = list(scheduler.waiting)
+class Streams:
+    """The real engine over the full-size model, and when each token came out of it."""
+
+    def __init__(self, flash: Flash, folder: Path) -> None:
+        self._flash = flash
+        self.times: dict[Request, list[float]] = {}
+        self.ended = threading.Condition()
+        self.running = 0
+        config = EngineConfig(str(folder), device=flash.device, max_num_seqs=SEQS)
+        self.engine = Engine(config, self._take, runner=flash.runner)
+        self.engine.start()
+
+    def _take(self, outputs: Sequence[Output]) -> None:
+        now = time.perf_counter()
+        with self.ended:
+            for output in outputs:
+                if output.error is not None and not output.request.cancelled:
+                    raise output.error
+                self.times[output.request] += [now] * len(output.token_ids)
+                self.running -= output.is_final
+            self.ended.notify_all()
+
+    def add(self, prompt: int, answer: int, side: int = 0) -> Request:
+        request = self._flash.request(prompt, answer, side)
+        with self.ended:
+            self.times[request], self.running = [], self.running + 1
+        self.engine.add(request)
+        return request
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for all answers; whether they came in time. What is left is cancelled."""
+        with self.ended:
+            done = self.ended.wait_for(lambda: not self.running, timeout)
+        for request in list(self.times):
+            self.engine.abort(request)
+        with self.ended:
+            self.ended.wait_for(lambda: not self.running, 30)
+        return done
+
+
+def synthetic_checkpoint(folder: Path, config: Any, vocab: int) -> Path:
+    """The small files of a checkpoint of these sizes; the tokenizer is the demo's, and words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("generation_config.json", "preprocessor_config.json"):
+        shutil.copy(DEMO / name, folder)
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    added = {token["id"] for token in tokenizer["added_tokens"]}
+    words.update(
+        {f"word{n}": n for n in range(vocab) if n not in added and n not in words.values()}
+    )
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    values = config.to_dict()
+    values["text_config"]["eos_token_id"] = [151336]
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def check_throughput(streams: Streams, count: int, tokens: int, limit: float) -> dict[str, Any]:
+    """The real engine: ``count`` prompts of ``tokens``, as many tokens of answer, at once."""
+    streams.times.clear()
     began = time.perf_counter()
-    while scheduler.waiting or scheduler.running:
-        flash.step(scheduler)
+    for _ in range(count):
+        streams.add(tokens, tokens)
+    done = streams.wait(limit)
+    times = sorted(moment for own in streams.times.values() for moment in own)
+    took = (times[-1] if times else time.perf_counter()) - began
+    # Without the prompts, and without the end, when only a few are left.
+    middle = [moment for moment in times if began + took / 3 < moment < began + 2 * took / 3]
+    return {"requests": count, "tokens_each": tokens, "all_done": done, "seconds": took,
+            "output_tokens_per_second": len(times) / took,
+            "output_tokens_per_second_in_the_middle": 3 * len(middle) / took}  # fmt: skip
+
+
+def check_mixed(streams: Streams, count: int, prompt: int, tiny: bool) -> dict[str, Any]:
+    """Time between the tokens of running streams while long prompts and pictures come in."""
+    streams.times.clear()
+    decoding = [streams.add(20 if tiny else 300, 40 if tiny else 300) for _ in range(count)]
+    with streams.ended:
+        streams.ended.wait_for(lambda: all(len(streams.times[r]) > 3 for r in decoding), 60)
+    for side in (0, 4 if tiny else 74, 0):
+        streams.add(prompt, 2, side)
+    done = streams.wait(60)
+    gaps = sorted(
+        1e3 * (after - before)
+        for request in decoding
+        for before, after in pairwise(streams.times[request])
+    )
+    return {"streams": count, "prompt": prompt, "all_done": done,
+            "inter_token_ms": {"p50": gaps[len(gaps) // 2], "p99": gaps[len(gaps) * 99 // 100],
+                               "most": gaps[-1]}}  # fmt: skip
+
+
+def check_memory(flash: Flash) -> dict[str, Any]:
+    """What is allocated after pictures of many sizes, beside what was promised at the start."""
+    sides = range(4, 12, 2) if flash.tiny else [*range(8, 128, 4), 156]
+    for side in sides:
+        scheduler = flash.scheduler()
+        scheduler.add(flash.request(30 + side * side // 4, 1, side))
+        while scheduler.waiting or scheduler.running:
+            flash.step(scheduler)
+    found: dict[str, Any] = {"pictures": len(sides), "kv_tokens": flash.kv_tokens}
+    if flash.device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        found |= {"used_gib": (total - free) / 2**30, "promised_gib": 0.9 * total / 2**30,
+                  "within": total - free <= 0.9 * total,
+                  "allocator": torch.cuda.max_memory_reserved() / 2**30}  # fmt: skip
+    return found
+
+
+def check_bandwidth(flash: Flash, peak: Peaks) -> dict[str, float]:
+    """Share of the measured bandwidth that each kernel of a decode step of 64 reaches."""
+    device, tiny = torch.device(flash.device), flash.tiny
+    rows, hidden = (64, 256) if tiny else (4096, 4096)
+    operations = operations_for(torch.bfloat16, device)(1e-5)
+    x = torch.randn(rows, hidden, dtype=torch.bfloat16, device=device)
+    residual = x.to(operations.hidden_dtype, copy=True)
+    weight = operations.weight(torch.ones(hidden, dtype=torch.bfloat16, device=device))
+    layer = flash.runner.cache.layers[:1]
+    contexts = [64 if tiny else 8192] * (4 if tiny else 64)
+    parts = [
+        Scheduled(r, r.num_tokens - 1, r.num_tokens, is_last=True)
+        for r in Decoding(flash, contexts).requests
+    ]
+    batch = Batch.of(parts, flash.runner.cache.block_size)
+    language = flash.runner._language
+    attend = operations.attention(batch, language.rotary, layer, language.num_heads)
+    qkv = torch.randn(
+        len(parts), language.num_heads + 2 * language.num_kv_heads, language.head_dim,
+        dtype=torch.bfloat16, device=device,
+    )  # fmt: skip
+    kv = sum(contexts) * 2 * language.num_kv_heads * language.head_dim * 2
+    works: dict[str, tuple[Callable[[], Any], int]] = {
+        "norm": (lambda: operations.norm(x, weight), 2 * x.nbytes),
+        "norm_add_norm": (
+            lambda: operations.norm_add_norm(residual, x, weight, weight),
+            2 * x.nbytes + 2 * residual.nbytes,
+        ),
+        "gate": (lambda: operations.gate(x), x.nbytes * 3 // 2),
+        "attention, decode": (lambda: attend(qkv, layer[0]), kv),
+    }
+    return {
+        name: moved / seconds(work, 20, flash.device) / peak.bandwidth
+        for name, (work, moved) in works.items()
+    }
+
+
+def check_profile(flash: Flash) -> list[str]:
+    """The kernels that take most of a decode step of 64, outside of graphs."""
+    decoding = Decoding(flash, [64 if flash.tiny else 1024] * 64, **SAMPLED)
+    graphs, flash.runner._graphs = flash.runner._graphs, None
+    decoding.step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if flash.device == "cuda":
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        decoding.step()
+        _wait(flash.device)
+    flash.runner._graphs = graphs
+    by = "self_cuda_time_total" if flash.device == "cuda" else "self_cpu_time_total"
+    return str(profile.key_averages().table(sort_by=by, row_limit=15)).splitlines()
+
+
+def check_loading(flash: Flash, folder: Path) -> dict[str, Any]:
+    """The weights from a disk: a start of the engine's runner, in GB/s; then read again."""
+    from safetensors.torch import save_file
+
+    make: Any = AutoModelForImageTextToText
+    with torch.device("meta"):
+        shapes = make.from_config(flash.config, dtype=torch.bfloat16).state_dict()
+    names, size = list(shapes), 0
+    part: dict[str, torch.Tensor] = {}
+    files: dict[str, str] = {}
+    for name in names:
+        part[name] = torch.full(shapes[name].shape, 0.01, dtype=torch.bfloat16)
+        size += part[name].nbytes
+        if sum(tensor.nbytes for tensor in part.values()) > 2**31 or name == names[-1]:
+            file = f"model-{len(set(files.values())):05}.safetensors"
+            save_file(part, folder / file, {"format": "pt"})
+            files |= dict.fromkeys(part, file)
+            part = {}
+    index = {"metadata": {"total_size": size}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    began = time.perf_counter()
+    ModelRunner(
+        Checkpoint.load(str(folder)),
+        EngineConfig(str(folder), device=flash.device, dtype="bfloat16", max_num_seqs=8,
+                     max_model_len=1024, kv_cache_memory=2**29, image_cache_memory=0),
+        num_tokens=flash.vocab,
+    )  # fmt: skip
     took = time.perf_counter() - began
-    tokens = sum(len(request.token_ids) for request in requests)
-    return {"requests": count, "seconds": took, "requests_per_second": count / took,
-            "tokens_per_second": tokens / took}  # fmt: skip
+    return {"gb": size / 1e9, "seconds": took, "gb_per_second": size / took / 1e9}
 
 
 def check_masks(device: str, vocab: int) -> dict[int, float]:
@@ -399,48 +667,135 @@ def check_stack(seconds_each: float) -> Any:
     return rows
 
 
-def main() -> int:
-    """Print one JSON object."""
+class Run:
+    """The results, written as they come."""
+
+    def __init__(self, output: Path, dry: bool) -> None:
+        self._output, self._began = output, time.perf_counter()
+        self.result: dict[str, Any] = {"hardware": hardware(), "dry": dry, "failed": []}
+        output.parent.mkdir(parents=True, exist_ok=True)
+
+    def note(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do one check; gives None if it fails, and the next one runs."""
+        # Not while a clock runs.
+        gc.collect()
+        gc.disable()
+        value = None
+        try:
+            value = work()
+        except Exception as error:
+            traceback.print_exc()
+            self.result["failed"].append(f"{name}: {type(error).__name__}: {error}")
+        finally:
+            gc.enable()
+        at = round(time.perf_counter() - self._began, 1)
+        self.result[name] = value
+        self.result.setdefault("seconds_at", {})[name] = at
+        print(json.dumps({"at": at, name: value}), file=sys.stderr, flush=True)
+        self._output.write_text(json.dumps(self.result, indent=2))
+        return value
+
+
+def run_checks(device: str, dry: bool, output: Path) -> dict[str, Any]:
+    """All checks, the most valuable first."""
+    run, tiny = Run(output, dry), dry
+    folder = Path(tempfile.mkdtemp(prefix="gpu-check-"))
+    # Before all else, for where a kernel does not even compile nothing else will work.
+    run.note("kernels", lambda: check_kernels(device))
+    run.note("right", lambda: check_tokens(device))
+    peak = run.note("peaks", lambda: asdict(peaks(device, tiny)))
+    flash = Flash(device, tiny)
+    run.note("graphs", lambda: check_graphs(flash))
+    if peak:
+        best = Peaks(**peak)
+        run.note("decode", lambda: check_decodes(flash, best))
+        run.note("prefill", lambda: check_prefill(flash, best, 512 if tiny else 8192))
+        run.note("follow-up", lambda: check_follow_up(flash, 1200 if tiny else 100_000))
+        sides = (6,) if tiny else (40, 74, 156)
+        run.note("pictures", lambda: [check_picture(flash, best, side) for side in sides])
+    streams = Streams(flash, synthetic_checkpoint(folder, flash.config, flash.vocab))
+    run.note(
+        "throughput",
+        lambda: check_throughput(streams, 12 if tiny else SEQS, 16 if tiny else 1000, 60),
+    )
+    run.note("mixed", lambda: check_mixed(streams, 4 if tiny else 32, 300 if tiny else 8000, tiny))
+    streams.engine.stop(timeout=10)
+    run.note("memory", lambda: check_memory(flash))
+    run.note("compilations", lambda: flash.runner.num_compilations)
+    if peak:
+        run.note("bandwidth", lambda: check_bandwidth(flash, Peaks(**peak)))
+    run.note("profile", lambda: check_profile(flash))
+    run.note("masks", lambda: check_masks(device, flash.vocab))
+    del streams.engine, flash.runner, flash.model  # for a second model
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    run.note("loading", lambda: check_loading(flash, folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    if not dry:
+        run.note("stack", lambda: check_stack(10))
+    return run.result
+
+
+def page(result: dict[str, Any]) -> str:
+    """benchmarks/results/gpu.md of a result."""
+    peak = result["peaks"] or {"bandwidth": 0.0, "matmul": 0.0}
+    lines = [
+        "# On a GPU", "", result["hardware"] + ".", "",
+        f"`make gpu-check`: the architecture of GLM-4.6V-Flash with random bfloat16 weights. Floors"
+        f" are for what was measured on this card: {peak['bandwidth'] / 1e12:.2f} TB/s and"
+        f" {peak['matmul'] / 1e12:.0f} TFLOP/s.", "",
+        f"Equal tokens, demo checkpoint: {result['right']}. Graphs beside steps without:"
+        f" {result['graphs']}. Kernels compiled after the warm-up: {result['compilations']}.", "",
+        "| decode | ms | floor | ratio | tokens/s |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in (result["decode"] or {}).items():
+        lines.append(
+            f"| {name} | {row['ms']:.2f} | {row['floor_ms']:.2f} | {row['ratio']:.2f} | "
+            f"{row['tokens_per_second']:.0f} |"
+        )
+    lines += ["", "| picture | vision ms | floor | ratio | to the first token, ms |",
+              "|---|---|---|---|---|"]  # fmt: skip
+    for row in result["pictures"] or []:
+        lines.append(
+            f"| {row['pixels']} px | {row['vision_ms']:.1f} | {row['floor_ms']:.1f} | "
+            f"{row['ratio']:.2f} | {row['first_token_ms']:.1f} |"
+        )
+    lines += ["", "| what | result |", "|---|---|"]
+    names = ("prefill", "follow-up", "throughput", "mixed", "memory", "bandwidth", "loading",
+             "failed")  # fmt: skip
+    lines += [f"| {name} | {json.dumps(result.get(name))} |" for name in names]
+    lines += ["", "Others have published, for comparison and on other cards or models: 6.6 "
+              "requests/s and 844 output tokens/s (vLLM, GLM-4.1V-9B, vllm#24733), 16 requests/s "
+              "(SGLang, Qwen2.5-VL, sglang#14422).", "", "```"]  # fmt: skip
+    lines += [*(result["profile"] or []), "```", ""]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 if every check ran."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--output", type=Path, help="write the JSON here as well")
-    arguments = parser.parse_args()
-    tiny, device = arguments.tiny, "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not tiny:
-        print("no GPU: only --tiny can run", file=sys.stderr)
+    parser.add_argument("--dry", action="store_true", help="in small, also on a CPU")
+    parser.add_argument("--page", type=Path, help="only make the page of this result")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build" / "gpu-check.json", help="of the results"
+    )
+    given = parser.parse_args(arguments)
+    if given.page:
+        result = json.loads(given.page.read_text())
+        if result["dry"] or "no GPU" in result["hardware"]:
+            print("this result is not of a GPU: no page is made of it", file=sys.stderr)
+            return 2
+        PAGE.write_text(page(result))
+        return 0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not given.dry:
+        print("no GPU: only --dry can run", file=sys.stderr)
         return 2
     torch.backends.cuda.matmul.allow_tf32 = False
-    result: dict[str, Any] = {"hardware": hardware(), "tiny": tiny}
-
-    def note(name: str, value: Any) -> None:
-        result[name] = value
-        print(json.dumps({name: value}), file=sys.stderr, flush=True)
-        if arguments.output:  # after each part, so that a cut run is not lost
-            arguments.output.write_text(json.dumps(result, indent=2))
-
-    # Before all else, for where a kernel does not even compile nothing else will work.
-    note("kernels", check_kernels(device))
-    note("right", check_tokens(device))
-    peak = peaks(device, tiny)
-    note("peaks", {"bandwidth": peak.bandwidth, "matmul": peak.matmul})
-    flash = Flash(device, tiny)
-    note("kv_tokens", flash.runner.cache.num_blocks * flash.runner.cache.block_size)
-    note("decode", check_decode(flash, peak, device, 64 if tiny else 1024))
-    note("prefill", check_prefill(flash, peak, device, 512 if tiny else 8192))
-    note("pictures", [check_picture(flash, device, side) for side in ((6,) if tiny else (36, 74))])
-    note("load", check_load(flash, 12 if tiny else 256, tiny))
-    note("masks", check_masks(device, flash.vocab))
-    if device == "cuda":
-        note("peak_memory_bytes", torch.cuda.max_memory_allocated())
-        del flash
-        torch.cuda.empty_cache()
-        plain = Flash(device, tiny, gpu_kernels=False)
-        note("decode by PyTorch's operations", check_decode(plain, peak, device, 1024, (1, 8)))
-        del plain
-        torch.cuda.empty_cache()
-    note("stack", check_stack(1 if tiny else 10))
+    result = run_checks(device, given.dry, given.output)
     print(json.dumps(result))
-    return 0
+    return 1 if result["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -130,12 +130,14 @@ class Engine:
         config: EngineConfig,
         on_outputs: Callable[[Sequence[Output]], None],
         heartbeat: Heartbeat | None = None,
+        runner: ModelRunner | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             on_outputs: called on the engine thread; must not block.
             heartbeat: updated with every part of a step, and every second while idle.
+            runner: used instead of loading the checkpoint's weights, for benchmarks.
         """
         checkpoint = Checkpoint.load(config.model)
         self.table = TokenTable(checkpoint.tokenizer)
@@ -152,7 +154,7 @@ class Engine:
             checkpoint.tokenizer, len(self.table), self.defaults.eos_token_ids, self.thinking
         )
         self._revision = checkpoint.revision
-        self._runner = ModelRunner(
+        self._runner = runner or ModelRunner(
             checkpoint, config, num_tokens=len(self.table), thinking=self.thinking
         )
         cache = self._runner.cache
