@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test test-timing test-clients lint types format train-demo eval-demo bench-engine bench-cpu \
-	bench-markup bench-peers bench-structured compare-features chaos fuzz load load-ui soak stress overload gpu-check profile notebook clean
+	bench-markup bench-peers bench-structured compare-features chaos fuzz load load-ui reloads soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -138,7 +138,7 @@ soak: ## Half an hour of a mixed load: is every request accounted for, is the me
 stress: ## The long forms of what `make test` does in short: 1,000 schedules, chaos, fuzz, soak, overload
 	@$(call install,test)
 	STRESS_SCHEDULES=1000 $(BIN)/python -m pytest tests/unit/generation/test_schedules.py
-	@$(MAKE) --no-print-directory chaos fuzz soak overload
+	@$(MAKE) --no-print-directory chaos fuzz reloads soak overload
 
 overload: ## Up to ten times the load that the server sustains: goodput, refusals, nothing lost
 	@$(call install,bench)
@@ -147,6 +147,10 @@ overload: ## Up to ten times the load that the server sustains: goodput, refusal
 chaos: ## Parts killed, hung and starved under load, clients that leave, restarts: a table
 	@$(call install,bench)
 	PYTHONPATH=tests $(BIN)/python -m stress.chaos $(ARGS)
+
+reloads: ## A plain tritonserver: 20 reloads under load, poll mode, two versions
+	@$(call install,bench)
+	PYTHONPATH=tests $(BIN)/python -m stress.reloads $(ARGS)
 
 fuzz: ## Random input to every door of the server: HTTP, gRPC, pictures, schemas
 	@$(call install,test)

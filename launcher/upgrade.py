@@ -2,7 +2,7 @@
 
 Triton does the change itself: it loads the new version beside the old one, then gives new requests
 to it, and unloads the old one when its last request is answered. This asks for it, stage 1 first,
-and watches.
+and watches. It asks over HTTP: a load over gRPC holds up the health that the frontend asks for.
 """
 
 import asyncio

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+from tritonclient.grpc import InferenceServerClient
 
 from launcher.triton import find_triton
 from tools.metrics import Values, read_metrics
@@ -89,6 +90,7 @@ class PlainTriton:
         http_port, grpc_port, metrics_port = free_ports(3)
         self.repository = repository
         self.url = f"http://127.0.0.1:{http_port}"
+        self._grpc_url = f"127.0.0.1:{grpc_port}"
         self._metrics_url = f"http://127.0.0.1:{metrics_port}"
         self._log = folder / "triton.log"
         command = [
@@ -132,9 +134,15 @@ class PlainTriton:
         return response.status_code, response.json() if response.content else None
 
     def load(self, model: str) -> None:
-        """Load, or reload, a model by the repository API."""
-        status, answer = self.call(f"/v2/repository/models/{model}/load", {})
-        assert status == 200, answer
+        """Load, or reload, a model by the repository API.
+
+        Over gRPC: a load over HTTP holds up the other connections of its HTTP thread.
+        """
+        client = InferenceServerClient(self._grpc_url)
+        try:
+            client.load_model(model, client_timeout=START_TIMEOUT)
+        finally:
+            client.close()
 
     def states(self, model: str) -> dict[str, tuple[str, str]]:
         """State and reason of each version of a model."""
