@@ -2,7 +2,7 @@
 """Open Responses: what its compliance suite asks over HTTP, checked by its published types.
 
 The suite itself (github.com/openresponses/openresponses, in no package registry) has tests of
-WebSockets and of ``/responses/compact`` besides, neither of which this server has.
+WebSockets besides, which this server does not have.
 """
 
 import json
@@ -63,9 +63,9 @@ ASKED = {
 }
 
 
-def post(**fields: object) -> bytes:
+def post(path: str = "", **fields: object) -> bytes:
     request = urllib.request.Request(
-        f"{BASE}/v1/responses",
+        f"{BASE}/v1/responses{path}",
         data=json.dumps({"model": MODEL, **fields}).encode(),
         headers={"content-type": "application/json", "authorization": "Bearer any"},
     )
@@ -125,10 +125,18 @@ told = streamed(
 )
 assert told[1].status == "completed", told
 
-try:
-    post(input=3)
-    raise AssertionError("an input that is a number was accepted")
-except urllib.error.HTTPError as error:
-    assert error.code == 400 and json.load(error)["error"]["param"] == "input"
+compact = published.CompactResource.model_validate_json(
+    post("/compact", input=ASKED["turns"], prompt_cache_key="open-responses")
+)
+assert [item.type for item in compact.output] == ["compaction"], compact
+back = [item.model_dump(mode="json") for item in compact.output]
+assert whole(input=[*back, say("user", "What is my name?")]).status == "completed"
+
+for path, fields, field in (("", {"input": 3}, "input"), ("/compact", {"model": None}, "model")):
+    try:
+        post(path, **{"input": "Hi", **fields})
+        raise AssertionError(f"{fields} was accepted")
+    except urllib.error.HTTPError as error:
+        assert error.code == 400 and json.load(error)["error"]["param"] == field
 
 ok("open-responses", "openresponses-types")

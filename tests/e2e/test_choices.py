@@ -90,4 +90,4 @@ def test_a_token_is_told_even_where_it_is_none_of_the_likeliest(stack: Stack) ->
 
 def test_without_asking_there_are_none(stack: Stack) -> None:
     choice = post(stack, chat(QUESTION, PICTURE)).json()["choices"][0]
-    assert "logprobs" not in choice
+    assert choice["logprobs"] is None

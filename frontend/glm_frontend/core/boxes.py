@@ -13,6 +13,8 @@ _FULL = 1000
 _NUMBER = r"\s*(\d{1,4}(?:\.\d+)?)\s*"
 # Also with other brackets, or as two corners: ((x1, y1), (x2, y2)).
 _BOX = re.compile(rf"[\[(<]{_NUMBER},{_NUMBER}(?:[\])>]\s*,\s*[\[(<]|,){_NUMBER},{_NUMBER}[\])>]")
+# As Chinese text has them.
+_WIDE = str.maketrans("（），【】", "(),[]")
 _LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -37,7 +39,7 @@ def find_boxes(text: str, size: tuple[int, int]) -> list[Box]:
         size: width and height of the picture in pixels.
     """
     boxes = []
-    for match in _BOX.finditer(text):
+    for match in _BOX.finditer(text.translate(_WIDE)):
         left, top, right, bottom = (float(number) / _FULL for number in match.groups())
         if max(left, top, right, bottom) > 1 or left > right or top > bottom:
             continue  # four numbers of another meaning

@@ -315,6 +315,12 @@ WHOLE = "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>x</arg_value>\n</tool_ca
         ('<tool_call>{"name": "f"}</tool_call>', [("f", {})]),
         ('<tool_call>{"name": "f"}\n<tool_call>{"name": "f"}', [("f", {})] * 2),
         ('<tool_call>f\n{"s": "x"}\n</tool_call>', [("f", {"s": "x"})]),
+        ('<tool_call>f{"s": "x"}</tool_call>', [("f", {"s": "x"})]),
+        ('<tool_call>f {"s":\n"x"}\n</tool_call>', [("f", {"s": "x"})]),
+        (
+            "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>'a' 'b'</arg_value></tool_call>",
+            [("f", {"x": "'a' 'b'"})],
+        ),
         ('<tool_call>f\n{"s": "x"</tool_call>', [("f", {})]),
     ],
 )

@@ -42,6 +42,7 @@ def test_all_endpoints_are_there(document: Any) -> None:
         (MESSAGES, "post"),
         (COUNT_TOKENS, "post"),
         (RESPONSES, "post"),
+        (f"{RESPONSES}/compact", "post"),
         (f"{RESPONSES}/input_tokens", "post"),
         (MULTIMODAL, "post"),
         ("/v1/completions", "post"),

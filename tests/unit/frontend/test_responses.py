@@ -905,8 +905,49 @@ def test_another_model_is_not_here(client: TestClient) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
+def test_a_conversation_made_shorter(client: TestClient, backend: FakeBackend) -> None:
+    backend.script = [delta("You launch on Tuesday.", num_input_tokens=9, finish_reason="stop")]
+    turns = [{"role": "user", "content": "We launch on Tuesday."}, called("a"), result("a", "ok")]
+    asked = ask(turns, instructions="Be short.", prompt_cache_key="x")
+    answer = client.post(f"{RESPONSES}/compact", json=asked)
+    assert answer.status_code == 200 and "x-glm-ignored-fields" not in answer.headers
+    compact = answer.json()
+    assert (compact["object"], compact["usage"]["input_tokens"]) == ("response.compaction", 9)
+    *before, last = sent(backend)
+    assert [message["role"] for message in before] == ["system", "user", "assistant", "tool"]
+    assert last["role"] == "user" and last["content"].startswith("Summarise")
+
+    post(client, ask([*compact["output"], {"role": "user", "content": "When?"}]))
+    summary, question = sent(backend)
+    assert summary["role"] == "user" and summary["content"].endswith("You launch on Tuesday.")
+    assert question["content"] == "When?"
+
+
 @pytest.mark.parametrize(
-    ("path", "status"), [("input_tokens", 405), ("compact", 404), ("other", 404)]
+    ("path", "body", "param"),
+    [
+        ("/compact", {"input": "hi"}, "model"),
+        ("/compact", {"model": MODEL}, "input"),
+        ("/compact", {"model": MODEL, "input": "x", "previous_response_id": "r"},
+         "previous_response_id"),
+        ("", ask([{"type": "compaction", "encrypted_content": "glm-summary:?"}]), "input[0]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_made_shorter(
+    client: TestClient, path: str, body: dict[str, Any], param: str
+) -> None:
+    response = client.post(f"{RESPONSES}{path}", json=body)
+    assert response.status_code == 400 and response.json()["error"]["param"] == param
+
+
+def test_a_compaction_of_another_server_is_left_out(client: TestClient) -> None:
+    item = {"type": "compaction", "encrypted_content": "gAAAA"}
+    answer = client.post(RESPONSES, json=ask([item, {"role": "user", "content": "hi"}]))
+    assert answer.headers["x-glm-ignored-fields"] == "input.compaction"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("input_tokens", 405), ("compact", 405), ("other", 404)]
 )
 def test_what_is_no_response(client: TestClient, path: str, status: int) -> None:
     assert client.get(f"{RESPONSES}/{path}").status_code == status

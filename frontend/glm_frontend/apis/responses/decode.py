@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glm_frontend.apis.responses.schema import (
+    CompactRequest,
     FunctionCallBack,
     FunctionCallOutput,
     InputContent,
@@ -23,6 +24,13 @@ from glm_frontend.core.conversation import Content, ConversationBuilder, Part, P
 from glm_frontend.core.request import WIRE_SAMPLING, AnswerRequest, of_conversation
 from glm_frontend.media.fetch import Picture
 
+SUMMARISE = (
+    "Summarise our conversation so far, for somebody who goes on with it without having read it: "
+    "what was asked for, what was found out, decided and done, names, numbers and paths exactly, "
+    "and what is left to do. Write nothing but the summary."
+)
+_SUMMARY_TOKENS = 2048
+
 
 def decode(body: ResponsesRequest) -> AnswerRequest:
     """The request that ``body`` makes.
@@ -30,14 +38,7 @@ def decode(body: ResponsesRequest) -> AnswerRequest:
     Raises:
         APIError: an output in ``input`` has no call.
     """
-    conversation = ConversationBuilder()
-    if body.instructions is not None:
-        where = "instructions"
-        conversation.add("system", body.instructions, where, content_path=where)
-    if isinstance(body.input, str):
-        conversation.add("user", body.input, "input", content_path="input")
-    else:
-        _add_items(conversation, body.input)
+    conversation = _conversation(body)
     renamed = {"messages": "input"} | body.renamed()
     for number, tool in enumerate(body.offered_tools()):
         renamed[f"tools[{number}].function"] = renamed[f"tools[{number}]"] = tool.path
@@ -52,6 +53,34 @@ def decode(body: ResponsesRequest) -> AnswerRequest:
         tools=_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
+
+
+def decode_compaction(body: CompactRequest) -> AnswerRequest:
+    """The request whose answer is the summary of a conversation.
+
+    Raises:
+        APIError: an output in ``input`` has no call.
+    """
+    conversation = _conversation(body)
+    conversation.add("user", SUMMARISE, "input", content_path="input")
+    return of_conversation(
+        conversation,
+        {"messages": "input"},
+        sampling_parameters={"max_tokens": _SUMMARY_TOKENS, "truncate_max_tokens": True},
+        template_kwargs={"enable_thinking": False},
+    )
+
+
+def _conversation(body: ResponsesRequest | CompactRequest) -> ConversationBuilder:
+    conversation = ConversationBuilder()
+    if body.instructions is not None:
+        where = "instructions"
+        conversation.add("system", body.instructions, where, content_path=where)
+    if isinstance(body.input, str):
+        conversation.add("user", body.input, "input", content_path="input")
+    else:
+        _add_items(conversation, body.input)
+    return conversation
 
 
 @dataclass(slots=True)

@@ -23,6 +23,8 @@ from glm_frontend.apis.responses.events import (
 )
 from glm_frontend.apis.responses.schema import (
     AllowedFunctions,
+    CompactedResponse,
+    CompactionItem,
     FunctionCallItem,
     FunctionChoice,
     FunctionTool,
@@ -50,12 +52,13 @@ from glm_frontend.apis.responses.schema import (
     TextEcho,
     TextFormat,
     ToolEcho,
+    as_compaction,
     known_functions,
 )
 from glm_frontend.apis.shared.encoder import Encoder, new_call_id
 from glm_frontend.apis.shared.logprobs import to_logprobs
 from glm_frontend.apis.shared.schema import ChatCompletionTokenLogprob, numbered
-from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage
+from glm_frontend.core.events import AnswerEvent, Finish, TokenUsage, fold
 from glm_frontend.errors import APIError
 
 
@@ -204,6 +207,21 @@ class ResponseEncoder(Encoder):
             safety_identifier=body.safety_identifier,
             user=body.user,
         )
+
+
+def compacted(events: Sequence[AnswerEvent]) -> CompactedResponse:
+    """A conversation whose summary these are all events of."""
+    (answer,) = fold(events)
+    item = CompactionItem(
+        type="compaction", id=_new_id("cmp"), encrypted_content=as_compaction(answer.text)
+    )
+    return CompactedResponse(
+        id=_new_id("resp"),
+        object="response.compaction",
+        created_at=int(time.time()),
+        output=[item],
+        usage=_usage(events[-1].usage),
+    )
 
 
 class _OpenItem(ABC):

@@ -78,3 +78,16 @@ RESPONSES_EXAMPLES: dict[str, Any] = {
         },
     },
 }
+
+COMPACT_EXAMPLES: dict[str, Any] = {
+    "conversation": {
+        "summary": "Two turns",
+        "value": {
+            "model": "glm-4.6v-flash",
+            "input": [
+                {"role": "user", "content": "We launch on Tuesday and tell support first."},
+                {"role": "assistant", "content": "Understood."},
+            ],
+        },
+    },
+}

@@ -6,14 +6,21 @@ from typing import NoReturn
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from glm_frontend.apis.responses.decode import decode
-from glm_frontend.apis.responses.encode import ResponseEncoder
+from glm_frontend.apis.responses.decode import decode, decode_compaction
+from glm_frontend.apis.responses.encode import ResponseEncoder, compacted
 from glm_frontend.apis.responses.events import RESPONSE_EVENTS
-from glm_frontend.apis.responses.examples import RESPONSES_EXAMPLES
-from glm_frontend.apis.responses.schema import InputTokens, ResponseObject, ResponsesRequest
+from glm_frontend.apis.responses.examples import COMPACT_EXAMPLES, RESPONSES_EXAMPLES
+from glm_frontend.apis.responses.schema import (
+    CompactedResponse,
+    CompactRequest,
+    InputTokens,
+    ResponseObject,
+    ResponsesRequest,
+)
 from glm_frontend.apis.shared.encoder import respond, tokenized
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError
+from glm_frontend.http.disconnect import until_disconnect
 from glm_frontend.http.openapi import INFERENCE_ERRORS, event_stream, json_body, json_response
 from glm_frontend.http.services import CallerDep, PermitDep, ServicesDep, require_key
 from glm_frontend.http.sse import ResponseStream
@@ -69,6 +76,26 @@ async def count_input_tokens(
     return json_response(
         InputTokens(object="response.input_tokens", input_tokens=len(prompt.token_ids))
     )
+
+
+@router.post(
+    "/responses/compact",
+    summary="Make a conversation shorter",
+    response_model=CompactedResponse,
+    responses=INFERENCE_ERRORS,
+    openapi_extra={"requestBody": json_body(CompactRequest, COMPACT_EXAMPLES)},
+)
+async def compact_response(
+    request: Request, services: ServicesDep, permit: PermitDep, caller: CallerDep
+) -> Response:
+    """The model sums the conversation up; the summary stands for it in the next request.
+
+    Nothing is stored: the summary is in the item that comes back.
+    """
+    body = await read_json(request, CompactRequest)
+    services.check_model(body.model)
+    summary = services.generator.complete([decode_compaction(body)], caller)
+    return json_response(compacted(await until_disconnect(request, summary)))
 
 
 # Not of any other name: `/responses/input_tokens` is no response.

@@ -1,5 +1,6 @@
 """``POST /v1/responses``, in OpenAI's form: the request, and the response as an object."""
 
+import base64
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -225,8 +226,26 @@ class OtherItem(RequestModel):
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning", "other")
 
 
+# Begins the content of a compaction of ours. It is not encrypted: the client has all of it anyway.
+_SUMMARY = "glm-summary:"
+_SUMMARISED = "This is a summary of our conversation so far:\n\n"
+
+
+def as_compaction(summary: str) -> str:
+    """The content of the item that stands for a conversation from then on."""
+    return _SUMMARY + base64.b64encode(summary.encode()).decode()
+
+
+def _summary_of(content: str) -> str:
+    try:
+        return base64.b64decode(content.removeprefix(_SUMMARY), validate=True).decode()
+    except ValueError:
+        raise PydanticCustomError("compaction", "has no content that this server wrote") from None
+
+
 def _item_of_another_server(item: Any, info: ValidationInfo) -> Any:
-    """Calls of custom tools are calls; what tools of other servers left is left out, and named."""
+    """Calls of custom tools are calls, a compaction of ours is what it says; what tools of other
+    servers left is left out, and named."""
     if not isinstance(item, dict):
         return item
     match item:
@@ -241,6 +260,11 @@ def _item_of_another_server(item: Any, info: ValidationInfo) -> Any:
         case {"type": "custom_tool_call_output", "call_id": call_id}:
             output = item.get("output")
             return {"type": "function_call_output", "call_id": call_id, "output": output}
+        case {"type": "compaction", "encrypted_content": str(content)} if content.startswith(
+            _SUMMARY
+        ):
+            text = _SUMMARISED + _summary_of(content)
+            return {"type": "message", "role": "user", "content": text}
         case {"type": "item_reference"}:
             raise PydanticCustomError(
                 "item_reference",
@@ -635,6 +659,14 @@ class ResponsesRequest(SamplingParameters):
         return super().structure()
 
 
+class CompactRequest(RequestModel):
+    """A conversation to be made shorter."""
+
+    model: str = Field(description="The name of the served model; GET /v1/models tells it.")
+    input: Input = Field(description="The conversation so far, as for a response.")
+    instructions: str | None = Field(None, description="A system message before `input`.")
+
+
 # --- what comes back ---------------------------------------------------------------------------
 
 
@@ -737,6 +769,26 @@ class ResponseUsage(BaseModel):
     output_tokens: int = Field(description="Tokens of the answer, its thought included.")
     output_tokens_details: OutputTokensDetails
     total_tokens: int
+
+
+class CompactionItem(BaseModel):
+    """Stands for a conversation in the input of the next request."""
+
+    type: Literal["compaction"]
+    id: str
+    encrypted_content: str = Field(
+        description="The model's summary, in base64 behind a prefix; it is not encrypted."
+    )
+
+
+class CompactedResponse(BaseModel):
+    """A conversation, made shorter."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int = Field(description="Unix time in seconds.")
+    output: list[CompactionItem] = Field(description="Send it as `input`, and go on behind it.")
+    usage: ResponseUsage
 
 
 class ReasoningEcho(BaseModel):

@@ -73,6 +73,9 @@ class CallReader:
             self._text += text
         if self._part is _Part.NAME and not self._is_json():
             name, line_break, rest = self._text.lstrip().partition("\n")
+            before, brace, after = name.partition("{")
+            if brace and before.strip() in self._functions:  # its arguments follow as JSON
+                name, line_break, rest = before, brace, f"{brace}{after}{line_break}{rest}"
             if not line_break:
                 self.is_refused = not self._may_be_name(name.rstrip())
             elif self._begin(name.strip()):
