@@ -142,7 +142,7 @@ def test_the_log_says_what_is_loaded_before_it_is(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_memory_of_a_container_bounds_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    free, total = device._main_memory()
+    free, total = device.main_memory()
     assert 0 < free <= total
     read = Path.read_text
     cgroup = {
@@ -157,4 +157,4 @@ def test_the_memory_of_a_container_bounds_the_machines(monkeypatch: pytest.Monke
         return read(path, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "read_text", fake)
-    assert device._main_memory() == (1_500_000_000, 3_000_000_000)
+    assert device.main_memory() == (1_500_000_000, 3_000_000_000)
