@@ -1,18 +1,23 @@
 """How large the KV cache becomes, and what a bad size says."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 from glm_engine.config import EngineConfig
+from glm_engine.cuda_graphs import batch_sizes
 from glm_engine.device import weight_bytes
 from glm_engine.engine import Engine
 from glm_engine.errors import InvalidRequest
 from glm_engine.free_memory import free_memory
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
+from glm_engine.model_runner import ModelRunner
+from glm_engine.request import MAX_LOGPROBS, Request
 from unit.generation.conftest import Harness
 from unit.generation.test_engine import MakeHarness, MakePrompt
 from unit.paths import DEMO_CHECKPOINT
@@ -107,6 +112,74 @@ def test_every_part_of_the_memory_is_subtracted_from_that_of_the_cache() -> None
     assert budget.kv_cache == 90 - sum(parts.values())
     assert all(f"{name}=" in str(budget) for name in [*parts, "total", "kv_cache", "utilization"])
     assert graph_bytes(35, 1000) > 35 * 2**20
+
+
+class SimulatedGPU:
+    """Has PyTorch report the numbers of a GPU, and watches what is encoded.
+
+    Attributes:
+        images: numbers of patches of the images that were encoded.
+    """
+
+    total, others = 8 * GIB, 300 * 2**20
+
+    def __init__(self, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images = list[int]()
+        encode = runner._encode
+
+        class Watched:
+            merge_size, patch_length = encode.merge_size, encode.patch_length
+            max_position_bytes = encode.max_position_bytes
+
+            def __call__(own, patches: Any, grids: Any) -> Any:
+                self.images += [len(one) for one in patches]
+                return encode(patches, grids)
+
+            forget_positions = encode.forget_positions
+
+        monkeypatch.setattr(runner, "_encode", Watched())
+        values: dict[str, Callable[[], Any]] = {
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda: None,
+            "memory_allocated": lambda: 2**20,
+            "max_memory_allocated": lambda: 51 * 2**20,
+            "memory_reserved": lambda: 2 * GIB,
+            "max_memory_reserved": lambda: 3 * GIB,
+            "mem_get_info": lambda: (self.total - 2 * GIB - self.others, self.total),
+        }
+        for name, value in values.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+@pytest.mark.slow
+def test_the_profile_meets_the_largest_picture_and_everything_that_is_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of this code only a GPU has a use; here it runs with the numbers of one."""
+    config = EngineConfig(
+        str(DEMO_CHECKPOINT), kv_cache_memory=2**25, max_num_batched_patches=64, max_num_seqs=4,
+        max_num_batched_tokens=64,
+    )  # fmt: skip
+    runner = Engine(config, on_outputs=lambda outputs: None)._runner
+    gpu = SimulatedGPU(runner, monkeypatch)
+    sampled: list[int] = []
+    sampler = runner._sampler
+
+    def watched(requests: Sequence[Request], logits: torch.Tensor) -> Any:
+        sampled.extend(request.params.logprobs or 0 for request in requests)
+        return sampler(requests, logits)
+
+    monkeypatch.setattr(runner, "_sampler", watched)
+    budget = runner._budget(config)
+    assert gpu.images == [100]  # more than the 64 of a step: the largest goes alone
+    assert sampled == [MAX_LOGPROBS] * 4
+    assert (budget.others, budget.peak) == (gpu.others, 3 * GIB)
+    # Activations of 50 MiB, logits and tables that the graphs keep, and the graphs themselves.
+    kept = 4 * 4 * (785 + 4096 // 16)
+    assert budget.graphs == graph_bytes(len(batch_sizes(4)), 50 * 2**20 + kept)
+    assert budget.kv_cache == int(0.9 * gpu.total) - gpu.others - 3 * GIB - (
+        config.image_cache_memory + budget.grids + budget.graphs
+    )
 
 
 @pytest.mark.slow

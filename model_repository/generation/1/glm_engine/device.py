@@ -54,7 +54,7 @@ def select_device(config: EngineConfig) -> Device:
         cpu.check_instruction_set()
         dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         description = f"cpu ({missing})" if missing else "cpu"
-        return Device(torch.device("cpu"), dtype, description, *_main_memory())
+        return Device(torch.device("cpu"), dtype, description, *main_memory())
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     properties = torch.cuda.get_device_properties(0)
     capability = (properties.major, properties.minor)
@@ -153,7 +153,7 @@ def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
     return count * dtype.itemsize
 
 
-def _main_memory() -> tuple[int, int]:
+def main_memory() -> tuple[int, int]:
     """Free bytes of main memory, within the limit of the container, and all bytes of it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(min(free_memory(), total)), total

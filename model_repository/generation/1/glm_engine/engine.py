@@ -399,6 +399,7 @@ class Engine:
     def _run_step(self, step: list[Scheduled]) -> list[tuple[Scheduled, Sampled]]:
         """Run a step; if it fails, run its requests one by one, and fail those that raise."""
         if len(step) > 1:
+            out_of_memory = False
             try:
                 return self._attempt(step)
             except Exception as error:
@@ -406,8 +407,9 @@ class Engine:
                 logger.exception(
                     "step failed; retrying its requests one by one request_ids=%s", ids
                 )
-                if _is_out_of_memory(error):
-                    torch.cuda.empty_cache()
+                out_of_memory = _is_out_of_memory(error)
+            if out_of_memory:  # not above, where the error still holds the step's tensors
+                torch.cuda.empty_cache()
         sampled: list[tuple[Scheduled, Sampled]] = []
         for part in step:
             self._guarded(part.request, lambda part=part: sampled.extend(self._attempt([part])))

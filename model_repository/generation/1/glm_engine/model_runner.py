@@ -17,13 +17,14 @@ from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.cuda_graphs import DecodeGraphs, batch_sizes
-from glm_engine.device import Device, check_memory, select_device, weight_bytes
+from glm_engine.device import Device, check_memory, main_memory, select_device, weight_bytes
 from glm_engine.free_memory import check_memory as check_free_memory
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.linear import linear_for
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from glm_engine.operations import GPUOperations, Operations, operations_for
+from glm_engine.prefetch import prefetch
 from glm_engine.request import (
     MAX_LOGPROBS,
     Prompt,
@@ -102,6 +103,7 @@ class ModelRunner:
         self.device, self.dtype = chosen.device, chosen.dtype
         if model is None:
             self._announce(chosen, config, weight_bytes(checkpoint.folder, self.dtype))
+            prefetch(checkpoint.folder, main_memory()[0])
         self._cpu_threads = 0
         if self.device.type == "cpu":
             self._cpu_threads = config.cpu_threads or cpu.usable_cores()
@@ -317,7 +319,7 @@ class ModelRunner:
         """Run the largest possible step, except for attention to earlier tokens.
 
         Returns:
-            Bytes that the largest decode step took, besides the weights.
+            Bytes that the largest decode step takes in a CUDA graph, besides the weights.
         """
         largest = max(config.max_num_batched_patches, self._largest_picture)
         self._try_image(2 * math.ceil((largest / 4) ** 0.5))
@@ -326,8 +328,12 @@ class ModelRunner:
         )
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        self._try_step([(0, 1)] * self.max_num_seqs, cache)
+        logits = self._try_step([(0, 1)] * self.max_num_seqs, cache)
         decode = torch.cuda.max_memory_allocated() - before
+        # The graphs keep logits, and tables of the longest requests.
+        widest = -(-self.max_model_len // config.block_size)
+        decode += 4 * len(logits) * (logits.stride(0) + widest)
+        del logits
         each = self.max_num_batched_tokens // self.max_num_seqs
         self._try_step([(0, each)] * self.max_num_seqs, cache)
         self._try_sampler(self.max_num_seqs)
@@ -368,11 +374,14 @@ class ModelRunner:
         patches = np.zeros((side * side, self._encode.patch_length), np.uint8)
         self._encode([patches], [(1, side, side)])
 
-    def _try_step(self, parts: Sequence[tuple[int, int]], cache: KVCache) -> None:
+    def _try_step(self, parts: Sequence[tuple[int, int]], cache: KVCache) -> torch.Tensor:
         """Run a step of dummy prompts, all in the same blocks, which must be unused.
 
         Args:
             parts: for each prompt the first token, and the one after the last.
+
+        Returns:
+            (prompts, vocabulary) float32 logits.
         """
         step = []
         for start, end in parts:
@@ -383,7 +392,7 @@ class ModelRunner:
                 "", Prompt("", ids, positions, 0), SamplingParams(), table=BlockTable(blocks)
             )
             step.append(Scheduled(request, start, end, is_last=True))
-        self._forward(Batch.of(step, cache.block_size), cache)
+        return self._forward(Batch.of(step, cache.block_size), cache)
 
     @torch.inference_mode()
     def encode_images(self, step: Sequence[Scheduled]) -> EncodedImages:
