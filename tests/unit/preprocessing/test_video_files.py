@@ -88,7 +88,7 @@ def _video(file: bytes, limits: VideoLimits = LIMITS) -> Video:
 
 
 def _read(video: Video, indices: Sequence[int]) -> list[Pixels]:
-    return video.frames(indices, np.asarray)
+    return video.frames(indices, np.copy)
 
 
 def _remuxed(
