@@ -70,7 +70,8 @@ def every_frame(data: bytes) -> int:
         stream.thread_type = "AUTO"
         for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                rows.append(cut_frame(frame.to_ndarray(format="rgb24"), size, CONFIG))
+                pixels: Any = frame.to_ndarray(format="rgb24")
+                rows.append(cut_frame(pixels, size, CONFIG))
     return len(rows)
 
 
