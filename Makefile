@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test test-timing test-clients lint types format train-demo eval-demo bench-engine bench-cpu \
-	bench-markup bench-peers bench-structured compare-features chaos fuzz load load-ui reloads soak stress overload gpu-check profile notebook clean
+	bench-markup bench-peers bench-structured bench-video bench-caches compare-features chaos fuzz load load-ui reloads soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -116,6 +116,14 @@ bench-cpu: ## On a CPU: each way to multiply, and the engine by dtype and thread
 bench-markup: ## What telling thought, text and calls apart costs outside the model
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1 $(BIN)/python -m benchmarks.markup_cost $(ARGS)
+
+bench-video: ## What reading a video costs, beside decoding all of its frames, and decord where it is installed
+	@$(call install,bench)
+	PYTHONPATH=model_repository/preprocessing/1 $(BIN)/python -m benchmarks.video_decoding $(ARGS)
+
+bench-caches: ## What caches give away to other tenants (nothing), and what a kept answer saves
+	@$(call install,bench)
+	$(BIN)/python -m benchmarks.caches $(ARGS)
 
 bench-structured: ## Token masks of structured output: llguidance, which the engine uses, beside xgrammar
 	@$(call install,bench)

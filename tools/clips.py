@@ -21,12 +21,12 @@ def encode(
     frames: Sequence[Image.Image], fps: int = 4, container: str = "mp4", encoder: str = ""
 ) -> bytes:
     """The file of a video with these frames."""
-    usual, pixel_format = ENCODERS[container]
+    usual, pixel_format = ENCODERS.get(container, ENCODERS["mp4"])
     buffer = BytesIO()
     with av.open(buffer, "w", format=container) as output:
         stream: Any = output.add_stream(encoder or usual, rate=fps)
         stream.width, stream.height = frames[0].size
-        stream.pix_fmt = pixel_format
+        stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else pixel_format
         for frame in frames:
             output.mux(stream.encode(av.VideoFrame.from_image(frame)))
         output.mux(stream.encode())

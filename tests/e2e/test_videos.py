@@ -129,8 +129,36 @@ def test_a_bad_video_is_named(stack: Stack, part: dict[str, Any], code: str) -> 
     assert content(post(stack, _chat(_video(clip(4)))))
 
 
-def test_one_video_too_many_is_named(stack: Stack) -> None:
-    response = post(stack, _chat(_video(clip(4)), _video(clip(4))))
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (400, "too_many_videos")
-    assert error["param"] == "messages[0].content[1].video_url.url"
+def test_a_conversation_about_two_videos(stack: Stack) -> None:
+    one, other = _video(clip(4)), _video(clip(8, draw=lambda number: scene(20 - number)))
+    together = _image_tokens(stack, one, other)
+    assert together == _image_tokens(stack, one) + _image_tokens(stack, other)
+
+
+@pytest.mark.parametrize("container", ["avi", "mpegts", "flv", "3gp", "asf"])
+def test_other_containers_are_answered(stack: Stack, container: str) -> None:
+    encoder = {"avi": "mjpeg", "flv": "flv", "asf": "wmv2", "3gp": "mpeg4"}.get(
+        container, "libx264"
+    )
+    frames = [scene(number) for number in range(8)]
+    assert content(post(stack, _chat(_video(encode(frames, 4, container, encoder)))))
+
+
+def test_the_frames_that_a_request_asks_for(stack: Stack) -> None:
+    video = _video(clip(20))
+    assert _image_tokens(stack, video | {"num_frames": 4}) == 2 * 16
+    assert _image_tokens(stack, video | {"video_start": 4, "fps": 4}) == 2 * 16
+    body = _chat(video, media_io_kwargs={"video": {"num_frames": 2}}, max_tokens=1)
+    usage = post(stack, body).json()["usage"]
+    assert usage["prompt_tokens_details"]["image_tokens"] == 16
+    frames = {"type": "video", "video": [data_uri("photo-star.jpg")] * 4, "times": [0, 1, 5, 6]}
+    assert content(post(stack, _chat(frames)))
+    error = post(stack, _chat(video | {"video_start": 60})).json()["error"]
+    assert (error["param"], error["code"]) == (PATH, "invalid_value")
+
+
+def test_a_video_by_its_name(stack: Stack) -> None:
+    answer = content(post(stack, _chat(_video(clip(6)) | {"uuid": "a clip"})))
+    assert content(post(stack, _chat({"type": "video_url", "uuid": "a clip"}))) == answer
+    error = post(stack, _chat({"type": "video_url", "uuid": "another"})).json()["error"]
+    assert error["code"] == "media_not_remembered"

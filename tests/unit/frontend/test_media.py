@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from glm_client import (
@@ -97,6 +98,7 @@ def test_the_processors_arguments_go_to_the_model_server(
     }
     _sent(client, _chat(_picture(), mm_processor_kwargs=kwargs))
     assert backend.requests[-1].mm_processor_kwargs == kwargs
+    nothing: dict[str, Any] | None
     for nothing in (None, {}):
         _sent(client, _chat(_picture(), mm_processor_kwargs=nothing))
         assert backend.requests[-1].mm_processor_kwargs is None
@@ -205,6 +207,7 @@ def test_an_option_out_of_range_is_named(
 def test_a_picture_may_be_sent_by_its_name_alone(client: TestClient, backend: FakeBackend) -> None:
     _sent(client, _chat(_picture(uuid="mine"), _video(uuid="mine")))
     first = backend.requests[-1]
+    absent: dict[str, Any]
     for absent in ({}, {"image_url": None}, {"image_url": {}}, {"image_url": {"url": ""}}):
         again = {"type": "image_url", "uuid": "mine", **absent}
         _sent(client, _chat(again, {"type": "video_url", "uuid": "mine", "fps": 1}))
@@ -222,7 +225,9 @@ def test_a_name_that_is_not_remembered_is_refused(client: TestClient) -> None:
 
 
 def test_a_name_is_that_of_one_tenant(backend: FakeBackend) -> None:
-    with TestClient(create_app(Settings(api_keys=("one", "two")), backend)) as client:
+    with TestClient(
+        create_app(Settings(api_keys=(SecretStr("one"), SecretStr("two"))), backend)
+    ) as client:
         _sent(client, _chat(_picture(uuid="x")), headers={"authorization": "Bearer one"})
         again = _chat({"type": "image_url", "uuid": "x"})
         _sent(client, again, headers={"authorization": "Bearer one"})
@@ -272,12 +277,16 @@ class SmallContext(FakeBackend):
 
     async def generate_choices(
         self, request: GenerationRequest, *, timeout: float | None = None
-    ) -> list[Generation]:
+    ) -> tuple[Generation, ...]:
         self._check(request)
         return await super().generate_choices(request, timeout=timeout)
 
     async def tokenize(
-        self, request: GenerationRequest, *, token_texts: bool, timeout: float | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        token_texts: bool = False,
+        timeout: float | None = None,
     ) -> Tokenization:
         self._check(request)
         return await super().tokenize(request, token_texts=token_texts, timeout=timeout)

@@ -79,8 +79,9 @@ class Kind:
 
 def _in_sequence(file: bytes) -> list[Pixels]:
     """All frames, by a decoder that is given everything."""
-    with av.open(BytesIO(file)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(BytesIO(file), "r") as container:
+        pixels: list[Any] = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    return pixels
 
 
 def _video(file: bytes, limits: VideoLimits = LIMITS) -> Video:
@@ -88,7 +89,7 @@ def _video(file: bytes, limits: VideoLimits = LIMITS) -> Video:
 
 
 def _read(video: Video, indices: Sequence[int]) -> list[Pixels]:
-    return video.frames(indices, np.asarray)
+    return video.frames(indices, np.copy)
 
 
 def _remuxed(
@@ -100,7 +101,7 @@ def _remuxed(
     """The same packets in another file; those for which ``change`` gives None are left out."""
     buffer = BytesIO()
     with (
-        av.open(BytesIO(file)) as source,
+        av.open(BytesIO(file), "r") as source,
         av.open(buffer, "w", format=container, options=dict(options or {})) as output,
     ):
         stream = output.add_stream_from_template(source.streams.video[0])
@@ -213,13 +214,13 @@ def _with_other_streams(file: bytes, seconds: int) -> bytes:
     cover = BytesIO()
     Image.new("RGB", (32, 32), "red").save(cover, "PNG")
     buffer = BytesIO()
-    with av.open(BytesIO(file)) as source, av.open(buffer, "w", format="mp4") as output:
+    with av.open(BytesIO(file), "r") as source, av.open(buffer, "w", format="mp4") as output:
         picture: Any = output.add_stream("png", rate=1)
         picture.width, picture.height, picture.pix_fmt = 32, 32, "rgb24"
         picture.disposition = av.stream.Disposition.attached_pic
         stream = output.add_stream_from_template(source.streams.video[0])
         sound: Any = output.add_stream("aac", rate=8000, layout="mono")
-        packet = av.Packet(cover.getvalue())
+        packet: Any = av.Packet(cover.getvalue())
         packet.pts = packet.dts = 0
         packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 1), picture, True
         output.start_encoding()
@@ -265,7 +266,9 @@ MATRICES: dict[tuple[int, int, int, int], Callable[[Pixels], Pixels]] = {
 
 
 @pytest.mark.parametrize("matrix", MATRICES, ids=str)
-def test_frames_are_turned_and_mirrored_as_the_camera_says(matrix: tuple[int, ...]) -> None:
+def test_frames_are_turned_and_mirrored_as_the_camera_says(
+    matrix: tuple[int, int, int, int],
+) -> None:
     plain = Kind().write(4)
     start = plain.index(b"tkhd") + 44
     a, b, c, d = (value << 16 for value in matrix)
@@ -273,7 +276,7 @@ def test_frames_are_turned_and_mirrored_as_the_camera_says(matrix: tuple[int, ..
     written = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
     video = _video(plain[:start] + written + plain[start + 36 :])
     for frame, source in zip(_read(video, range(4)), _in_sequence(plain), strict=True):
-        assert np.array_equal(frame, MATRICES[tuple(matrix)](source))
+        assert np.array_equal(frame, MATRICES[matrix](source))
         assert (video.height, video.width) == frame.shape[:2]
 
 

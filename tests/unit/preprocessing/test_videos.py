@@ -22,7 +22,7 @@ import transformers
 from PIL import Image
 
 from glm_preprocessing.errors import InvalidInput
-from glm_preprocessing.patches import PatchConfig, cut, pair_frames, target_size
+from glm_preprocessing.patches import PatchConfig, cut_frame, pair_frames, target_size
 from glm_preprocessing.videos import Video, VideoLimits, sample_frames
 from tools.clips import ENCODERS, clip, encode, scene
 
@@ -32,7 +32,7 @@ _SOURCE = Path(transformers.__file__).parent / "models/glm46v/video_processing_g
 
 
 def _images(video: Video, indices: list[int]) -> list[Image.Image]:
-    return video.frames(indices, lambda image: image)
+    return video.frames(indices, Image.fromarray)
 
 
 def _of_transformers(name: str) -> Any:
@@ -71,7 +71,7 @@ _FLASH = {"shortest_edge": 12_544, "longest_edge": 100_352_000}
 
 def test_patches_are_those_of_transformers_with_a_row_for_each_frame() -> None:
     frames = [scene(number) for number in range(4)]
-    rows = [cut(frame, (112, 112), CONFIG) for frame in frames]
+    rows = [cut_frame(np.array(frame), (112, 112), CONFIG) for frame in frames]
     made = list(pair_frames(rows, (112, 112), CONFIG))
     pixels = torch.from_numpy(np.stack([np.asarray(f) for f in frames])).permute(0, 3, 1, 2)[None]
     theirs, *grid = _of_transformers("patchify")(None, pixels.contiguous(), 14, 2, 2)
@@ -83,14 +83,25 @@ def test_patches_are_those_of_transformers_with_a_row_for_each_frame() -> None:
     assert torch.equal(ours, theirs[0])
 
 
-def test_pillow_resizes_nearly_as_torch_does() -> None:
-    """torchvision resizes uint8 frames by this very function."""
-    frame = scene(3, (640, 480))
-    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None]
-    expected = F.interpolate(pixels, size=(308, 420), mode="bicubic", antialias=True)
-    ours = np.asarray(frame.resize((420, 308), Image.Resampling.BICUBIC))
-    difference = np.abs(ours.astype(int) - expected[0].permute(1, 2, 0).numpy())
-    assert difference.max() <= 2 and difference.mean() < 0.01
+@pytest.mark.parametrize("size", [(420, 308), (112, 84), (840, 616), (640, 480)])
+def test_frames_are_resized_as_torchvision_does(size: tuple[int, int]) -> None:
+    """By this very function, of a tensor with the channels first."""
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    config = PatchConfig.from_video_processor({"patch_size": 14 if size[0] % 28 == 0 else 10})
+    width, height = (
+        size[0] // config.factor * config.factor,
+        size[1] // config.factor * config.factor,
+    )
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].contiguous()
+    theirs = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+    grid = height // config.patch_size, width // config.patch_size
+    rows = _of_transformers("patchify")(
+        None, theirs.repeat(2, 1, 1, 1)[None], config.patch_size, 2, 2
+    )
+    ours = cut_frame(frame, (width, height), config)
+    assert ours.shape == (grid[0] * grid[1], config.row)
+    expected = rows[0][0].view(-1, 3, 2, config.patch_size**2)[:, :, 0].reshape(-1, config.row)
+    assert torch.equal(torch.from_numpy(ours), expected)
 
 
 @pytest.mark.parametrize("container", ENCODERS)

@@ -4,8 +4,8 @@ Source: ``transformers/models/glm46v/image_processing_pil_glm46v.py`` (5.23). Th
 stage 2 are the pixels before rescale and normalise, and without the duplicated temporal frame: 588
 bytes per patch, where the processor's float32 rows have 4,704.
 
-Frames of a video: ``video_processing_glm46v.py``. That one resizes with torchvision, which is
-not needed here: Pillow's bicubic filter differs from it by at most 2 of 255, except for noise.
+Frames of a video: ``video_processing_glm46v.py``, which resizes them by a function of torch, and so
+does this module. torch is imported for the first video only.
 """
 
 import math
@@ -147,13 +147,14 @@ def patchify(
         uint8 patches of shape (grid_h * grid_w, 3 * patch_size ** 2), channels first within a row,
         and the grid (1, grid_h, grid_w) in patches.
     """
-    return cut(image, size, config), _grid(size, config)
+    pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
+    return _cut(pixels, config), _grid(size, config)
 
 
 def pair_frames(
     frames: Iterable[npt.NDArray[np.uint8]], size: tuple[int, int], config: PatchConfig
 ) -> Iterator[tuple[npt.NDArray[np.uint8], tuple[int, int, int]]]:
-    """The patches of each temporal patch of a video, from those of its frames by :func:`cut`.
+    """The patches of each temporal patch of a video, from those of its frames by :func:`cut_frame`.
 
     Yields:
         What :func:`patchify` returns, except that each patch has one row per frame, in sequence:
@@ -171,10 +172,25 @@ def _grid(size: tuple[int, int], config: PatchConfig) -> tuple[int, int, int]:
     return 1, size[1] // config.patch_size, size[0] // config.patch_size
 
 
-def cut(image: Image.Image, size: tuple[int, int], config: PatchConfig) -> npt.NDArray[np.uint8]:
-    """Resize an RGB image to ``size``, and cut it into patches as :func:`patchify` does."""
-    pixels = np.asarray(image.resize(size, Image.Resampling(config.resample)))
-    _, grid_h, grid_w = _grid(size, config)
+def cut_frame(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int], config: PatchConfig
+) -> npt.NDArray[np.uint8]:
+    """Resize a video's RGB frame, (height, width, 3), to ``size``, and cut it as :func:`patchify`.
+
+    Source: ``torchvision.transforms.v2.functional.resize`` of a uint8 tensor.
+    """
+    from torch import from_numpy  # takes a second, and 200 MB
+    from torch.nn.functional import interpolate
+
+    frame = from_numpy(pixels).permute(2, 0, 1)[None]
+    mode = Image.Resampling(config.resample).name.lower()
+    resized = interpolate(frame, size=size[::-1], mode=mode, antialias=True)
+    return _cut(resized[0].permute(1, 2, 0).numpy(), config)
+
+
+def _cut(pixels: npt.NDArray[np.uint8], config: PatchConfig) -> npt.NDArray[np.uint8]:
+    height, width, _ = pixels.shape
+    _, grid_h, grid_w = _grid((width, height), config)
     merge, patch = config.merge_size, config.patch_size
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     rows = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid_h * grid_w, 3 * patch * patch)

@@ -30,7 +30,7 @@ from glm_preprocessing.media_options import (
 from glm_preprocessing.patches import (
     PatchConfig,
     check_whole,
-    cut,
+    cut_frame,
     pair_frames,
     patchify,
     target_size,
@@ -438,7 +438,7 @@ class Preprocessor:
         )
         # Saves seconds of decoding a video that stage 2 would reject anyway.
         budget.take(_grid_of(len(indices) // depth, size, config), field, "video")
-        rows = video.frames(indices, lambda image: cut(image, size, config))
+        rows = video.frames(indices, lambda pixels: cut_frame(pixels, size, config))
         return _sampled(rows, size, config, [video.times[i] for i in indices])
 
     def _frames(
@@ -466,7 +466,7 @@ class Preprocessor:
             if not place:
                 size = self._size(picture.size, config, field, options.max_pixels, kwargs, number)
                 budget.take(_grid_of(number // depth, size, config), field, "video")
-            rows.append(cut(picture.image, size, config))
+            rows.append(cut_frame(np.array(picture.image), size, config))
         times = list(options.times)
         if not times:
             times = [place / (options.fps or _FRAMES_A_SECOND) for place in range(len(files))]
@@ -550,15 +550,20 @@ def _grid_of(pairs: int, size: tuple[int, int], config: PatchConfig) -> Grid:
 
 
 def _sampled(
-    rows: Sequence[npt.NDArray[np.uint8]],
+    rows: list[npt.NDArray[np.uint8]],
     size: tuple[int, int],
     config: PatchConfig,
     times: Sequence[float],
 ) -> _SampledVideo:
-    """The video of these frames, each cut into patches, and of their times in seconds."""
+    """The video of these frames, each cut into patches, and of their times in seconds.
+
+    ``rows`` is empty afterwards: the frames of a video may take hundreds of megabytes.
+    """
     depth = config.temporal_patch_size
     visuals = []
-    for patches, grid in pair_frames(rows, size, config):
+    rows.reverse()
+    one_by_one = (rows.pop() for _ in range(len(rows)))
+    for patches, grid in pair_frames(one_by_one, size, config):
         # Hash of the pixels: identical frames share their embeddings.
         name = content_hash(b"%d %d " % size + patches.tobytes())
         visuals.append(_Visual(name, grid, patches, depth))

@@ -51,7 +51,7 @@ class PreprocessingSettings:
         return cls(
             model=model,
             max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
-            max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=50_000_000, minimum=1),
+            max_image_pixels=_integer(env, "GLM_MAX_IMAGE_PIXELS", default=65_000_000, minimum=1),
             max_images=_integer(env, "GLM_MAX_IMAGES", default=999, minimum=0),
             image_decode_timeout=_integer(env, "GLM_IMAGE_DECODE_TIMEOUT", default=30, minimum=1),
             max_videos=_integer(env, "GLM_MAX_VIDEOS", default=999, minimum=0),

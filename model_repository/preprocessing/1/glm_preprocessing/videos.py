@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from glm_preprocessing.errors import InvalidInput
 from glm_preprocessing.media_options import VideoOptions
@@ -164,14 +163,14 @@ class Video:
             raise InvalidInput(field, "the video is damaged: no frame can be decoded")
         self.height, self.width = _upright(frame, frame.to_ndarray(format="gray")).shape
 
-    def frames(self, indices: Sequence[int], change: Callable[[Image.Image], T]) -> list[T]:
+    def frames(self, indices: Sequence[int], change: Callable[[Pixels], T]) -> list[T]:
         """What ``change`` makes of each of the frames with these numbers.
 
         A frame that cannot be decoded is replaced by the one after it, or before it.
 
         Args:
             indices: at least one, ascending.
-            change: called with the frame, upright, as RGB; on several threads.
+            change: called with the frame, upright, as (height, width, 3) RGB; on several threads.
 
         Raises:
             InvalidInput: too many cannot be decoded, or it takes too long.
@@ -182,7 +181,7 @@ class Video:
         threads = _num_threads()
 
         def convert(frame: av.VideoFrame) -> T:
-            return change(Image.fromarray(_upright(frame, frame.to_ndarray(format="rgb24"))))
+            return change(_upright(frame, frame.to_ndarray(format="rgb24")))
 
         with ThreadPoolExecutor(threads) as pool, self._errors():
             for number, frame in self._decoded(wanted):
@@ -359,6 +358,8 @@ class Video:
         left = set(numbers)
         for start, stop in self._ranges(wanted):
             for number in (*range(start, stop), None):
+                if self._codec in _INTRA and number is not None and number not in needed:
+                    continue
                 # Frames that no other refers to, unless they are wanted themselves.
                 context.skip_frame = "DEFAULT" if number in needed or number is None else "NONREF"
                 packet = None if number is None else self._packets[number]
