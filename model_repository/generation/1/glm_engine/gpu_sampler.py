@@ -24,7 +24,8 @@ from glm_engine.structured_output import token_masks
 # Tokens that a program takes at a time.
 _BLOCK = 2048
 _PAIRS = 256
-_WEYL = np.uint64(0x9E3779B97F4A7C15)
+_WEYL = 0x9E3779B97F4A7C15
+_Added = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -40,8 +41,8 @@ class _State:
     """
 
     seed: int
-    added: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-    added_at_first: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+    added: _Added
+    added_at_first: _Added
     slot: int = -1
     num_counted: int = 0
 
@@ -52,17 +53,32 @@ class _Inputs:
 
     Attributes:
         cleared: slots whose counts are from another request.
+        prompts: (tokens, 3) int32, like ``new``.
         new: (slot, token, 1 or ``PROMPT_BIT``) to count.
+        added_rows, added: rows, and token ids and values that are added to their scores.
     """
 
     floats: list[tuple[float, ...]] = field(default_factory=list)
     ints: list[tuple[int, ...]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     cleared: list[int] = field(default_factory=list)
-    new: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    places: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    values: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    prompts: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    new: list[tuple[int, int, int]] = field(default_factory=list)
+    added_rows: list[int] = field(default_factory=list)
+    added: list[_Added] = field(default_factory=list)
     is_edited: bool = False
+
+    def to_count(self) -> npt.NDArray[np.int32]:
+        """(tokens, 3) int32."""
+        return np.concatenate([*self.prompts, np.array(self.new, np.int32).reshape(-1, 3)])
+
+    def to_add(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """(scores, 2) int32 rows and token ids, and (scores,) float32 values."""
+        if not self.added:
+            return np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
+        rows = np.repeat(np.array(self.added_rows, np.int32), [len(ids) for ids, _ in self.added])
+        ids = np.concatenate([ids for ids, _ in self.added])
+        return np.stack([rows, ids], 1), np.concatenate([values for _, values in self.added])
 
 
 class GPUSampler:
@@ -113,9 +129,7 @@ class GPUSampler:
             [
                 np.array(inputs.floats, np.float32), np.array(inputs.ints, np.int32),
                 seeds.view(np.int64), np.array(inputs.cleared, np.int32),
-                _joined(inputs.new, np.zeros((0, 3), np.int32)),
-                _joined(inputs.places, np.zeros((0, 2), np.int32)),
-                _joined(inputs.values, np.zeros(0, np.float32)),
+                inputs.to_count(), *inputs.to_add(),
                 token_masks(guides, self._num_tokens) if guides else none,
                 np.array(reported, np.int32),
             ],
@@ -133,9 +147,7 @@ class GPUSampler:
             )
         scores = logits
         if inputs.is_edited:
-            scores = torch.empty_strided(
-                (count, stride), (stride, 1), dtype=torch.float32, device=self._device
-            )
+            scores = torch.empty(count, stride, dtype=torch.float32, device=self._device)
             kernels.penalize_kernel[(count, blocks)](
                 logits, self._counts, floats, ints, scores, stride, num_tokens, BLOCK=_BLOCK
             )
@@ -168,13 +180,16 @@ class GPUSampler:
             slot = -1
             if _is_penalised(params):
                 slot = self._slot(request, state, in_step, inputs)
-                new = request.token_ids[state.num_counted :]
+                inputs.new += [
+                    (slot, token, 1)
+                    for token in request.token_ids[state.num_counted :]
+                    if token < self._num_tokens
+                ]
                 state.num_counted = count
-                self._count(inputs, slot, np.array(new, np.int32), 1)
             added = state.added_at_first if count < params.min_tokens else state.added
             if len(added[0]) and forced is None:
-                inputs.places.append(np.stack([np.full_like(added[0], row), added[0]], 1))
-                inputs.values.append(added[1])
+                inputs.added_rows.append(row)
+                inputs.added.append(added)
             guide = -1
             if request.guide is not None:
                 guide, guides = guides, guides + 1
@@ -209,15 +224,11 @@ class GPUSampler:
         state.slot, state.num_counted = slot, 0
         inputs.cleared.append(slot)
         # transformers' RepetitionPenaltyLogitsProcessor counts the prompt as well.
-        self._count(inputs, slot, np.unique(request.prompt.input_ids), kernels.PROMPT_BIT)
-        return slot
-
-    def _count(self, inputs: _Inputs, slot: int, tokens: npt.NDArray[np.int32], what: int) -> None:
+        tokens = np.unique(request.prompt.input_ids)
         tokens = tokens[tokens < self._num_tokens]
-        if len(tokens):
-            inputs.new.append(
-                np.stack([np.full_like(tokens, slot), tokens, np.full_like(tokens, what)], 1)
-            )
+        what = np.full_like(tokens, kernels.PROMPT_BIT)
+        inputs.prompts.append(np.stack([np.full_like(tokens, slot), tokens, what], 1))
+        return slot
 
     def _state(self, request: Request) -> _State:
         if request.sampling is None:
@@ -281,19 +292,13 @@ def _download(tensor: torch.Tensor) -> torch.Tensor:
     return here.copy_(tensor, non_blocking=True)
 
 
-def _joined(parts: Sequence[npt.NDArray[Any]], nothing: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else nothing
-
-
-def _pairs(
-    added: dict[int, float],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def _pairs(added: dict[int, float]) -> _Added:
     return np.array(list(added), np.int32), np.array(list(added.values()), np.float32)
 
 
 def _mixed(seed: int, position: int) -> int:
     """The seed of one draw (SplitMix64; Steele et al., 2014)."""
-    value = (seed + (position + 1) * int(_WEYL)) % 2**64
+    value = (seed + (position + 1) * _WEYL) % 2**64
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
     return value ^ value >> 31
