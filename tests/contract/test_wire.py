@@ -12,7 +12,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from glm_client import GenerationRequest, wire
-from glm_triton.preprocessing import KNOWN_IMAGE_INPUTS, PROMPT_INPUTS, PROMPT_OUTPUTS
+from glm_triton.preprocessing import (
+    KNOWN_IMAGE_INPUTS,
+    PROMPT_INPUTS,
+    PROMPT_OUTPUTS,
+    QUESTION_OUTPUTS,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 MODELS = ("preprocessing", "generation")
@@ -116,7 +121,8 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
     for_tokenizers = {"text", "token_text"}
-    assert {*PROMPT_OUTPUTS, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
+    outputs = {*PROMPT_OUTPUTS, *QUESTION_OUTPUTS, *for_tokenizers}
+    assert outputs == {tensor.name for tensor in preprocessing.output}
 
 
 VLLM_BACKEND_INPUTS = {

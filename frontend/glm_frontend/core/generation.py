@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import islice
 
 from glm_client import (
     CallDelta,
@@ -23,6 +24,7 @@ from glm_frontend.core.boxes import find_boxes
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.events import AnswerEvent, Event, Finish, TokenUsage
 from glm_frontend.core.health import HealthProbe
+from glm_frontend.core.record import AnswerRecord
 from glm_frontend.core.request import AnswerRequest
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, from_client_error
@@ -86,6 +88,25 @@ class Generator:
                     yield moved
             begin, used = begin + request.num_choices, latest
 
+    async def decide(
+        self, request: AnswerRequest, caller: Caller
+    ) -> tuple[list[Sequence[float]], TokenUsage]:
+        """The log probabilities of the options of each question, and the tokens of all of them.
+
+        Raises:
+            APIError: with the HTTP request's names.
+        """
+        record = caller.record.begin_answer(is_raw=False)
+        on_wire = await self._load(request, caller)
+        (answer,) = await self._answers(request, on_wire, record)
+        record.usage = usage = TokenUsage(
+            prompt=answer.num_input_tokens,
+            image=answer.num_image_tokens,
+            cached=answer.num_cached_tokens,
+        )
+        logprobs = iter(answer.option_logprobs)
+        return [list(islice(logprobs, len(one.options))) for one in request.questions], usage
+
     async def tokenize(
         self, request: AnswerRequest, caller: Caller, *, token_texts: bool = False
     ) -> Tokenization:
@@ -100,11 +121,7 @@ class Generator:
         record = caller.record.begin_answer(is_raw=request.is_raw)
         on_wire = await self._load(request, caller)
         echo = await self._echo(request, on_wire)
-        try:
-            answers = await self._backend.generate_choices(on_wire, timeout=self._timeout)
-        except GLMError as error:
-            raise self._failed(error, request) from error
-        self._health.note_success()
+        answers = await self._answers(request, on_wire, record)
         record.usage = usage = TokenUsage(
             prompt=answers[0].num_input_tokens,
             image=answers[0].num_image_tokens,
@@ -112,7 +129,6 @@ class Generator:
             completion=sum(answer.num_output_tokens for answer in answers),
             reasoning=sum(answer.num_reasoning_tokens for answer in answers),
         )
-        record.finish_reasons += [answer.finish_reason for answer in answers]
         echo = [replace(begin, logprobs=answers[0].prompt_logprobs) for begin in echo]
         events = []
         for choice, answer in enumerate(answers):
@@ -123,6 +139,18 @@ class Generator:
             for event in (*echo, *_events(answer, request), finish):
                 events.append(AnswerEvent(choice, event, usage))
         return events
+
+    async def _answers(
+        self, request: AnswerRequest, on_wire: GenerationRequest, record: AnswerRecord
+    ) -> Sequence[Generation]:
+        """All answers, once they are whole."""
+        try:
+            answers = await self._backend.generate_choices(on_wire, timeout=self._timeout)
+        except GLMError as error:
+            raise self._failed(error, request) from error
+        self._health.note_success()
+        record.finish_reasons += [answer.finish_reason for answer in answers]
+        return answers
 
     async def _stream(self, request: AnswerRequest, caller: Caller) -> AsyncGenerator[AnswerEvent]:
         record = caller.record.begin_answer(is_raw=request.is_raw)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from glm_client import GenerationRequest
+from glm_client import GenerationRequest, Question
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.conversation import ConversationBuilder, Paths
 from glm_frontend.errors import invalid
@@ -27,6 +27,7 @@ class AnswerRequest:
         is_raw: whether the answer is plain text, without a thought or calls.
         echo: whether the text begins with the prompt.
         finds_boxes: whether the boxes of the answer are looked for.
+        questions: to be answered with the log probabilities of their options.
     """
 
     prompt: Mapping[str, Any]
@@ -38,6 +39,7 @@ class AnswerRequest:
     is_raw: bool = False
     echo: bool = False
     finds_boxes: bool = False
+    questions: Sequence[Question] = ()
 
     @property
     def num_choices(self) -> int:
@@ -59,11 +61,12 @@ class AnswerRequest:
             images=images,
             image_max_pixels=budgets if any(budgets) else (),
             videos=videos,
+            questions=self.questions,
             tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
             request_id=caller.request_id,
-            return_events=not self.is_raw,
+            return_events=not self.is_raw and not self.questions,
             return_image_sizes=self.finds_boxes,
             tenant=caller.tenant,
             trace_context=caller.record.trace_context,

@@ -13,9 +13,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from glm_engine.errors import GenerationError, InvalidRequest, wire_text
-from glm_engine.request import GenerationDefaults, parse_sampling_parameters
+from glm_engine.request import GenerationDefaults, SamplingParams, parse_sampling_parameters
 from glm_triton.jobs import Job, Response
-from glm_triton.preprocessing import PROMPT_INPUTS, PROMPT_OUTPUTS, StageOneError
+from glm_triton.preprocessing import PROMPT_INPUTS, StageOneError, outputs_for
 
 # The request parameter that selects JSON errors; also sent to stage 1.
 _ERROR_DETAILS = "error_details"
@@ -105,6 +105,8 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
     params = parse_sampling_parameters(
         _text(triton_request, "sampling_parameters"), defaults, beside
     )
+    if "questions" in prompt_inputs:
+        _check_questions(prompt_inputs, params, defaults)
     if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
         params = replace(params, logprobs=0)
     return Job(
@@ -129,6 +131,19 @@ def read_job(triton_request: Any, client: TritonClient, defaults: GenerationDefa
     )
 
 
+def _check_questions(
+    prompt_inputs: Mapping[str, "np.ndarray[Any, Any]"],
+    params: SamplingParams,
+    defaults: GenerationDefaults,
+) -> None:
+    if "messages" not in prompt_inputs and "text_input" not in prompt_inputs:
+        raise InvalidRequest("questions", "needs messages or text_input")
+    if replace(params, priority=0) != parse_sampling_parameters(None, defaults):
+        raise InvalidRequest(
+            "sampling_parameters", "cannot be combined with questions, except for priority"
+        )
+
+
 def infer_stage_one(
     request_id: str, inputs: Mapping[str, "np.ndarray[Any, Any]"]
 ) -> dict[str, "np.ndarray[Any, Any]"]:
@@ -137,10 +152,11 @@ def infer_stage_one(
     Raises:
         StageOneError: stage 1 or Triton returned an error.
     """
+    outputs = outputs_for(inputs)
     response = pb_utils.InferenceRequest(
         model_name="preprocessing",
         request_id=request_id,
-        requested_output_names=list(PROMPT_OUTPUTS),
+        requested_output_names=outputs,
         inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
         parameters={_ERROR_DETAILS: True},
     ).exec()
@@ -148,7 +164,7 @@ def infer_stage_one(
         raise StageOneError(response.error().message())
     return {
         name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
-        for name in PROMPT_OUTPUTS
+        for name in outputs
     }
 
 
@@ -174,6 +190,9 @@ def _to_tensors(response: Response) -> list[Any]:
         tensors.append(pb_utils.Tensor("image_sizes", response.image_sizes))
     if response.prompt_logprobs is not None:
         tensors.append(_string_tensor("prompt_logprobs", json.dumps(response.prompt_logprobs)))
+    if response.option_logprobs is not None:
+        values = np.array(response.option_logprobs, np.float32)
+        tensors.append(pb_utils.Tensor("option_logprobs", values))
     if response.limits is not None:
         tensors.append(_string_tensor("limits", json.dumps(response.limits)))
     if response.token_ids is not None:
