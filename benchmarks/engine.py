@@ -59,7 +59,11 @@ def prompts(engine: Engine, preprocessor: Preprocessor, count: int, first: int) 
         )
         made.append(
             Prompt(
-                "text_input", stage_1.input_ids, stage_1.position_ids, stage_1.rope_delta, images
+                "text_input",
+                stage_1.input_ids,
+                stage_1.position_ids,
+                int(stage_1.rope_delta[0]),
+                images,
             )
         )
     return made

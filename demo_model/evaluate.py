@@ -43,7 +43,7 @@ def make_cases(count: int, seed: int) -> list[Case]:
     rng = random.Random(seed)
     cases = []
     for i in range(count):
-        picture, scene = _draw(rng)
+        picture, scene = draw_picture(rng)
         dialogue = ask(rng, scene)
         picture_first = rng.random() < 0.85
         turn = _user(dialogue.question, 1, picture_first)
@@ -54,7 +54,7 @@ def make_cases(count: int, seed: int) -> list[Case]:
             messages = [*history, _user(second.question)]
             cases.append(Case(messages, [picture], second, ("second turn",)))
         if i % 5 == 1:
-            other, other_scene = _draw(rng)
+            other, other_scene = draw_picture(rng)
             two = ask_about_two(rng, scene, other_scene)
             cases.append(Case([_user(two.question, 2)], [picture, other], two, (two.task,)))
         if i % 10 == 2:
@@ -68,7 +68,7 @@ def make_structured_cases(count: int, seed: int) -> list[Case]:
     rng = random.Random(seed + 1)
     cases: list[Case] = []
     while len(cases) < count:
-        picture, scene = _draw(rng)
+        picture, scene = draw_picture(rng)
         dialogue = (ask_json, ask_boxes)[len(cases) % 2](rng, scene)
         if not dialogue.pieces:  # what a token mask forces cannot be asked for without one
             turn = _user(dialogue.question, 1, rng.random() < 0.85)
@@ -84,7 +84,7 @@ def make_tool_cases(count: int, seed: int) -> list[Case]:
         pictures: list[Image.Image] = []
 
         def draw(pictures: list[Image.Image] = pictures) -> Scene:
-            picture, scene = _draw(rng)
+            picture, scene = draw_picture(rng)
             pictures.append(picture)
             return scene
 
@@ -108,7 +108,7 @@ def make_tool_cases(count: int, seed: int) -> list[Case]:
     return cases
 
 
-def _draw(rng: random.Random) -> tuple[Image.Image, Scene]:
+def draw_picture(rng: random.Random) -> tuple[Image.Image, Scene]:
     """A picture of any size, as users send them; the image processor does the rest."""
     rows, columns = sample_grid(rng)
     scene = sample_scene(

@@ -353,6 +353,7 @@ def _join(deltas: list[GenerationDelta]) -> Generation:
         image_sizes=next((delta.image_sizes for delta in deltas if delta.image_sizes), ()),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
+        option_logprobs=tuple(value for delta in deltas for value in delta.option_logprobs),
         finish_reason=next(delta.finish_reason for delta in deltas if delta.finish_reason),
         stop_reason=deltas[-1].stop_reason,
         num_input_tokens=max(delta.num_input_tokens or 0 for delta in deltas),

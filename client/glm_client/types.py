@@ -95,6 +95,19 @@ class _Parsed:
         return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a conversation, with options for its answer.
+
+    Attributes:
+        content: text, or a list of parts as in a message; it ends the last turn of the user.
+        options: the whole texts of possible answers.
+    """
+
+    content: str | Sequence[Mapping[str, Any]]
+    options: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One generation request. Set exactly one of the first four.
@@ -114,6 +127,9 @@ class GenerationRequest:
         mm_processor_kwargs: arguments of transformers' processor, for all images and videos:
             ``size``, ``min_pixels``, ``max_pixels``, ``do_resize``, ``fps``.
         tools: tools in OpenAI form, for the chat template.
+        questions: about ``messages`` or ``text_input``: instead of text the answer has
+            ``option_logprobs``. Their images come after those of the messages. Only the sampling
+            parameter ``priority`` goes with them.
         chat_template_kwargs: for example ``{"enable_thinking": False}``.
         sampling_parameters: ``max_tokens``, ``temperature`` and so on, with vLLM's names. Missing
             ones default to those of the checkpoint. ``logprobs`` is the number of alternatives per
@@ -141,6 +157,7 @@ class GenerationRequest:
     image_max_pixels: Sequence[int] = ()
     videos: Sequence[bytes] = ()
     mm_processor_kwargs: Mapping[str, Any] | None = None
+    questions: Sequence[Question] = ()
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -193,6 +210,9 @@ class GenerationDelta(_Parsed):
         limits: ``max_model_len`` and ``vocab_size`` in tokens, the checkpoint's defaults of
             ``temperature``, ``top_p`` and ``top_k``, and its ``revision``; in the first piece, if
             requested.
+        option_logprobs: for each option of all questions in their order, the natural logarithm of
+            the probability that the answer begins with its text; where an option is the beginning
+            of another of its question, that it is exactly this text.
     """
 
     text: str = ""
@@ -210,6 +230,7 @@ class GenerationDelta(_Parsed):
     image_sizes: tuple[tuple[int, int], ...] = ()
     limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    option_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +251,7 @@ class Generation(_Parsed):
     image_sizes: tuple[tuple[int, int], ...] = ()
     limits: Mapping[str, Any] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    option_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

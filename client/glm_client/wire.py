@@ -44,6 +44,7 @@ INPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "image_max_pixels": "INT32",
         "video": "BYTES",
         "mm_processor_kwargs": "BYTES",
+        "questions": "BYTES",
         "stream": "BOOL",
         "sampling_parameters": "BYTES",
         "exclude_input_in_output": "BOOL",
@@ -79,6 +80,7 @@ OUTPUT_DATATYPES: Mapping[str, str] = MappingProxyType(
         "image_sizes": "INT32",
         "limits": "BYTES",
         "prompt_logprobs": "BYTES",
+        "option_logprobs": "FP32",
     }
 )
 
@@ -156,6 +158,7 @@ def _outputs(request: GenerationRequest) -> list[str]:
         "image_sizes": not request.return_image_sizes,
         "limits": not request.return_limits,
         "prompt_logprobs": request.sampling_parameters.get("prompt_logprobs") is None,
+        "option_logprobs": not request.questions,
         "logprobs": request.return_events or not _wants_logprobs(request),
         "index": request.num_choices == 1,
     }
@@ -199,6 +202,9 @@ def _prompt_inputs(request: GenerationRequest) -> list[InferInput]:
             inputs.append(_bytes(name, text.encode()))
     if request.prompt_token_ids is not None:
         inputs.append(_integers("prompt_token_ids", request.prompt_token_ids))
+    if request.questions:
+        asked = [{"content": one.content, "options": one.options} for one in request.questions]
+        inputs.append(_bytes("questions", _json(asked)))
     for name in ("messages", "tools", "chat_template_kwargs", "mm_processor_kwargs"):
         value = getattr(request, name)
         if value is not None:
@@ -254,11 +260,16 @@ def parse_response(result: InferResult) -> GenerationDelta:
         image_sizes=_sizes(result.as_numpy("image_sizes")),
         prompt_logprobs=_logprobs(json.loads(_first(result, "prompt_logprobs", b"[]"))),
         limits=json.loads(_first(result, "limits", b"null")),
+        option_logprobs=_floats(result.as_numpy("option_logprobs")),
     )
 
 
 def _sizes(given: "np.ndarray[Any, Any] | None") -> tuple[tuple[int, int], ...]:
     return () if given is None else tuple((width, height) for width, height in given.tolist())
+
+
+def _floats(given: "np.ndarray[Any, Any] | None") -> tuple[float, ...]:
+    return () if given is None else tuple(given.ravel().tolist())
 
 
 def _event(given: Mapping[str, Any]) -> Event:

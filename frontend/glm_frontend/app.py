@@ -15,6 +15,7 @@ from glm_frontend import otel
 from glm_frontend.admission.inflight_bytes import InflightBytes
 from glm_frontend.apis.chat import routes as chat
 from glm_frontend.apis.completions import routes as completions
+from glm_frontend.apis.decisions import routes as decisions
 from glm_frontend.apis.health import routes as health
 from glm_frontend.apis.messages import routes as messages
 from glm_frontend.apis.metrics import routes as metrics
@@ -45,7 +46,8 @@ from glm_frontend.observability.tracing import telemetry
 from glm_frontend.settings import Settings
 
 _ROUTERS = (
-    chat, responses, messages, completions, multimodal, tokens, models, health, metrics, docs,
+    chat, responses, messages, completions, decisions, multimodal, tokens, models, health, metrics,
+    docs,
 )  # fmt: skip
 
 

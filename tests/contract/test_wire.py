@@ -13,7 +13,12 @@ from tritonclient.grpc import model_config_pb2
 
 from glm_client import GenerationRequest, wire
 from glm_triton.deployment import PARAMETER
-from glm_triton.preprocessing import KNOWN_IMAGE_INPUTS, PROMPT_INPUTS, PROMPT_OUTPUTS
+from glm_triton.preprocessing import (
+    KNOWN_IMAGE_INPUTS,
+    PROMPT_INPUTS,
+    PROMPT_OUTPUTS,
+    QUESTION_OUTPUTS,
+)
 from launcher import upgrade
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -140,7 +145,8 @@ def test_generation_hands_preprocessing_what_it_takes_and_asks_for_what_it_gives
             if mine.name == theirs.name:
                 assert (mine.data_type, list(mine.dims)) == (theirs.data_type, list(theirs.dims))
     for_tokenizers = {"text", "token_text", "tokenizer_config"}
-    assert {*PROMPT_OUTPUTS, *for_tokenizers} == {tensor.name for tensor in preprocessing.output}
+    outputs = {*PROMPT_OUTPUTS, *QUESTION_OUTPUTS, *for_tokenizers}
+    assert outputs == {tensor.name for tensor in preprocessing.output}
 
 
 VLLM_BACKEND_INPUTS = {

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from glm_client import (
@@ -103,6 +104,30 @@ class Generator:
                     latest = moved.usage
                     yield moved
             begin, used = begin + request.num_choices, latest
+
+    async def decide(
+        self, request: AnswerRequest, caller: Caller
+    ) -> tuple[list[Sequence[float]], TokenUsage]:
+        """The log probabilities of the options of each question, and the tokens of all of them.
+
+        Raises:
+            APIError: with the HTTP request's names.
+        """
+        record = caller.record.begin_answer(is_raw=False)
+        on_wire = await self._load(request, caller)
+        try:
+            (answer,) = await self._backend.generate_choices(on_wire, timeout=self._timeout)
+        except GLMError as error:
+            raise self._failed(error, request) from error
+        self._health.note_success()
+        record.finish_reasons.append(answer.finish_reason)
+        record.usage = usage = TokenUsage(
+            prompt=answer.num_input_tokens,
+            image=answer.num_image_tokens,
+            cached=answer.num_cached_tokens,
+        )
+        logprobs = iter(answer.option_logprobs)
+        return [list(islice(logprobs, len(one.options))) for one in request.questions], usage
 
     async def tokenize(
         self, request: AnswerRequest, caller: Caller, *, token_texts: bool = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any
 
-from glm_client import GenerationRequest
+from glm_client import GenerationRequest, Question
 from glm_frontend.core.caller import Caller
 from glm_frontend.core.conversation import ConversationBuilder, Paths
 from glm_frontend.errors import invalid
@@ -33,6 +33,7 @@ class AnswerRequest:
         echo: whether the text begins with the prompt.
         has_no_answer: whether the prompt is all of the text.
         finds_boxes: whether the boxes of the answer are looked for.
+        questions: to be answered with the log probabilities of their options.
     """
 
     prompt: Mapping[str, Any]
@@ -47,6 +48,7 @@ class AnswerRequest:
     echo: bool = False
     has_no_answer: bool = False
     finds_boxes: bool = False
+    questions: Sequence[Question] = ()
 
     @property
     def num_choices(self) -> int:
@@ -96,12 +98,13 @@ class AnswerRequest:
             images=images,
             image_max_pixels=budgets if any(budgets) else (),
             videos=videos,
+            questions=self.questions,
             tools=self.tools or None,
             sampling_parameters=self.sampling_parameters,
             chat_template_kwargs=self.template_kwargs or None,
             mm_processor_kwargs=self.processor_kwargs or None,
             request_id=caller.request_id,
-            return_events=not self.is_raw,
+            return_events=not self.is_raw and not self.questions,
             return_image_sizes=self.finds_boxes,
             tenant=caller.tenant,
             cache_salt=self.cache_salt,

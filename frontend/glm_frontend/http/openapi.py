@@ -32,6 +32,7 @@ page; nothing is loaded from elsewhere, and nothing is stored.
 | clients made for Anthropic's API | `/v1/messages` |
 | one question about some files, from a shell or a form | `/v1/multi-modal/inference` |
 | text without a chat template | `/v1/completions` |
+| the probability of each of some answers, without writing one | `/v1/decisions` |
 | counting before asking | `/tokenize`, `/v1/messages/count_tokens` |
 
 ## Pictures

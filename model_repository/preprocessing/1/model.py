@@ -7,7 +7,7 @@ sys.dont_write_bytecode = True
 
 import json
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -129,6 +129,7 @@ def _from_tensors(request: Any) -> PromptRequest:
         known_grids={name: grid for name, grid in zip(hashes, grids, strict=True) if any(grid)},
         video=_bytes(request, "video"),
         mm_processor_kwargs=_text(request, "mm_processor_kwargs"),
+        questions=_text(request, "questions"),
     )
 
 
@@ -167,10 +168,23 @@ def _to_tensors(prompt: Prompt) -> list[Any]:
     return [
         pb_utils.Tensor("input_ids", prompt.input_ids),
         pb_utils.Tensor("position_ids", prompt.position_ids),
-        pb_utils.Tensor("rope_delta", np.array([prompt.rope_delta], np.int32)),
+        pb_utils.Tensor("rope_delta", prompt.rope_delta),
+        pb_utils.Tensor("prompt_length", prompt.prompt_length),
+        pb_utils.Tensor("prompt_images", prompt.prompt_images),
         pb_utils.Tensor("patches", prompt.patches),
         pb_utils.Tensor("image_grid_thw", prompt.image_grid_thw),
         pb_utils.Tensor("image_hash", prompt.image_hash),
         pb_utils.Tensor("image_frames", prompt.image_frames),
         pb_utils.Tensor("image_size", prompt.image_size),
+        *_option_tensors(prompt.options),
     ]
+
+
+def _option_tensors(questions: Sequence[Sequence[Sequence[int]]]) -> list[Any]:
+    options = [option for question in questions for option in question]
+    counts = {
+        "option_count": [len(question) for question in questions],
+        "option_length": [len(option) for option in options],
+        "option_ids": [token_id for option in options for token_id in option],
+    }
+    return [pb_utils.Tensor(name, np.array(values, np.int32)) for name, values in counts.items()]

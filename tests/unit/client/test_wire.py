@@ -12,6 +12,7 @@ from glm_client import (
     CallStart,
     GenerationDelta,
     GenerationRequest,
+    Question,
     TextDelta,
     ThoughtDelta,
     TokenLogprob,
@@ -82,13 +83,15 @@ def test_a_single_turn_sends_nothing_that_was_not_given() -> None:
         ({"sampling_parameters": {"prompt_logprobs": 0}}, {"prompt_logprobs"}),
         ({"sampling_parameters": {"logprobs": 0}}, {"logprobs"}),
         ({"sampling_parameters": {"n": 2}}, {"index"}),
+        ({"questions": [Question("Is it?", ["a", "b"])]}, {"option_logprobs"}),
     ],
 )
 def test_optional_outputs_are_requested_on_demand(given: dict[str, Any], wanted: set[str]) -> None:
     call = build_call(GenerationRequest(text_input="hi", **given), stream=True, cancel_key=b"key")
     outputs = {output.name() for output in call["outputs"]}
     given_always = set(OUTPUT_DATATYPES) - {
-        *("token_ids", "logprobs", "index", "events", "image_sizes", "limits", "prompt_logprobs")
+        *("token_ids", "logprobs", "index", "events", "image_sizes", "limits", "prompt_logprobs"),
+        "option_logprobs",
     }
     without_text = {"text_output"} if "events" in wanted else set()
     assert outputs == given_always - without_text | wanted

@@ -25,6 +25,7 @@ CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 RESPONSES = "/v1/responses"
+DECISIONS = "/v1/decisions"
 MULTIMODAL = "/v1/multi-modal/inference"
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8/5+hHgAHggJ/PchI"
@@ -85,6 +86,11 @@ def goes_on(request: GenerationRequest) -> bool:
     return bool((request.chat_template_kwargs or {}).get("continue_final_message"))
 
 
+def _likelihoods(request: GenerationRequest) -> tuple[float, ...]:
+    """Of the options of all questions, all the same."""
+    return (-1.0,) * sum(len(question.options) for question in request.questions)
+
+
 class FakeBackend:
     """Satisfies ``glm_frontend.core.backend.Backend``.
 
@@ -138,6 +144,7 @@ class FakeBackend:
                 text="".join(item.text for item in own),
                 events=tuple(event for item in own for event in item.events),
                 finish_reason=own[-1].finish_reason or "stop",
+                option_logprobs=own[-1].option_logprobs or _likelihoods(request),
                 stop_reason=own[-1].stop_reason,
                 num_input_tokens=own[0].num_input_tokens or 0,
                 num_image_tokens=own[0].num_image_tokens or 0,

@@ -9,7 +9,14 @@ from starlette.testclient import TestClient
 
 import glm_frontend
 from glm_frontend.error_codes import ErrorCode
-from unit.frontend.fakes import CHAT, COUNT_TOKENS, MESSAGES, MULTIMODAL, RESPONSES
+from unit.frontend.fakes import (
+    CHAT,
+    COUNT_TOKENS,
+    DECISIONS,
+    MESSAGES,
+    MULTIMODAL,
+    RESPONSES,
+)
 
 # Most ask for the whole document, which takes half a second to make.
 pytestmark = pytest.mark.slow
@@ -46,6 +53,7 @@ def test_all_endpoints_are_there(document: Any) -> None:
         (f"{RESPONSES}/input_tokens", "post"),
         (MULTIMODAL, "post"),
         ("/v1/completions", "post"),
+        (DECISIONS, "post"),
         ("/tokenize", "post"),
         ("/detokenize", "post"),
         ("/tokenizer_info", "get"),
@@ -128,6 +136,7 @@ def test_the_key_is_documented(document: Any) -> None:
         RESPONSES,
         MESSAGES,
         COUNT_TOKENS,
+        DECISIONS,
         MULTIMODAL,
         "/v1/completions",
         "/tokenize",

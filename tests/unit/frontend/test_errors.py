@@ -23,6 +23,7 @@ from unit.frontend.fakes import (
     ANSWER,
     CHAT,
     COUNT_TOKENS,
+    DECISIONS,
     MESSAGES,
     MODEL,
     MULTIMODAL,
@@ -140,9 +141,14 @@ BODIES: dict[str, dict[str, Any]] = {
     MULTIMODAL: {"prompt": "hi"},
     COUNT_TOKENS: chat("hi"),
     "/tokenize": {"prompt": "hi"},
+    DECISIONS: {
+        "model": MODEL,
+        "input": "hi",
+        "questions": [{"type": "predicate", "instructions": "It is."}],
+    },
 }
 """A request of every API."""
-WITHOUT_A_STREAM = (COUNT_TOKENS, "/tokenize")
+WITHOUT_A_STREAM = (COUNT_TOKENS, DECISIONS, "/tokenize")
 
 
 def told(path: str, body: Any) -> tuple[str | None, str]:

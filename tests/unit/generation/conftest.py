@@ -60,7 +60,7 @@ def make_prompt() -> Callable[..., Prompt]:
             field="text_input",
             input_ids=stage_1.input_ids,
             position_ids=stage_1.position_ids,
-            rope_delta=stage_1.rope_delta,
+            rope_delta=int(stage_1.rope_delta[0]),
             images=place_images(
                 stage_1.input_ids,
                 config["image_token_id"],

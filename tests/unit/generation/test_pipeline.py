@@ -126,8 +126,7 @@ class StageOne:
             prompt = self._preprocessor(request)
         except PreprocessingError as error:
             raise StageOneError(wire_text(error, details=True)) from None
-        tensors = {name: getattr(prompt, name) for name in PROMPT_OUTPUTS if name != "rope_delta"}
-        return tensors | {"rope_delta": np.array([prompt.rope_delta], np.int32)}
+        return {name: getattr(prompt, name) for name in PROMPT_OUTPUTS}
 
 
 class Stage:

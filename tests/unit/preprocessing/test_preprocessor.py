@@ -76,7 +76,7 @@ def test_text_input_is_one_user_turn_with_its_images_first(preprocessor: Preproc
 def test_prompt_without_images_has_no_patches(preprocessor: Preprocessor) -> None:
     prompt = preprocessor(PromptRequest(text_input="hello"))
     assert prompt.patches.shape == (0, 588) and prompt.image_grid_thw.shape == (0, 3)
-    assert prompt.rope_delta == 0
+    assert prompt.rope_delta.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -426,3 +426,93 @@ def test_a_bad_video_names_its_place(
     with pytest.raises(InvalidInput) as caught:
         preprocessor(request_)
     assert str(caught.value).startswith(error)
+
+
+ASKED: list[dict[str, Any]] = [
+    {"content": "What color is it?", "options": ["red", "<|user|>"]},
+    {"content": [{"type": "text", "text": "This one?"}, {"type": "image"}], "options": ["yes"]},
+    {"content": "Where?", "options": ["left", "right", "left of it"]},
+]
+
+
+def test_each_question_has_the_prompt_that_its_conversation_would_have(
+    preprocessor: Preprocessor,
+) -> None:
+    first, second = _png("red", (60, 90)), _png("blue", (90, 60))
+    parts = [{"type": "image"}, {"type": "text", "text": "Look:"}]
+    prompt = preprocessor(
+        PromptRequest(
+            messages=json.dumps([{"role": "user", "content": parts}]),
+            image=[first, second],
+            questions=json.dumps(ASKED),
+        )
+    )
+    ends = np.cumsum(prompt.prompt_length)
+    for number, asked in enumerate(ASKED):
+        content = asked["content"]
+        own = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        alone = preprocessor(
+            PromptRequest(
+                messages=json.dumps(
+                    [{"role": "user", "content": [*parts, {"type": "text", "text": "\n\n"}, *own]}]
+                ),
+                image=[first, second] if number == 1 else [first],
+            )
+        )
+        places = slice(ends[number] - prompt.prompt_length[number], ends[number])
+        assert prompt.input_ids[places].tolist() == alone.input_ids.tolist()
+        assert prompt.position_ids[:, places].tolist() == alone.position_ids.tolist()
+        assert prompt.rope_delta[number] == alone.rope_delta[0]
+        assert prompt.prompt_images[number] == alone.prompt_images[0]
+        if number == 1:  # each picture is sent once
+            assert prompt.patches.tolist() == alone.patches.tolist()
+    assert [len(options) for options in prompt.options] == [2, 1, 3]
+    assert prompt.options[2][2][: len(prompt.options[2][0])] == prompt.options[2][0]
+    assert len(prompt.options[0][1]) > 1  # what looks like a tag is text
+
+
+def test_questions_follow_the_assistants_turn_as_a_turn_of_their_own(
+    preprocessor: Preprocessor,
+) -> None:
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello!"}]
+    asked = [{"content": "Is it?", "options": ["yes"]}]
+    prompt = preprocessor(PromptRequest(messages=json.dumps(history), questions=json.dumps(asked)))
+    alone = preprocessor(
+        PromptRequest(messages=json.dumps([*history, {"role": "user", "content": "Is it?"}]))
+    )
+    assert prompt.input_ids.tolist() == alone.input_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ([{"content": "a", "options": ["b"]}] * 401, "questions"),
+        ([{"content": "a", "options": [str(i) for i in range(256)]}], "questions[0].options"),
+        ([{"content": "a", "options": [str(i) for i in range(255)]}] * 40, "questions"),
+        ([{"content": "a", "options": ["\ud800"]}], "questions[0].options[0]"),
+        ([{"content": "a", "options": ["b"]}, "a"], "questions[1]"),
+        ([{"content": "a" * 10**6, "options": ["b"]}], "questions[0]"),
+    ],
+)
+def test_questions_are_bounded(preprocessor: Preprocessor, given: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        preprocessor(PromptRequest(text_input="hello", questions=json.dumps(given)))
+    assert refused.value.param == field
+
+
+def test_the_prompts_of_all_questions_are_bounded_together(
+    preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glm_preprocessing.preprocessor.MAX_QUESTION_TOKENS", 100)
+    asked = [{"content": "What is it?", "options": ["b"]}] * 20
+    preprocessor(PromptRequest(text_input="hello", questions=json.dumps(asked[:2])))
+    with pytest.raises(InvalidInput, match=r"up to questions\[\d\] have 1\d\d together") as refused:
+        preprocessor(PromptRequest(text_input="hello", questions=json.dumps(asked)))
+    assert refused.value.param == "questions"
+
+
+def test_questions_are_about_a_conversation(preprocessor: Preprocessor) -> None:
+    asked = json.dumps([{"content": "a", "options": ["b"]}])
+    with pytest.raises(InvalidInput) as refused:
+        preprocessor(PromptRequest(prompt="hello", questions=asked))
+    assert refused.value.param == "questions"

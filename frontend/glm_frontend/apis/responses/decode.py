@@ -76,11 +76,20 @@ def _conversation(body: ResponsesRequest | CompactRequest) -> ConversationBuilde
     if body.instructions is not None:
         where = "instructions"
         conversation.add("system", body.instructions, where, content_path=where)
-    if isinstance(body.input, str):
-        conversation.add("user", body.input, "input", content_path="input")
-    else:
-        _add_items(conversation, body.input)
+    add_input(conversation, body.input)
     return conversation
+
+
+def add_input(conversation: ConversationBuilder, given: str | Sequence[InputItem]) -> None:
+    """Add what ``input`` has to a conversation.
+
+    Raises:
+        APIError: an output has no call.
+    """
+    if isinstance(given, str):
+        conversation.add("user", given, "input", content_path="input")
+    else:
+        _add_items(conversation, given)
 
 
 @dataclass(slots=True)
@@ -159,10 +168,11 @@ def _add_items(conversation: ConversationBuilder, items: Sequence[InputItem]) ->
 def _content(content: InputContent, path: str) -> Content:
     if isinstance(content, str):
         return content
-    return [_part(part, f"{path}[{i}]") for i, part in enumerate(content)]
+    return [read_part(part, f"{path}[{i}]") for i, part in enumerate(content)]
 
 
-def _part(part: InputPart, path: str) -> Part:
+def read_part(part: InputPart, path: str) -> Part:
+    """A part of a message; ``path`` is where it stands."""
     if part.type != "input_image":
         return Part(part.text, path)
     return Part(

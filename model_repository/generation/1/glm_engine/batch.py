@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from glm_engine.request import Request
 from glm_engine.scheduler import Scheduled
+from glm_engine.scoring import Scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,23 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredOption:
+    """A token whose log probability counts for an option of a question.
+
+    Attributes:
+        row: in the batch, of the token before.
+        depth: number of the option's tokens before.
+        token_id: or ``scoring.END``.
+    """
+
+    scoring: Scoring
+    row: int
+    option: int
+    depth: int
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Concatenated tokens of many requests, without padding.
 
@@ -41,6 +59,7 @@ class Batch:
         query_start_loc: (parts + 1,) int32 cumulative numbers of tokens.
         scored: those of ``parts`` with prompt tokens whose successors' log probabilities are
             requested.
+        options: what ``parts`` say about the options of questions.
         sampled: those of ``parts`` for which a next token is sampled.
         sampled_rows: (sampled,) int64 rows of their last tokens; None if these are all rows.
         has_images: whether any of the tokens are of images, i.e. not embedded by their ids.
@@ -55,6 +74,7 @@ class Batch:
     num_computed: npt.NDArray[np.int32]
     query_start_loc: npt.NDArray[np.int32]
     scored: list[Scored]
+    options: list[ScoredOption]
     sampled: list[Scheduled]
     sampled_rows: npt.NDArray[np.int64] | None
     has_images: bool
@@ -108,6 +128,14 @@ class Batch:
                 for part, row in zip(parts, query_start_loc, strict=False)
                 if part.request.scores_prompt
                 and (count := min(part.end, part.request.prompt.num_tokens - 1) - part.start) > 0
+            ],
+            options=[
+                ScoredOption(scoring, int(row) + position - part.start, option, depth, token_id)
+                for part, row in zip(parts, query_start_loc, strict=False)
+                if (scoring := part.request.scoring) is not None
+                for position, option, depth, token_id in scoring.wanted(
+                    part.request, part.start, part.end
+                )
             ],
             sampled=[parts[index] for index in last],
             sampled_rows=None if every else query_start_loc[1:][last].astype(np.int64) - 1,

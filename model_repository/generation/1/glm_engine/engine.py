@@ -36,6 +36,7 @@ from glm_engine.request import (
 )
 from glm_engine.sampler import Sampled
 from glm_engine.scheduler import Scheduled, Scheduler
+from glm_engine.scoring import branches
 from glm_engine.structured_output import Grammars
 from glm_engine.vision import KnownImage
 from glm_format.answer import AnswerReader, Channel, channel_after
@@ -176,6 +177,7 @@ class Engine:
         self._heartbeat = heartbeat or Heartbeat("engine", env={})
         self._outputs: list[Output] = []
         self._detokenizers: dict[Request, Detokenizer] = {}
+        self._questions: dict[Request, None] = {}  # those whose branches are running or waiting
         self._mailbox: deque[Request] = deque()
         self._wake = threading.Event()
         self._checked, self._checked_step = 0.0, 0
@@ -238,6 +240,10 @@ class Engine:
                 f"answer within the context length of {self.max_model_len}",
                 code="context_length_exceeded",
             )
+        if request.scoring is not None:
+            self._check_options(request, available)
+            self._enqueue(request)
+            return
         self._check_token_ids(request.params)
         top = request.params.prompt_logprobs
         if top is not None and request.prompt.num_tokens * (top + 1) > MAX_PROMPT_LOGPROBS:
@@ -253,6 +259,9 @@ class Engine:
             )
         self._set_limits(request, available)
         self._attach_readers(request)
+        self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
         timeline = request.timeline
         timeline.queued = time.monotonic()
         timeline.received = timeline.received or timeline.queued
@@ -261,6 +270,17 @@ class Engine:
                 raise EngineUnavailable("the engine is stopping")
             self._mailbox.append(request)
         self._wake.set()
+
+    def _check_options(self, request: Request, available: int) -> None:
+        assert request.scoring is not None
+        longest = max(map(len, request.scoring.options))
+        if longest > available:
+            raise InvalidRequest(
+                request.prompt.field,
+                f"the prompt has {request.prompt.num_tokens} tokens and the longest option "
+                f"{longest}, which exceeds the context length of {self.max_model_len}",
+                code="context_length_exceeded",
+            )
 
     def _attach_readers(self, request: Request) -> None:
         """Create the reader and the stop finder of a request."""
@@ -369,6 +389,9 @@ class Engine:
             self._note_started(step)
             for part, sampled in self._run_step(step):
                 self._guarded(part.request, self._take_token, part.request, sampled)
+            for part in step:
+                if part.request.scoring is not None:
+                    self._guarded(part.request, self._take_scores, part.request)
         elif not self._live_requests():
             self._check_integrity()
         self._flush()
@@ -382,7 +405,7 @@ class Engine:
             self._scheduler.check_integrity()
 
     def _drop_cancelled(self) -> None:
-        for request in [r for r in self._live_requests() if r.cancelled]:
+        for request in dict.fromkeys(r for r in self._live_requests() if r.cancelled):
             self._fail(request, RequestCancelled())
 
     def _note_started(self, step: Sequence[Scheduled]) -> None:
@@ -390,6 +413,8 @@ class Engine:
             request = part.request
             if not request.timeline.scheduled:
                 request.timeline.scheduled = time.monotonic()
+                if request.option is not None:  # counted with its question
+                    continue
                 self.stats.prompt_tokens += request.prompt.num_tokens
                 self.stats.cached_tokens += request.num_cached
                 self.stats.image_tokens += request.prompt.num_image_tokens
@@ -412,6 +437,8 @@ class Engine:
                 torch.cuda.empty_cache()
         sampled: list[tuple[Scheduled, Sampled]] = []
         for part in step:
+            if part.request not in self._scheduler.running:
+                continue  # a branch of a question that has just failed
             self._guarded(part.request, lambda part=part: sampled.extend(self._attempt([part])))
         return sampled
 
@@ -503,6 +530,25 @@ class Engine:
         else:
             self._outputs.append(output)
 
+    def _take_scores(self, request: Request) -> None:
+        """Start the branches of a question, or end it with the last of them."""
+        scoring, question = request.scoring, request
+        assert scoring is not None
+        if request.num_computed < request.num_tokens:
+            return
+        if request.option is None:
+            scoring.open = dict.fromkeys(branches(request))
+            self._questions[request] = None
+            self._scheduler.park(request, list(scoring.open))
+        else:
+            assert request.leader is not None
+            question = request.leader
+            scoring.open.pop(request, None)
+            self._scheduler.remove(request)
+        if not scoring.open and question in self._questions:
+            question.timeline.first_token = time.monotonic()
+            self._end(Output(question, option_logprobs=scoring.sums(), finish_reason="stop"))
+
     def _text(self, request: Request, token_id: int) -> str:
         """The next text of the answer, cut off at a stop string."""
         stops = request.stop_finder
@@ -529,6 +575,13 @@ class Engine:
         return ("stop", token_id) if token_id in request.params.stop_token_ids else (None, None)
 
     def _fail(self, request: Request, error: GenerationError) -> None:
+        if request.option is not None:
+            assert request.leader is not None
+            request = request.leader
+        if request.scoring is not None:
+            for branch in request.scoring.open:
+                self._scheduler.remove(branch)
+            request.scoring.open.clear()
         self._end(Output(request, error=error))
 
     def _end(self, output: Output) -> None:
@@ -536,6 +589,7 @@ class Engine:
         request = output.request
         request.timeline.finished = time.monotonic()
         self._scheduler.remove(request)
+        self._questions.pop(request, None)
         self._detokenizers.pop(request, None)
         request.encoded.clear()
         request.sampling = request.guide = None
@@ -558,13 +612,13 @@ class Engine:
             self._on_outputs(outputs)
 
     def _live_requests(self) -> list[Request]:
-        return [*self._scheduler.waiting, *self._scheduler.running]
+        return [*self._questions, *self._scheduler.waiting, *self._scheduler.running]
 
     def _fail_all(self, error: GenerationError) -> None:
         while self._mailbox:
             self._scheduler.add(self._mailbox.popleft())
-        for request in self._live_requests():
-            self._fail(request, error)
+        while live := self._live_requests():
+            self._fail(live[0], error)
         self._flush()
 
 

@@ -1,5 +1,7 @@
 """The memory of the paged KV cache. The block manager tracks the owners of its blocks."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -29,6 +31,13 @@ class KVCache:
             dtype=dtype,
             device=device,
         )
+
+    def copy(self, blocks: Sequence[tuple[int, int]]) -> None:
+        """Copy the content of blocks, from the first of each pair to the second, all at once."""
+        if blocks:
+            sources, targets = torch.tensor(blocks, device=self.layers.device).T
+            for layer in self.layers:
+                layer.index_copy_(0, targets, layer.index_select(0, sources))
 
     @property
     def num_blocks(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from glm_engine import cpu
-from glm_engine.batch import Batch
+from glm_engine.batch import Batch, ScoredOption
 from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
@@ -35,6 +35,7 @@ from glm_engine.request import (
 )
 from glm_engine.sampler import Sampled, Sampler, token_logprobs
 from glm_engine.scheduler import Scheduled
+from glm_engine.scoring import END
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder, most_patches
 
 _CPU_KV_CACHE_MEMORY = 512 * 2**20
@@ -123,6 +124,8 @@ class ModelRunner:
             # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
             self.enter_thread()
+        eos = sorted(token for token in checkpoint.defaults.eos_token_ids if token < num_tokens)
+        self._eos_token_ids = torch.tensor(eos, device=self.device)
         usual = _CPU_BATCHED_TOKENS if self.device.type == "cpu" else _GPU_BATCHED_TOKENS
         self.max_num_seqs = config.max_num_seqs or self._usual_seqs(config)
         self.max_num_batched_tokens = max(config.max_num_batched_tokens or usual, self.max_num_seqs)
@@ -432,6 +435,7 @@ class ModelRunner:
         The images of the step must have been encoded.
         """
         batch = Batch.of(step, self.cache.block_size)
+        self.cache.copy([one for part in step if (one := part.request.tail_copy) is not None])
         if self._graphs and self._graphs.takes(batch):
             logits = self._graphs(batch)
         else:
@@ -444,7 +448,8 @@ class ModelRunner:
     def _forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         hidden = self._language.embed(self._to_device(batch.ids))
         self._place_images(batch, hidden)
-        on_hidden = partial(self._score, batch) if batch.scored else None
+        is_scored = batch.scored or batch.options
+        on_hidden = partial(self._score, batch) if is_scored else None
         return self._language(hidden, batch, cache.layers, on_hidden)
 
     def _score(self, batch: Batch, hidden: torch.Tensor) -> None:
@@ -458,6 +463,24 @@ class ModelRunner:
                 following = request.prompt.input_ids[position : position + count].astype(np.int64)
                 found = token_logprobs(logits, self._to_device(following), [top] * count)
                 request.prompt_logprobs.update(enumerate(found, position))
+        self._score_options(batch.options, hidden)
+
+    def _score_options(self, options: Sequence[ScoredOption], hidden: torch.Tensor) -> None:
+        """Note what the final hidden states say about the options of questions."""
+        for first in range(0, len(options), _SCORED_ROWS):
+            some = options[first : first + _SCORED_ROWS]
+            # Several options may be predicted by one row.
+            rows, at = np.unique([one.row for one in some], return_inverse=True)
+            picked = self._to_device(rows)
+            logprobs = self._language.logits(hidden.index_select(0, picked)).log_softmax(-1)
+            of_row = self._to_device(at)
+            token_ids = self._to_device(np.array([one.token_id for one in some]))
+            found = logprobs[of_row, token_ids.clamp(min=0)]
+            if any(one.token_id == END for one in some):
+                ends = logprobs[:, self._eos_token_ids].logsumexp(-1)
+                found = torch.where(token_ids == END, ends[of_row], found)
+            for one, value in zip(some, found.tolist(), strict=True):
+                one.scoring.logprobs[one.option, one.depth] = value
 
     def _place_images(self, batch: Batch, hidden: torch.Tensor) -> None:
         row = 0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from glm_engine.errors import GenerationError, InvalidRequest
 from glm_engine.tenant_cache import CacheScope
 from glm_format.answer import AnswerReader, Channel
 from glm_format.events import Event
+
+if TYPE_CHECKING:
+    from glm_engine.scoring import Scoring
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 16
@@ -453,6 +456,7 @@ def place_images(
     patches: npt.NDArray[np.uint8],
     frames_of_patches: npt.NDArray[np.int32],
     embeddings: Mapping[bytes, Any] = MappingProxyType({}),
+    seen: Mapping[bytes, npt.NDArray[np.uint8]] = MappingProxyType({}),
 ) -> tuple[PromptImage, ...]:
     """Locate the images of a prompt.
 
@@ -461,10 +465,11 @@ def place_images(
         merge_size: there is one image token for ``merge_size ** 2`` patches.
         grids: (images, 3) int32 grid of each image in patches, in order.
         hashes: (images, hash bytes) uint8 content hash of each image.
-        patches: (rows, channels * patch pixels) uint8 of those images whose hashes are not in
-            ``embeddings``, in order; one row per frame of a patch.
+        patches: (rows, channels * patch pixels) uint8 of those images whose hashes are neither in
+            ``embeddings`` nor in ``seen``, in order; one row per frame of a patch.
         frames_of_patches: (images,) int32, 1 for a picture.
         embeddings: (image's tokens, hidden size) of known images, by content hash.
+        seen: patches of images of another prompt, by content hash.
     """
     images: list[PromptImage] = []
     places = np.flatnonzero(input_ids == image_token_id)
@@ -475,8 +480,8 @@ def place_images(
         grid, content_hash = (depth, height, width), name.tobytes()
         num_patches = depth * height * width
         num_tokens = num_patches // merge_size**2
-        own, known = None, embeddings.get(content_hash)
-        if known is None:
+        own, known = seen.get(content_hash), embeddings.get(content_hash)
+        if known is None and own is None:
             rows = num_patches * frames
             own = patches[row : row + rows].reshape(num_patches, -1)
             row += rows
@@ -551,18 +556,22 @@ class Request:
 
     Attributes:
         context: opaque data of the caller.
-        leader: another choice with the same prompt, which computes it first; this one waits for it.
+        leader: another request whose prompt begins alike, which computes it first; this one waits
+            for it.
+        num_shared: number of tokens whose keys and values this one copies from the leader, as long
+            as that has them.
         max_tokens: resolved by the engine when it admits the request.
         max_text_tokens: bound on the tokens after the thought; None for no other than
             ``max_tokens``.
         max_thinking_tokens: number of tokens after which the thought is forced to end; None for no
             limit.
-        token_ids: the answer so far.
+        token_ids: the answer so far; with ``scoring``, the given beginning of an answer.
         cumulative_logprob: sum of the log probabilities of ``token_ids``, if requested.
         prompt_logprobs: of the prompt's tokens after the first, by position, if requested.
         num_computed: number of tokens whose keys and values are in the cache.
         num_cached: number of prompt tokens found in the cache when it was first scheduled.
         table: its blocks in the cache.
+        tail_copy: a block and the one that its content has to be copied to before the next step.
         block_hashes: hashes of its full blocks, computed on demand.
         encoded: embeddings of images that are not fully computed yet.
         sampling: the sampler's state of this request.
@@ -570,6 +579,8 @@ class Request:
         functions: from the names of callable tools to the JSON schemas of their parameters; if
             empty, calls are parsed as text.
         wants_events: whether ``Output.events`` are requested instead of ``Output.text``.
+        scoring: the options whose log probabilities are wanted, instead of an answer.
+        option: the one that this request is a branch for; None for the question itself.
         reader: separates thought, text and calls; set by the engine.
         stop_finder: searches for stop strings: the reader, which searches the answer's text only;
             or, for a complete prompt of the client, one that treats all output as text.
@@ -583,6 +594,7 @@ class Request:
     params: SamplingParams
     context: Any = None
     leader: "Request | None" = None
+    num_shared: int = 0
     max_tokens: int = 0
     max_text_tokens: int | None = None
     max_thinking_tokens: int | None = None
@@ -592,12 +604,15 @@ class Request:
     num_computed: int = 0
     num_cached: int = 0
     table: BlockTable = field(default_factory=BlockTable)
+    tail_copy: tuple[int, int] | None = None
     block_hashes: list[bytes] = field(default_factory=list)
     encoded: dict[PromptImage, Any] = field(default_factory=dict)
     sampling: Any = None
     guide: Any = None
     functions: Mapping[str, Any] = field(default_factory=dict)
     wants_events: bool = False
+    scoring: "Scoring | None" = None
+    option: int | None = None
     reader: AnswerReader | None = None
     stop_finder: AnswerReader | None = None
     tenant: str = ""
@@ -613,6 +628,11 @@ class Request:
         return self.prompt.num_tokens + len(self.token_ids)
 
     @property
+    def num_output_tokens(self) -> int:
+        """Tokens that were generated."""
+        return 0 if self.scoring is not None else len(self.token_ids)
+
+    @property
     def is_thinking(self) -> bool:
         """Whether the answer is in its thought."""
         return self.reader is not None and self.reader.channel is Channel.THOUGHT
@@ -621,6 +641,15 @@ class Request:
     def scores_prompt(self) -> bool:
         """Whether the log probabilities of the prompt's tokens are requested."""
         return self.params.prompt_logprobs is not None and self.leader is None
+
+    @property
+    def first_row(self) -> int:
+        """Position of the first token whose prediction is needed; those before it may be cached."""
+        if self.scoring is not None:
+            if self.option is None:
+                return self.prompt.num_tokens - 1
+            return self.prompt.num_tokens + self.scoring.num_common
+        return 0 if self.scores_prompt else self.num_tokens - 1
 
     def ids_between(self, start: int, end: int) -> npt.NDArray[np.int32]:
         """Tokens of prompt and answer from ``start`` to ``end``: (end - start,) int32."""
@@ -638,7 +667,8 @@ class Request:
         if end <= length:
             return in_prompt
         answer = np.arange(max(start, length), end, dtype=np.int32) + self.prompt.rope_delta
-        return np.concatenate([in_prompt, np.broadcast_to(answer, (3, len(answer)))], axis=1)
+        of_answer = np.stack([answer, answer, answer])
+        return of_answer if start >= length else np.concatenate([in_prompt, of_answer], axis=1)
 
     def images_between(self, start: int, end: int) -> list[PromptImage]:
         """The images with tokens in this range."""
@@ -662,6 +692,7 @@ class Output:
         events: the parsed tokens, with their ``logprobs`` as notes.
         num_thought_tokens: thinking tokens of the answer so far, including these.
         cumulative_logprob: sum of the log probabilities of all tokens so far.
+        option_logprobs: of each option, if the request has some.
     """
 
     request: Request
@@ -674,6 +705,7 @@ class Output:
     finish_reason: FinishReason | None = None
     stop_reason: StopReason | None = None
     error: GenerationError | None = None
+    option_logprobs: tuple[float, ...] = ()
 
     @property
     def is_final(self) -> bool:

@@ -8,6 +8,7 @@ recompute).
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glm_engine.block_manager import BlockManager, block_hash
@@ -19,7 +20,7 @@ class Scheduled:
     """One request's part of a step: its tokens from ``start`` to ``end``.
 
     Attributes:
-        is_last: whether it includes the request's last token, so that a new one is sampled.
+        is_last: whether it includes the request's last token, and a new one is to be sampled.
     """
 
     request: Request
@@ -37,6 +38,8 @@ class Scheduler:
 
     Attributes:
         waiting, running: requests in scheduling order.
+        parked: computed questions, and those of their branches that have not started from their
+            blocks yet.
         num_preemptions: since the start.
     """
 
@@ -66,6 +69,7 @@ class Scheduler:
         self._arrivals = 0
         self.waiting: list[Request] = []
         self.running: list[Request] = []
+        self.parked: dict[Request, set[Request]] = {}
         self.num_preemptions = 0
         # Computed tokens of each tenant with live requests.
         self._served: dict[str, int] = {}
@@ -75,8 +79,11 @@ class Scheduler:
         if request.tenant not in self._served:
             # A new tenant has no claim to shares that it did not use before.
             self._served[request.tenant] = min(self._served.values(), default=0)
-        self._arrivals += 1
-        request.arrival = self._arrivals
+        if request.option is not None and request.leader is not None:
+            request.arrival = request.leader.arrival  # before other questions, to free its blocks
+        else:
+            self._arrivals += 1
+            request.arrival = self._arrivals
         request.table.owner = request.scope.owner
         insort(self.waiting, request, key=_order)
 
@@ -85,10 +92,18 @@ class Scheduler:
         for queue in (self.waiting, self.running):
             if request in queue:
                 queue.remove(request)
+        self.parked.pop(request, None)
         self._blocks.release(request.table)
         others = (other.tenant for queue in (self.waiting, self.running) for other in queue)
         if request.tenant not in others:
             self._served.pop(request.tenant, None)
+
+    def park(self, question: Request, branches: Sequence[Request]) -> None:
+        """Enqueue the branches of a computed question, which keeps its blocks until they start."""
+        self.running.remove(question)
+        self.parked[question] = set(branches)
+        for branch in branches:
+            self.add(branch)
 
     def schedule(self) -> list[Scheduled]:
         """The requests of the next step: decoding ones first, then those in prefill.
@@ -107,7 +122,9 @@ class Scheduler:
             end, used = self._reach(request, tokens, patches)
             if end == request.num_computed:
                 continue
-            while not self._blocks.grow(request.table, end, from_all=len(self.running) == 1):
+            while not self._blocks.grow(request.table, end, from_all=self._is_alone(request)):
+                if self._release_parked():
+                    continue
                 victim = self.running[-1]
                 preempted = True
                 self._preempt(victim)
@@ -132,29 +149,74 @@ class Scheduler:
                 return
             if self._waits_for_leader(request):
                 continue
-            hashes = self._cached_hashes(request)
-            _, reused_free = self._blocks.count_cached(hashes)
-            needed = self._blocks.num_blocks_for(request.num_tokens) - len(hashes)
-            # What other tenants keep is only taken for a request that could not run otherwise.
-            free = self._blocks.num_free_for(request.table.owner, from_all=not self.running)
-            # Reserve one block for each running request.
-            if needed + reused_free > free - len(self.running):
-                return
-            self._blocks.reuse(request.table, hashes)
-            request.num_computed = len(hashes) * self._blocks.block_size
+            while not self._begin(request):
+                # What others of this step begin from has to stay.
+                if step or not self._release_parked():
+                    return
             end, used = self._reach(request, tokens, patches)
             if end == request.num_computed:  # its image exceeds the patches left in this step
                 self._blocks.release(request.table)
                 request.num_computed = 0
                 return
-            self._blocks.grow(request.table, end, from_all=not self.running)
-            if not request.token_ids:
+            self._blocks.grow(request.table, end, from_all=self._is_alone(request))
+            self._note_fork(request)
+            if not request.token_ids or request.scoring is not None:
                 request.num_cached = request.num_computed
             self.waiting.remove(request)
             insort(self.running, request, key=_order)
             step.append(_part(request, end))
             tokens -= end - request.num_computed
             patches -= used
+
+    def _begin(self, request: Request) -> bool:
+        """Give a waiting request the blocks that it can begin from; False if too few are free."""
+        size, leader = self._blocks.block_size, request.leader
+        if leader is not None and not request.block_hashes:
+            request.block_hashes = leader.block_hashes[: request.num_shared // size]
+        hashes = self._cached_hashes(request)
+        if leader is not None and len(leader.table.block_ids) * size >= request.num_shared:
+            begins_at = min(request.num_shared, leader.num_computed)
+        else:
+            begins_at = 0
+        is_fork = begins_at > len(hashes) * size
+        kept = begins_at // size if is_fork else len(hashes)
+        reused_free = 0 if is_fork else self._blocks.count_cached(hashes)[1]
+        needed = self._blocks.num_blocks_for(request.num_tokens) - kept
+        # Reserve one block for each running request.
+        free = self._blocks.num_free_for(request.table.owner, from_all=self._is_alone(request))
+        if needed + reused_free > free - len(self.running):
+            return False
+        if is_fork:
+            assert leader is not None
+            self._blocks.fork(request.table, leader.table, begins_at)
+            request.num_computed = begins_at
+        else:
+            self._blocks.reuse(request.table, hashes)
+            request.num_computed = len(hashes) * size
+        return True
+
+    def _is_alone(self, request: Request) -> bool:
+        """Whether no other request has blocks: then it may take those that other tenants keep."""
+        return not self.parked and all(other is request for other in self.running)
+
+    def _note_fork(self, request: Request) -> None:
+        """Have the tokens copied that a forked request shares in a block that is not full."""
+        leader = request.leader
+        if leader is None:
+            return
+        full, tail = divmod(request.num_computed, self._blocks.block_size)
+        if tail:
+            request.tail_copy = leader.table.block_ids[full], request.table.block_ids[full]
+        if leader in self.parked:
+            self.parked[leader].discard(request)
+
+    def _release_parked(self) -> bool:
+        """Free the blocks of the latest parked question; its branches compute what they need."""
+        if not self.parked:
+            return False
+        question, _ = self.parked.popitem()
+        self._blocks.release(question.table)
+        return True
 
     def _fair_order(self) -> list[Request]:
         """The waiting requests in the order in which they may start."""
@@ -186,11 +248,11 @@ class Scheduler:
 
     def _cached_hashes(self, request: Request) -> list[bytes]:
         """Hashes of the cached blocks that a starting request can reuse."""
-        if not self._blocks.prefix_caching or request.scores_prompt:
-            return []  # the log probabilities of cached tokens are not cached
-        # The last token is always computed: its logits are needed for sampling.
-        self._extend_hashes(request, request.num_tokens - 1)
-        usable = request.block_hashes[: (request.num_tokens - 1) // self._blocks.block_size]
+        if not self._blocks.prefix_caching:
+            return []
+        # The log probabilities that follow cached tokens are not cached.
+        self._extend_hashes(request, request.first_row)
+        usable = request.block_hashes[: request.first_row // self._blocks.block_size]
         found, _ = self._blocks.count_cached(usable)
         return usable[:found]
 
@@ -198,12 +260,16 @@ class Scheduler:
         """Update the requests after a step, before new tokens are appended to them."""
         for part in step:
             request = part.request
-            request.num_computed = part.end
+            request.num_computed, request.tail_copy = part.end, None
             self._served[request.tenant] += part.end - part.start
             size = self._blocks.block_size
             if self._blocks.prefix_caching and part.end // size > part.start // size:
                 self._extend_hashes(request, part.end)
                 self._blocks.seal(request.table, request.block_hashes[: part.end // size])
+        # Only now: a step that fails is run again, from the same blocks.
+        for question in [question for question, left in self.parked.items() if not left]:
+            del self.parked[question]
+            self._blocks.release(question.table)
 
     def _extend_hashes(self, request: Request, num_tokens: int) -> None:
         size, hashes = self._blocks.block_size, request.block_hashes
@@ -220,14 +286,15 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._blocks.release(request.table)
-        request.num_computed = 0
+        request.num_computed, request.tail_copy = 0, None
         request.encoded.clear()
         insort(self.waiting, request, key=_order)
         self.num_preemptions += 1
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks and requests are inconsistent."""
-        self._blocks.check_integrity(request.table for request in self.running)
+        holders = [*self.running, *self.parked]
+        self._blocks.check_integrity(request.table for request in holders)
         for request in self.waiting:
             assert not request.table.block_ids, "a waiting request holds blocks"
         for request in self.running:
@@ -236,7 +303,8 @@ class Scheduler:
 
 
 def _part(request: Request, end: int) -> Scheduled:
-    return Scheduled(request, request.num_computed, end, end == request.num_tokens)
+    is_last = end == request.num_tokens and request.scoring is None
+    return Scheduled(request, request.num_computed, end, is_last)
 
 
 def _order(request: Request) -> tuple[int, int]:

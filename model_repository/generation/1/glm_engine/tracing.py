@@ -85,7 +85,7 @@ class RequestTracer:
             prompt = choices[0].prompt
             span.set_attribute("gen_ai.usage.input_tokens", prompt.num_tokens)
             span.set_attribute(
-                "gen_ai.usage.output_tokens", sum(len(choice.token_ids) for choice in choices)
+                "gen_ai.usage.output_tokens", sum(choice.num_output_tokens for choice in choices)
             )
             span.set_attribute("glm.image_tokens", prompt.num_image_tokens)
             span.set_attribute("glm.cached_tokens", choices[0].num_cached)

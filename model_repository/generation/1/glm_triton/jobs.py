@@ -8,6 +8,7 @@ import numpy as np
 
 from glm_engine.errors import GenerationError
 from glm_engine.request import Output, Prompt, Request, SamplingParams, StopReason
+from glm_engine.scoring import question
 from glm_engine.structured_output import Guide
 from glm_engine.tenant_cache import CacheScope
 
@@ -30,6 +31,7 @@ class Response:
         image_sizes: (pictures, 2) int32 original width and height; in the first response.
         prompt_logprobs: like ``logprobs``, for each token of the prompt; the first one has none. In
             the first response.
+        option_logprobs: of each option of all questions.
         limits: see ``limits`` in config.pbtxt; in the first response.
         num_output_tokens: in this response, like ``num_reasoning_tokens`` and ``token_ids``.
     """
@@ -50,6 +52,7 @@ class Response:
     image_sizes: np.ndarray[Any, Any] | None = None
     limits: Mapping[str, float | str] | None = None
     prompt_logprobs: Sequence[Mapping[int, Mapping[str, Any]]] | None = None
+    option_logprobs: Sequence[float] | None = None
 
 
 class Client(Protocol):
@@ -103,7 +106,8 @@ class Job:
         num_bytes: size of its images and videos as sent.
         image_tokens: number in its prompt, once that is ready.
         image_sizes: (pictures, 2) int32 original width and height, once the prompt is ready.
-        choices: the answers (sampling parameter ``n``); none until the prompt is ready.
+        choices: the answers (sampling parameter ``n``), or the questions; none until the prompt is
+            ready.
         num_open: number of choices that are not complete.
         has_begun: whether its first token has been generated.
     """
@@ -138,6 +142,11 @@ class Job:
             return None
         return Waiting(self.tenant, self.received, self.num_bytes, self.image_tokens)
 
+    @property
+    def has_questions(self) -> bool:
+        """Whether it asks for the log probabilities of options instead of an answer."""
+        return "questions" in self.prompt_inputs
+
     def set_prompt(
         self, prompt: Prompt, guides: Sequence[Guide | None], functions: Mapping[str, Any]
     ) -> list["Choice"]:
@@ -157,9 +166,35 @@ class Job:
             request.scope = self.scope
             request.functions, request.wants_events = functions, "return_events" in self.flags
             request.leader = choices[0].request if choices else None
-            request.timeline.received = self.received
-            request.context = Choice(self, index, request)
-            choices.append(request.context)
+            choices.append(Choice(self, index, request))
+        return self._begin(choices)
+
+    def set_questions(
+        self, prompts: Sequence[Prompt], options: Sequence[Sequence[Sequence[int]]]
+    ) -> list["Choice"]:
+        """Create one engine request per question; the first computes what all prompts begin with.
+
+        Args:
+            options: tokens of the options of each question.
+        """
+        choices: list[Choice] = []
+        for index, (prompt, tokens) in enumerate(zip(prompts, options, strict=True)):
+            request = question(
+                self.request_id,
+                prompt,
+                tokens,
+                priority=self.params.priority,
+                tenant=self.tenant,
+                scope=self.scope,
+                leader=choices[0].request if choices else None,
+            )
+            choices.append(Choice(self, index, request))
+        return self._begin(choices)
+
+    def _begin(self, choices: list["Choice"]) -> list["Choice"]:
+        for choice in choices:
+            choice.request.timeline.received = self.received
+            choice.request.context = choice
         self.prompt_inputs = {}  # frees the image files; the prompt has what the engine needs
         self.choices, self.num_open = choices, len(choices)
         return choices

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from glm_engine.request import Prompt, place_images
 from glm_engine.tenant_cache import CacheScope
 from glm_engine.vision import KnownImage
 from glm_triton.admission import Admission
-from glm_triton.jobs import Job
+from glm_triton.jobs import Choice, Job
 
 # The first four are the alternative forms of the prompt.
 PROMPT_INPUTS = (
@@ -41,6 +42,7 @@ PROMPT_INPUTS = (
     "image_max_pixels",
     "video",
     "mm_processor_kwargs",
+    "questions",
 )
 # Additional inputs of stage 1 that describe the entries of `image`; see its config.pbtxt.
 KNOWN_IMAGE_INPUTS = ("image_hash", "image_grid")
@@ -53,7 +55,11 @@ PROMPT_OUTPUTS = (
     "image_hash",
     "image_frames",
     "image_size",
+    "prompt_length",
+    "prompt_images",
 )
+# Additional outputs for `questions`.
+QUESTION_OUTPUTS = ("option_count", "option_length", "option_ids")
 # Size of an image's content hash; must match stage 1.
 _HASH_BYTES = 16
 # BLS calls block until a preprocessing process is free; more threads than processes keep all busy.
@@ -75,6 +81,11 @@ Tensors = Mapping[str, "np.ndarray[Any, Any]"]
 Infer = Callable[[str, Tensors], Tensors]
 
 logger = logging.getLogger("generation")
+
+
+def outputs_for(inputs: Tensors) -> list[str]:
+    """The outputs of stage 1 that a call with these inputs needs."""
+    return [*PROMPT_OUTPUTS, *(QUESTION_OUTPUTS if "questions" in inputs else ())]
 
 
 class StageOneError(Exception):
@@ -169,18 +180,18 @@ class Preprocessing:
                 inputs, known = self._without_known_images(inputs, job.scope)
             outputs = self._call(job, inputs)
             job.image_sizes = outputs["image_size"]
-            prompt = self._to_prompt(outputs, job, known)
-            job.image_tokens = prompt.num_image_tokens
-            self._admission.check_prompt(job)
-            tools = _tools(job.prompt_inputs)
-            guides = [
-                self._engine.grammars.compile(job.params, tools, prompt)
-                for _ in range(job.params.n)
-            ]
-            functions = {tool["function"]["name"]: tool["function"] for tool in tools}
-            choices = job.set_prompt(
-                prompt, guides, {name: one.get("parameters") for name, one in functions.items()}
+            prompts = self._to_prompts(outputs, job, known)
+            # Those that questions have in common are encoded once.
+            job.image_tokens = sum(
+                {
+                    image.content_hash: image.num_tokens for p in prompts for image in p.images
+                }.values()
             )
+            self._admission.check_prompt(job)
+            if job.has_questions:
+                choices = job.set_questions(prompts, _options(outputs))
+            else:
+                choices = self._choices(job, prompts[0])
             self.seconds.append(time.monotonic() - job.received)
             for choice in choices:
                 self._engine.add(choice.request)
@@ -198,6 +209,16 @@ class Preprocessing:
             is_full = isinstance(error, MemoryError) or _NO_SHARED_MEMORY.search(str(error))
             fault = EngineFailure("the request could not be prepared")
             self._fail(job, OutOfMemory() if is_full else fault)
+
+    def _choices(self, job: Job, prompt: Prompt) -> list[Choice]:
+        tools = _tools(job.prompt_inputs)
+        guides = [
+            self._engine.grammars.compile(job.params, tools, prompt) for _ in range(job.params.n)
+        ]
+        functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+        return job.set_prompt(
+            prompt, guides, {name: one.get("parameters") for name, one in functions.items()}
+        )
 
     def _call(self, job: Job, inputs: Tensors) -> Tensors:
         """Call stage 1. If its process dies, retry until it has been reloaded."""
@@ -262,25 +283,48 @@ class Preprocessing:
         about_images = dict(zip(KNOWN_IMAGE_INPUTS, described, strict=True))
         return {**inputs, "image": np.array(needed, object), **about_images}, known
 
-    def _to_prompt(self, outputs: Tensors, job: Job, known: Mapping[bytes, KnownImage]) -> Prompt:
+    def _to_prompts(
+        self, outputs: Tensors, job: Job, known: Mapping[bytes, KnownImage]
+    ) -> list[Prompt]:
+        """The prompt, or that of each question."""
         image_key = job.scope.image_key
+        embeddings = {image_key(name): image.embeddings for name, image in known.items()}
         keys = b"".join(image_key(name.tobytes()) for name in outputs["image_hash"])
-        return Prompt(
-            field=job.prompt_field,
-            input_ids=outputs["input_ids"],
-            position_ids=outputs["position_ids"],
-            rope_delta=int(outputs["rope_delta"][0]),
-            images=place_images(
-                outputs["input_ids"],
+        hashes = np.frombuffer(keys, np.uint8).reshape(-1, _HASH_BYTES)
+        tokens = np.cumsum([0, *outputs["prompt_length"]])
+        images = np.cumsum([0, *outputs["prompt_images"]])
+        prompts: list[Prompt] = []
+        seen: dict[bytes, np.ndarray[Any, Any]] = {}
+        rows = outputs["patches"]
+        for number, delta in enumerate(outputs["rope_delta"].tolist()):
+            own, some = slice(*tokens[number : number + 2]), slice(*images[number : number + 2])
+            placed = place_images(
+                outputs["input_ids"][own],
                 self._engine.image_token_id,
                 self._engine.merge_size,
-                outputs["image_grid_thw"],
-                np.frombuffer(keys, np.uint8).reshape(-1, _HASH_BYTES),
-                outputs["patches"],
-                outputs["image_frames"],
-                {image_key(name): image.embeddings for name, image in known.items()},
-            ),
-        )
+                outputs["image_grid_thw"][some],
+                hashes[some],
+                rows,
+                outputs["image_frames"][some],
+                embeddings,
+                seen,
+            )
+            new = {
+                one.content_hash: one.patches
+                for one in placed
+                if one.patches is not None and one.content_hash not in seen
+            }
+            sent = sum(
+                one.patches.size
+                for one in placed
+                if one.patches is not None and one.content_hash in new
+            )
+            rows = rows[sent // max(1, rows.shape[1]) :]
+            seen |= new
+            field = f"questions[{number}]" if job.has_questions else job.prompt_field
+            positions = outputs["position_ids"][:, own]
+            prompts.append(Prompt(field, outputs["input_ids"][own], positions, delta, placed))
+        return prompts
 
 
 def error_of_stage_one(text: str) -> GenerationError:
@@ -306,6 +350,13 @@ def _content_hash(image: bytes, max_pixels: int, processor_kwargs: bytes) -> byt
         name.update(b"%d" % max_pixels)
     name.update(processor_kwargs)
     return name.digest()
+
+
+def _options(outputs: Tensors) -> list[list[list[int]]]:
+    """The tokens of the options of each question."""
+    ids = iter(outputs["option_ids"].tolist())
+    options = iter([list(islice(ids, length)) for length in outputs["option_length"].tolist()])
+    return [list(islice(options, count)) for count in outputs["option_count"].tolist()]
 
 
 def _tools(prompt_inputs: Tensors) -> list[dict[str, Any]]:

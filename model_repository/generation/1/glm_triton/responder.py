@@ -213,6 +213,9 @@ class Responder:
         if last.error is not None:
             self._close(job, last.error)
             return
+        if choice.request.scoring is not None:
+            self._send_scores(job)
+            return
         response = self._response(choice, outputs)
         if not (response.text or response.events) and not last.is_final:
             choice.unsent = (
@@ -227,6 +230,28 @@ class Responder:
         choice.num_sent += 1
         if is_last:
             self._retire(job, str(last.finish_reason))
+
+    def _send_scores(self, job: Job) -> None:
+        """Note that a question is answered; after the last one, send all answers at once."""
+        job.num_open -= 1
+        if job.num_open:
+            return
+        requests = [choice.request for choice in job.choices]
+        scorings = [request.scoring for request in requests if request.scoring is not None]
+        values: dict[str, Any] = {}
+        if "return_finish_reason" in job.flags:
+            values["finish_reason"] = "stop"
+        if "return_num_input_tokens" in job.flags:
+            values["num_cached_tokens"] = sum(request.num_cached for request in requests)
+            values["num_input_tokens"] = sum(
+                scoring.num_prompt_tokens + scoring.num_tokens for scoring in scorings
+            )
+            values["num_image_tokens"] = sum(r.prompt.num_image_tokens for r in requests)
+        if "return_num_output_tokens" in job.flags:
+            values["num_output_tokens"] = values["num_reasoning_tokens"] = 0
+        logprobs = list(chain.from_iterable(scoring.sums() for scoring in scorings))
+        job.client.send(Response("", option_logprobs=logprobs, **values), is_last=True)
+        self._retire(job, "stop")
 
     def _response(self, choice: Choice, outputs: list[Output]) -> Response:
         last, flags, request = outputs[-1], choice.job.flags, choice.request

@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from glm_triton.deployment import PARAMETER, has_started, is_loaded_at_start
 from glm_triton.parameters import ERROR_DETAILS
-from glm_triton.preprocessing import NOT_LOADED, PROMPT_OUTPUTS, StageOneError, Tensors
+from glm_triton.preprocessing import NOT_LOADED, StageOneError, Tensors, outputs_for
 
 _NEWEST = -1
 # Time for a model that is loaded together with this one.
@@ -69,11 +69,12 @@ class StageOne:
         return True
 
     def _infer(self, version: int, request_id: str, inputs: Tensors) -> Tensors:
+        outputs = outputs_for(inputs)
         response = pb_utils.InferenceRequest(
             model_name=self._name,
             model_version=version,
             request_id=request_id,
-            requested_output_names=list(PROMPT_OUTPUTS),
+            requested_output_names=outputs,
             inputs=[pb_utils.Tensor(name, value) for name, value in inputs.items()],
             parameters={ERROR_DETAILS: True},
         ).exec()
@@ -81,5 +82,5 @@ class StageOne:
             raise StageOneError(response.error().message())
         return {
             name: pb_utils.get_output_tensor_by_name(response, name).as_numpy().copy()
-            for name in PROMPT_OUTPUTS
+            for name in outputs
         }

@@ -40,7 +40,7 @@ class Telemetry:
         fields = {
             "request_id": job.request_id,
             "finish_reason": finish_reason,
-            "output_tokens": sum(len(choice.request.token_ids) for choice in job.choices),
+            "output_tokens": sum(choice.request.num_output_tokens for choice in job.choices),
             "duration_ms": round(1000 * (ended - job.received), 1),
         }
         if job.trace_context:

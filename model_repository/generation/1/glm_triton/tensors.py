@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from glm_engine.errors import GenerationError, InvalidRequest, wire_text
-from glm_engine.request import GenerationDefaults, parse_sampling_parameters
+from glm_engine.request import GenerationDefaults, SamplingParams, parse_sampling_parameters
 from glm_triton.jobs import Job, Response
 from glm_triton.parameters import (
     REQUEST_ID,
@@ -64,6 +64,7 @@ _OUTPUTS = {
     "events": "return_events",
     "image_sizes": "return_image_sizes",
     "prompt_logprobs": None,
+    "option_logprobs": None,
     "limits": "return_limits",
 }
 _COUNTS = (
@@ -156,6 +157,8 @@ def read_job(
     params = parse_sampling_parameters(
         _text(triton_request, "sampling_parameters"), defaults, beside
     )
+    if "questions" in prompt_inputs:
+        _check_questions(prompt_inputs, params, defaults)
     outputs = _named_outputs(triton_request)
     flags = _flags(triton_request, outputs)
     if params.logprobs is None and flags & {"return_cumulative_logprob", "return_logprobs"}:
@@ -186,6 +189,19 @@ def read_job(
     )
 
 
+def _check_questions(
+    prompt_inputs: Mapping[str, "np.ndarray[Any, Any]"],
+    params: SamplingParams,
+    defaults: GenerationDefaults,
+) -> None:
+    if "messages" not in prompt_inputs and "text_input" not in prompt_inputs:
+        raise InvalidRequest("questions", "needs messages or text_input")
+    if replace(params, priority=0) != parse_sampling_parameters(None, defaults):
+        raise InvalidRequest(
+            "sampling_parameters", "cannot be combined with questions, except for priority"
+        )
+
+
 def _to_tensors(response: Response) -> list[Any]:
     tensors = []
     if response.text is not None:
@@ -208,6 +224,9 @@ def _to_tensors(response: Response) -> list[Any]:
         tensors.append(pb_utils.Tensor("image_sizes", response.image_sizes))
     if response.prompt_logprobs is not None:
         tensors.append(_string_tensor("prompt_logprobs", json.dumps(response.prompt_logprobs)))
+    if response.option_logprobs is not None:
+        values = np.array(response.option_logprobs, np.float32)
+        tensors.append(pb_utils.Tensor("option_logprobs", values))
     if response.limits is not None:
         tensors.append(_string_tensor("limits", json.dumps(response.limits)))
     if response.token_ids is not None:

@@ -36,6 +36,7 @@ from glm_preprocessing.patches import (
     target_size,
 )
 from glm_preprocessing.positions import mrope_positions
+from glm_preprocessing.questions import Question, asked, parse_questions
 from glm_preprocessing.settings import PreprocessingSettings
 from glm_preprocessing.tokenizer import PromptTokenizer
 from glm_preprocessing.videos import Video, VideoLimits, sample
@@ -45,6 +46,8 @@ HASH_BYTES = 16
 MAX_TOOLS_CHARACTERS = 512 * 1024
 # Of frames that come without times.
 _FRAMES_A_SECOND = 1.0
+# Of the prompts of all questions together: 16 MB of ids and positions.
+MAX_QUESTION_TOKENS = 1_000_000
 Grid = tuple[int, int, int]
 
 
@@ -68,6 +71,7 @@ class PromptRequest:
             checkpoint's own limit.
         video: like ``image``, for video files, and for pictures that are frames of one.
         mm_processor_kwargs: JSON object; see ``ProcessorKwargs``.
+        questions: about the conversation, each of which makes a prompt of its own.
         image_hashes: content hash of each entry of ``image``, if the caller has them.
         known_grids: by content hash, the grids of images that need not be decoded. Their entries
             of ``image`` may be empty.
@@ -85,6 +89,7 @@ class PromptRequest:
     known_grids: Mapping[bytes, Grid] = field(default_factory=dict)
     video: Sequence[bytes] = ()
     mm_processor_kwargs: str | None = None
+    questions: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +127,15 @@ class Prompt:
     """The input of the engine. An image here is a picture, or a temporal patch of a video.
 
     Attributes:
-        input_ids: (tokens,) int32, image placeholders repeated once per merged patch.
+        input_ids: (tokens,) int32, image placeholders repeated once per merged patch; with
+            questions, of all their prompts, as ``position_ids`` and images.
         position_ids: (3, tokens) int32 M-RoPE positions.
-        rope_delta: token n after the prompt is at position n + rope_delta on all axes.
-        patches: (rows, 3 * patch_size ** 2) uint8 of all images in order, except known ones; one
-            row per frame of a patch.
+        rope_delta: (prompts,) int32: token n after the prompt is at position n + rope_delta on all
+            axes.
+        prompt_length, prompt_images: (prompts,) int32 number of tokens, and of images.
+        options: tokens of the options of each question.
+        patches: (rows, 3 * patch_size ** 2) uint8 of all images in order, except known ones and
+            those of earlier prompts; one row per frame of a patch.
         image_grid_thw: (images, 3) int32 grid of each image in patches.
         image_hash: (images, HASH_BYTES) uint8 content hash of each image.
         image_frames: (images,) int32 frames per patch; 1 for a picture.
@@ -136,7 +145,10 @@ class Prompt:
 
     input_ids: npt.NDArray[np.int32]
     position_ids: npt.NDArray[np.int32]
-    rope_delta: int
+    rope_delta: npt.NDArray[np.int32]
+    prompt_length: npt.NDArray[np.int32]
+    prompt_images: npt.NDArray[np.int32]
+    options: Sequence[Sequence[Sequence[int]]]
     patches: npt.NDArray[np.uint8]
     image_grid_thw: npt.NDArray[np.int32]
     image_hash: npt.NDArray[np.uint8]
@@ -187,32 +199,110 @@ class Preprocessor:
         field = _prompt_field(request)
         parts = [ImagePart(f"image[{i}]", None) for i in range(len(request.image))]
         video_parts = [VideoPart(f"video[{i}]", None) for i in range(len(request.video))]
+        if request.questions is not None:
+            return self._ask(request, field)
         if request.prompt_token_ids is not None:
             token_ids = self._checked(request.prompt_token_ids)
         elif request.prompt is not None:
             token_ids = self._encode(request.prompt, field)
         else:
-            conversation = self._conversation(request)
+            conversation = self._conversation(request, self._messages(request))
             parts, video_parts = conversation.image_parts, conversation.video_parts
             token_ids = self._encode(self._template.render(conversation), field)
-        given = _optional_json(request.mm_processor_kwargs, "mm_processor_kwargs")
-        kwargs = processor_kwargs(given)
-        budget = _TokenBudget(self._context, self._patch_config.merge_size)
-        pictures = self._images(parts, request, kwargs, budget)
+        kwargs, budget = self._processor_kwargs(request), self._token_budget()
+        pictures = self._images(parts, request, kwargs, [budget] * len(parts))
         videos = self._videos(video_parts, request, kwargs, budget)
-        input_ids, visuals = self._expand(token_ids, pictures, videos, field)
-        grids = [visual.grid for visual in visuals]
-        position_ids, rope_delta = mrope_positions(
-            input_ids, self._image_token_id, grids, self._patch_config.merge_size
-        )
-        none = np.empty((0, self._patch_config.row), np.uint8)
+        return self._assemble([self._expand(token_ids, pictures, videos, field)], pictures, ())
+
+    def _ask(self, request: PromptRequest, field: str) -> Prompt:
+        """The prompts of questions, which share the messages before them and their files."""
+        if field in ("prompt", "prompt_token_ids"):
+            raise InvalidInput("questions", f"cannot be combined with {field}")
+        messages = self._messages(request)
+        questions = parse_questions(request.questions or "")
+        conversations = [
+            self._conversation(request, asked(messages, question)) for question in questions
+        ]
+        own = [question.num_images for question in questions]
+        shared = len(conversations[0].image_parts) - own[0]
+        kwargs, budget = self._processor_kwargs(request), self._token_budget()
+        parts, budgets = conversations[0].image_parts[:shared], [budget] * shared
+        for conversation in conversations:
+            after = conversation.image_parts[shared:]
+            parts = [*parts, *after]
+            budgets += [self._token_budget(budget)] * len(after)
+        pictures = self._images(parts, request, kwargs, budgets)
+        videos = self._videos(conversations[0].video_parts, request, kwargs, budget)
+        expanded, total, first = [], 0, shared
+        for number, conversation in enumerate(conversations):
+            path = f"questions[{number}]"
+            token_ids = self._encode(self._template.render(conversation), path)
+            seen = [*pictures[:shared], *pictures[first : first + own[number]]]
+            first += own[number]
+            expanded.append(self._expand(token_ids, seen, videos, path))
+            total += len(expanded[-1][0])
+            if total > MAX_QUESTION_TOKENS:
+                raise InvalidInput(
+                    "questions",
+                    f"too many tokens: the prompts up to {path} have {total} together "
+                    f"(maximum {MAX_QUESTION_TOKENS})",
+                )
+        options = [
+            self._options(question, f"questions[{number}]")
+            for number, question in enumerate(questions)
+        ]
+        return self._assemble(expanded, pictures, options)
+
+    @staticmethod
+    def _processor_kwargs(request: PromptRequest) -> ProcessorKwargs:
+        return processor_kwargs(_optional_json(request.mm_processor_kwargs, "mm_processor_kwargs"))
+
+    def _token_budget(self, begun: "_TokenBudget | None" = None) -> "_TokenBudget":
+        return _TokenBudget(self._context, self._patch_config.merge_size, begun)
+
+    def _options(self, question: Question, field: str) -> list[list[int]]:
+        options = []
+        for number, text in enumerate(question.options):
+            if not _is_text(text):
+                raise InvalidInput(
+                    f"{field}.options[{number}]",
+                    "contains an unpaired surrogate, which is not valid text",
+                )
+            options.append(self._tokenizer.encode(self._tokenizer.escape(text)))
+        return options
+
+    def _assemble(
+        self,
+        prompts: Sequence[tuple[npt.NDArray[np.int32], Sequence[_Visual]]],
+        pictures: Sequence[_Visual],
+        options: Sequence[Sequence[Sequence[int]]],
+    ) -> Prompt:
+        """All prompts, one after the other, each with its ids and visuals."""
+        merge = self._patch_config.merge_size
+        positions = [
+            mrope_positions(ids, self._image_token_id, [one.grid for one in visuals], merge)
+            for ids, visuals in prompts
+        ]
+        visuals = [visual for _, own in prompts for visual in own]
+        new = [np.empty((0, self._patch_config.row), np.uint8)]
+        seen: set[bytes] = set()
+        for _, own in prompts:
+            new += [
+                one.patches
+                for one in own
+                if one.patches is not None and one.content_hash not in seen
+            ]
+            seen.update(one.content_hash for one in own)
         hashes = b"".join(visual.content_hash for visual in visuals)
         return Prompt(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            rope_delta=rope_delta,
-            patches=np.concatenate([none, *(v.patches for v in visuals if v.patches is not None)]),
-            image_grid_thw=np.array(grids, np.int32).reshape(-1, 3),
+            input_ids=np.concatenate([ids for ids, _ in prompts]),
+            position_ids=np.concatenate([of_prompt for of_prompt, _ in positions], axis=1),
+            rope_delta=np.array([delta for _, delta in positions], np.int32),
+            prompt_length=np.array([len(ids) for ids, _ in prompts], np.int32),
+            prompt_images=np.array([len(own) for _, own in prompts], np.int32),
+            options=options,
+            patches=np.concatenate(new),
+            image_grid_thw=np.array([one.grid for one in visuals], np.int32).reshape(-1, 3),
             image_hash=np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
             image_frames=np.array([visual.frames for visual in visuals], np.int32),
             image_size=np.array([picture.size for picture in pictures], np.int32).reshape(-1, 2),
@@ -265,12 +355,12 @@ class Preprocessor:
                 raise InvalidInput(f"prompt_token_ids[{i}]", f"token id {token_id} does not exist")
         return token_ids
 
-    def _conversation(self, request: PromptRequest) -> Conversation:
-        messages: Any
+    def _messages(self, request: PromptRequest) -> Any:
         if request.messages is not None:
-            messages = parse_json(request.messages, "messages")
-        else:
-            messages = user_turn(request.text_input or "", len(request.image), len(request.video))
+            return parse_json(request.messages, "messages")
+        return user_turn(request.text_input or "", len(request.image), len(request.video))
+
+    def _conversation(self, request: PromptRequest, messages: Any) -> Conversation:
         if len(request.tools or "") > MAX_TOOLS_CHARACTERS:
             raise InvalidInput("tools", f"must not exceed {MAX_TOOLS_CHARACTERS} characters")
         tools = _optional_json(request.tools, "tools")
@@ -286,9 +376,13 @@ class Preprocessor:
         parts: Sequence[ImagePart],
         request: PromptRequest,
         kwargs: ProcessorKwargs,
-        budget: "_TokenBudget",
+        token_budgets: Sequence["_TokenBudget"],
     ) -> list[_Visual]:
-        """The pictures, in order; known ones without patches."""
+        """The pictures, in order; known ones without patches.
+
+        Args:
+            token_budgets: for each part that of its prompt.
+        """
         if len(parts) > self._settings.max_images:
             raise InvalidInput(
                 "image",
@@ -312,7 +406,7 @@ class Preprocessor:
         deadline = time.monotonic() + seconds
         sent = iter(range(len(request.image)))
         pictures = []
-        for part in parts:
+        for part, token_budget in zip(parts, token_budgets, strict=True):
             max_pixels = part.max_pixels
             if part.data_uri is not None:
                 field, data, name = part.field, part.data_uri.encode(), None
@@ -333,7 +427,7 @@ class Preprocessor:
                 picture = _Visual(name, grid, None)
             else:
                 picture = self._image(data, field, name, max_pixels, kwargs)
-            budget.take(picture.grid, field)
+            token_budget.take(picture.grid, field)
             pictures.append(picture)
         return pictures
 
@@ -523,16 +617,24 @@ class Preprocessor:
 
 
 class _TokenBudget:
-    """Counts the tokens of pictures and videos, so that none is decoded in vain."""
+    """Counts the tokens of pictures and videos, so that none is decoded in vain.
 
-    def __init__(self, context: int, merge_size: int) -> None:
-        self._context, self._merged = context, merge_size**2
-        self._taken = 0
+    Args:
+        begun: counts those that the prompt shares with others, which come first.
+    """
+
+    def __init__(self, context: int, merge_size: int, begun: "_TokenBudget | None" = None) -> None:
+        self._context, self._merged, self._begun = context, merge_size**2, begun
+        self._own = 0
+
+    @property
+    def _taken(self) -> int:
+        return self._own + (self._begun._taken if self._begun else 0)
 
     def take(self, grid: Grid, field: str, kind: str = "image") -> None:
         """Raises InvalidInput if those so far leave no room for an answer."""
         own = math.prod(grid) // self._merged
-        self._taken += own
+        self._own += own
         if self._taken < self._context:
             return
         before = f", after {self._taken - own} of those before it" if self._taken > own else ""
