@@ -131,6 +131,24 @@ def test_a_pattern_is_named_where_the_library_refuses_it(
     assert not refusal(schema, lenient=True)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": 3, "pattern": r"\b"},
+        {"type": None, "format": "x"},
+        {"type": {"a": 1}, "pattern": r"\b"},
+        {"type": "string", "pattern": ["a"], "format": 3},
+        {"properties": [1], "anyOf": {"a": 1}, "$defs": 3, "allOf": 4},
+        [],
+        3,
+    ],
+)
+def test_what_is_no_schema_is_no_matter_here(schema: Any) -> None:
+    assert list(unenforced(schema, "x")) == []
+    named = {"x.anyOf", "x.allOf"}  # where a call cannot hold them, whatever they are
+    assert set(unenforced_arguments(schema, "x")) <= named
+
+
 def test_both_sides_read_a_schema_alike() -> None:
     assert tool_grammar._OF_NAMES == OF_NAMES and tool_grammar._VALUES == VALUES
 

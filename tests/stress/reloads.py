@@ -78,7 +78,7 @@ def reload_under_load(triton: PlainTriton, reloads: int) -> str:
     with Traffic(triton) as traffic:
         for number in range(1, reloads + 1):
             traffic.wait(5)
-            model = "preprocessing" if number % 4 == 0 else "generation"
+            model = "preprocessing" if number % 4 == 2 else "generation"
             (triton.repository / model / "1" / "model.py").touch()
             touched = digest(triton.repository)
             triton.load(model)

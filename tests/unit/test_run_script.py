@@ -17,6 +17,8 @@ UNTESTED = [
     "!!! NOT TESTED: the web page and /docs in a real browser. "
     "To test it: apt-get install chromium",
     "!!! NOT TESTED: the web page in a real browser. To test it: apt-get install chromium-driver",
+    "!!! NOT TESTED: answers kept in a Redis of several frontends. "
+    "To test it: apt-get install redis-server",
     "!!! NOT TESTED: metrics, alerts and the dashboard's queries in a real Prometheus. "
     "To test it: apt-get install prometheus",
     "!!! NOT TESTED: the example configuration for nginx. To test it: apt-get install nginx",

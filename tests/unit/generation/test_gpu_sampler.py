@@ -390,3 +390,26 @@ def test_the_results_are_those_of_the_step(logits: torch.Tensor) -> None:
     pending = make_sampler(VOCABULARY).launch([make_request(temperature=0)], logits[:1])
     (sampled,) = pending.result()
     assert sampled == Sampled(int(logits[0, :VOCABULARY].argmax()), None)
+
+
+def test_the_vocabulary_of_the_full_size_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """151,365 tokens of 151,552 rows, with the checkpoint's own defaults."""
+    monkeypatch.setattr(gpu_sampler, "_BLOCK", 2048)
+    tokens = 151_365
+    logits = torch.randn(3, 151_552, generator=torch.Generator().manual_seed(5)) * 4
+    logits[:, tokens:] = 1000
+    defaults = {"temperature": 0.8, "top_p": 0.6, "top_k": 2, "repetition_penalty": 1.1}
+    requests = [
+        make_request(temperature=0, logprobs=3),
+        make_request((7, 8), seed=1, **defaults),
+        make_request(seed=2, top_p=0.9),
+    ]
+    sampled = make_sampler(tokens)(requests, logits)
+    real = logits[:, :tokens]
+    best = real.log_softmax(-1)[0].topk(3)
+    assert sampled[0].token_id == int(best.indices[0]) and sampled[0].logprobs is not None
+    assert list(sampled[0].logprobs.entries) == best.indices.tolist()
+    assert sampled[1].token_id in real[1].topk(2).indices
+    ordered, order = real[2].softmax(-1).sort(descending=True)
+    kept = order[ordered.cumsum(-1) - ordered < 0.9]
+    assert sampled[2].token_id in kept

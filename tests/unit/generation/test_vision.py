@@ -144,3 +144,7 @@ def test_the_largest_picture_follows_from_the_image_processor() -> None:
     assert vision.most_patches(flash) == 24576 >= 156 * 156
     assert vision.most_patches({"size": {"longest_edge": 39300}}) == 100
     assert vision.most_patches({}) == 0
+    # With a bound of stage 1: 1024 pixels are at most 37 image tokens.
+    assert vision.most_patches(flash, max_side=1024) == 74 * 74
+    assert vision.most_patches(flash, max_side=1) == 4
+    assert vision.most_patches(flash, max_side=10_000) == 24576

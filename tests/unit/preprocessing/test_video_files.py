@@ -209,6 +209,12 @@ def test_a_file_that_begins_in_the_middle_begins_at_its_first_key_frame() -> Non
     assert all(map(np.array_equal, _read(video, range(20)), expected))
 
 
+@pytest.mark.parametrize("begin", [0, 1, 100, 1881])
+def test_a_recording_may_begin_in_the_middle_of_a_packet(begin: int) -> None:
+    whole = Kind("mpegts", "mpeg2video", gop=10).write(60)
+    assert 40 <= _video(whole[begin:]).num_frames <= 60
+
+
 def _with_other_streams(file: bytes, seconds: int) -> bytes:
     """The video behind a cover picture, and beside sound that goes on for longer."""
     cover = BytesIO()

@@ -114,7 +114,9 @@ def unenforced_arguments(parameters: Any, path: str) -> Iterator[str]:
 
 def _is_left_out(schema: dict[str, Any], key: str, is_text: bool) -> bool:
     value, types = schema[key], schema.get("type", "string")
-    if key not in ("format", "pattern") or not isinstance(value, str) or "string" not in types:
+    if key not in ("format", "pattern") or not isinstance(value, str):
+        return False
+    if types != "string" and not (isinstance(types, list) and "string" in types):
         return False
     if key == "format":
         return value not in FORMATS

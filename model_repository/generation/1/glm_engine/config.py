@@ -40,6 +40,8 @@ class EngineConfig:
             (``GLM_MAX_NUM_BATCHED_TOKENS``).
         max_num_batched_patches: image patches encoded per step; larger images are encoded alone
             (``GLM_MAX_NUM_BATCHED_PATCHES``).
+        max_image_side: stage 1's bound on the longer side of pictures in pixels, which bounds the
+            memory of the largest one; 0 for the checkpoint's only (``GLM_MAX_IMAGE_SIDE``).
         block_size: tokens in a block of the KV cache (``GLM_BLOCK_SIZE``).
         kv_cache_memory: bytes; 0 for 512 MiB on a CPU, and for the free memory after a profiling
             run on a GPU (``GLM_KV_CACHE_MEMORY``).
@@ -80,6 +82,7 @@ class EngineConfig:
     max_queue_image_tokens: int = 262_144
     max_num_batched_tokens: int = 0
     max_num_batched_patches: int = 16384
+    max_image_side: int = 0
     block_size: int = 16
     kv_cache_memory: int = 0
     gpu_memory_utilization: float = 0.9
@@ -122,6 +125,7 @@ class EngineConfig:
             max_num_batched_patches=_integer(
                 env, "GLM_MAX_NUM_BATCHED_PATCHES", default=16384, minimum=1
             ),
+            max_image_side=_integer(env, "GLM_MAX_IMAGE_SIDE", default=0, minimum=0),
             block_size=_integer(env, "GLM_BLOCK_SIZE", default=16, minimum=1),
             kv_cache_memory=_integer(env, "GLM_KV_CACHE_MEMORY", default=0, minimum=0),
             gpu_memory_utilization=_number(

@@ -43,6 +43,10 @@ _CPU_KV_CACHE_MEMORY = 512 * 2**20
 _SCORED_ROWS = 256
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 512, 4096
 _CPU_SEQS = 64
+_CURE = (
+    "raise GLM_GPU_MEMORY_UTILIZATION, or lower GLM_MAX_NUM_SEQS, GLM_IMAGE_CACHE_MEMORY, "
+    "GLM_MAX_NUM_BATCHED_TOKENS, GLM_MAX_NUM_BATCHED_PATCHES or GLM_MAX_IMAGE_SIDE"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +123,7 @@ class ModelRunner:
         with torch.inference_mode():
             self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
-        self._largest_picture = most_patches(checkpoint.image_processor)
+        self._largest_picture = most_patches(checkpoint.image_processor, config.max_image_side)
         if self._language.decodes_in_one_call and not config.cpu_threads:
             # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
@@ -238,10 +242,8 @@ class ModelRunner:
             if tokens < least:
                 raise ValueError(
                     f"the KV cache of {memory / 2**20:.0f} MiB holds {tokens} tokens, less than "
-                    f"the {least} of the shortest useful context: raise GLM_KV_CACHE_MEMORY or "
-                    "GLM_GPU_MEMORY_UTILIZATION, lower GLM_MAX_NUM_BATCHED_TOKENS, "
-                    "GLM_MAX_NUM_SEQS or GLM_IMAGE_CACHE_MEMORY, or accept it with "
-                    "GLM_MIN_MODEL_LEN"
+                    f"the {least} of the shortest useful context: raise GLM_KV_CACHE_MEMORY, "
+                    f"accept it with GLM_MIN_MODEL_LEN, or on a GPU {_CURE}"
                 )
             logger.warning(
                 "KV cache smaller than the context length, longer requests are rejected "
@@ -292,7 +294,7 @@ class ModelRunner:
         budget = self._budget(config)
         logger.info("memory: %s", budget)
         if budget.kv_cache <= 0:
-            raise ValueError(f"the GPU's memory leaves none for the KV cache: {budget}")
+            raise ValueError(f"the GPU's memory leaves none for the KV cache: {budget}; {_CURE}")
         return budget.kv_cache
 
     def _budget(self, config: EngineConfig) -> MemoryBudget:

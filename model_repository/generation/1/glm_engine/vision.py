@@ -26,15 +26,24 @@ _V = TypeVar("_V")
 _REMEMBERED_PATCHES = 49_152
 
 
-def most_patches(image_processor: dict[str, Any]) -> int:
+def most_patches(image_processor: dict[str, Any], max_side: int = 0) -> int:
     """Patches of the largest picture that the checkpoint's image processor makes.
 
     It bounds the pixels of both temporal frames together (``smart_resize`` of
     ``transformers/models/glm46v/image_processing_glm46v.py`` 5.23); 0 if the bound is unknown.
+
+    Args:
+        max_side: bound on the longer side in pixels, before it is rounded to whole image tokens; 0
+            for none.
     """
+    patch = image_processor.get("patch_size", 14)
     pixels = (image_processor.get("size") or {}).get("longest_edge", 0)
-    frames = image_processor.get("temporal_patch_size", 2)
-    return int(pixels // (frames * image_processor.get("patch_size", 14) ** 2))
+    patches = int(pixels // (image_processor.get("temporal_patch_size", 2) * patch**2))
+    if not max_side:
+        return patches
+    merge = image_processor.get("merge_size", 2)
+    side: int = -(-max_side // (patch * merge)) * merge
+    return min(patches, side * side)
 
 
 def pixel_table(image_processor: dict[str, Any]) -> torch.Tensor:

@@ -54,7 +54,7 @@ _BY_MAGIC = {
 _MOV_BOXES = frozenset(
     {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"moof", b"pnot", b"uuid"}
 )
-_TS_PACKETS = (188, 192, 204)
+_TS_PACKETS, _TS_SYNCED = (188, 192, 204), 4
 
 # Containers that tell when a frame is decoded, not when it is shown; and codecs where that is the
 # same.
@@ -421,10 +421,11 @@ def _container_format(data: bytes) -> str | None:
         return "mov"
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         return "avi"
+    # A recording may begin in the middle of a packet.
     for size in _TS_PACKETS:
-        begin = 4 if size == 192 else 0
-        if len(data) >= 3 * size and all(data[begin + i * size] == 0x47 for i in range(3)):
-            return "mpegts"
+        for begin in range(size):
+            if data[begin : begin + _TS_SYNCED * size : size] == b"\x47" * _TS_SYNCED:
+                return "mpegts"
     return None
 
 
