@@ -45,7 +45,7 @@ class TritonPythonModel:
             self._ended,
             self._heartbeat,
         )
-        self._metrics = Metrics()
+        self._metrics = Metrics(self._pipeline.engine.info)
         self._stopped = threading.Event()
         self._publisher = threading.Thread(target=self._publish, name="metrics", daemon=True)
         # Existing objects live as long as the process; exclude them from garbage collection.

@@ -13,6 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from glm_engine import gpu_kernels
+from glm_engine.quantization import gpu_kernels as quantized
 
 # GLM-4.6V-Flash in bfloat16.
 BF16, BATCH = "*bf16", "*i32"
@@ -24,6 +25,12 @@ ATTEND = {"qkv": BF16, "cache": BF16, "block_tables": BATCH, "num_computed": BAT
           "query_start_loc": BATCH,
           "tile_parts": BATCH, "tile_rows": BATCH, "out": BF16, "partial": "*fp32",
           "stats": "*fp32", "table_width": "i32", "scale": "fp32"}  # fmt: skip
+# Weights in 4 bits with zero points, and in FP8.
+MULTIPLY = {"x": BF16, "weight": "*u8", "scales": BF16, "zeros": "*i8", "bias": BF16, "out": BF16,
+            "rows": "i32", "outputs": "i32", "inputs": "i32", "stride": "i32", "groups": "i32",
+            "each": "i32"}  # fmt: skip
+INT4 = {"BITS": 4, "FP8": False, "ZEROS": True, "BIAS": True, "GROUP": 128, "TILE": 64}
+FP8 = {"BITS": 8, "FP8": True, "ZEROS": False, "BIAS": True, "GROUP": 0, "TILE": 64}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "norm": (gpu_kernels._norm_kernel, NORM,
              {"ADD": False, "NORM_FIRST": False, "BLOCK": 4096}, 8),
@@ -42,6 +49,17 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
                         {**SHAPE, "TOKENS": 8, "ROWS": 128, "SPLITS": 1}, 8),
     "combine": (gpu_kernels._combine_kernel, {"partial": "*fp32", "stats": "*fp32", "out": BF16},
                 {"HEAD_DIM": 128, "DIMS": 128, "SPLITS": 64, "SPLITS_2": 64}, 4),
+    **{
+        f"multiply by {name}, {step}": (
+            quantized._multiply_kernel, types, {**form, "ROWS": rows, "COLUMNS": columns}, warps
+        )
+        for name, form, types in (
+            ("int4", INT4, MULTIPLY),
+            ("fp8", FP8, MULTIPLY),
+            ("int8", {**FP8, "FP8": False}, MULTIPLY | {"weight": "*i8"}),
+        )
+        for step, rows, columns, warps in (("decode", 16, 64, 4), ("prefill", 128, 128, 8))
+    },
 }  # fmt: skip
 
 
@@ -56,7 +74,8 @@ def main() -> None:
             signature={argument: types.get(argument, "constexpr") for argument in names},
             constexprs={(names.index(argument),): value for argument, value in constants.items()},
         )
-        options = {"num_warps": num_warps, "num_stages": 2}
+        stages = 3 if name.startswith("multiply") else 2
+        options = {"num_warps": num_warps, "num_stages": stages}
         shared[name] = compile(source, target=target, options=options).metadata.shared
     sys.stdout.write(json.dumps(shared))
 

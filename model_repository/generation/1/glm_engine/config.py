@@ -7,6 +7,7 @@ from typing import Self
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+QUANTIZATIONS = ("none", "fp8", "int8", "int4")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -20,6 +21,8 @@ class EngineConfig:
         device: ``auto`` uses a GPU if there is one (``GLM_DEVICE``).
         dtype: of weights and activations; ``auto`` is bfloat16 on a GPU and float32 on a CPU
             (``GLM_DTYPE``).
+        quantization: of the weights of the language model that the checkpoint does not have
+            quantised already, while they are loaded (``GLM_QUANTIZATION``).
         max_model_len: tokens of prompt and answer together; 0 for the checkpoint's own limit
             (``GLM_MAX_MODEL_LEN``).
         max_num_seqs: maximum number of running requests (``GLM_MAX_NUM_SEQS``).
@@ -55,6 +58,7 @@ class EngineConfig:
     model: str
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "none"
     max_model_len: int = 0
     max_num_seqs: int = 64
     max_queue: int = 256
@@ -86,6 +90,7 @@ class EngineConfig:
             model=model,
             device=_choice(env, "GLM_DEVICE", DEVICES),
             dtype=_choice(env, "GLM_DTYPE", DTYPES),
+            quantization=_choice(env, "GLM_QUANTIZATION", QUANTIZATIONS),
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
             max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=64, minimum=1),
             max_queue=_integer(env, "GLM_MAX_QUEUE", default=256, minimum=0),

@@ -108,7 +108,7 @@ class VisionEncoder:
         positions = visual.embeddings.position_embedding.weight.detach()
         side = int(len(positions) ** 0.5)
         self._position_table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
-        self._frequencies = visual.rotary_pos_emb.inv_freq.float()
+        self._frequencies = visual.rotary_pos_emb.inv_freq.float().to(self._device)
         self._of_grid = lru_cache(_REMEMBERED_GRIDS)(self._positions)
 
     def __call__(

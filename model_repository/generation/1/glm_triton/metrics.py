@@ -3,7 +3,7 @@
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -53,7 +53,8 @@ _HISTOGRAMS = {
 class Metrics:
     """Triton's custom metrics. Each call is a round trip to the server: keep off the hot path."""
 
-    def __init__(self) -> None:
+    def __init__(self, info: Mapping[str, str]) -> None:
+        """Register them; ``info`` has labels that describe the model."""
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._families: list[Any] = []
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
@@ -69,6 +70,10 @@ class Metrics:
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels={})
+        self._info = self._family("model_info", "1; the labels describe the model", gauge).Metric(
+            labels=dict(info)
+        )
+        self._info.set(1)
         # Counters that were 0 before do not reveal a restart.
         self._started = self._family(
             "start_time_seconds", "Unix time of stage 2's start", gauge
