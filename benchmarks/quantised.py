@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
@@ -281,7 +281,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300, help="questions with a picture")
     parser.add_argument("--output", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    sections = {
+    sections: dict[str, Callable[[], list[str]]] = {
         f"True answers of the demo checkpoint, {arguments.count} pictures:": partial(
             answers_table, arguments.count
         ),

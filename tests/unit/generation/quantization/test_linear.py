@@ -184,7 +184,7 @@ def test_which_gpus_multiply_fp8_by_fp8(
         ("fp8", WidenedQuantized),
     ],
 )  # fmt: skip
-def test_a_cpu_takes_what_suits_the_weight(kind: str, way: type[Kind]) -> None:
+def test_a_cpu_takes_what_suits_the_weight(kind: str, way: Kind) -> None:
     assert type(linear_of(quantized(kind), torch.float32)) is way
 
 

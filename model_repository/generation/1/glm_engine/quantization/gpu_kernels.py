@@ -20,10 +20,13 @@ _TILE, LEAST_TILE = 64, 16
 
 @triton.jit
 def _widen_fp8(bits):
-    """e4m3 -> float32: sign, exponent and mantissa move, a factor makes up for the biases."""
-    wide = bits.to(tl.uint32)
-    moved = ((wide & 0x80) << 24) | ((wide & 0x7F) << 20)
-    return moved.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2 ** 120
+    """e4m3 -> float32: exponent and mantissa move, and the exponent's bias changes by 120."""
+    wide = bits.to(tl.int32)
+    size = wide & 0x7F
+    normal = ((size << 20) + (120 << 23)).to(tl.float32, bitcast=True)
+    # Below 8 the exponent is 0, without an implicit 1.
+    number = tl.where(size >= 8, normal, size.to(tl.float32) * 0.001953125)
+    return tl.where(wide >= 0x80, -number, number)
 
 
 @triton.jit
