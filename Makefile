@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 stamp = $(VENV)/.$(1)-$(shell { cat pyproject.toml; "$(PYTHON)" -VV; } 2>/dev/null | sha256sum | cut -c1-16 || true)
 
 .PHONY: help setup serve test test-timing test-clients lint types format train-demo eval-demo bench-engine bench-cpu \
-	bench-markup bench-peers bench-structured bench-video bench-caches compare-features chaos fuzz load load-ui reloads soak stress overload gpu-check profile notebook clean
+	bench-quantised bench-markup bench-peers bench-structured bench-video bench-caches compare-features chaos fuzz load load-ui reloads soak stress overload gpu-check profile notebook clean
 
 help: ## Show this help
 	@echo "GLM-4.6V-Flash on Triton Inference Server"
@@ -112,6 +112,11 @@ bench-cpu: ## On a CPU: each way to multiply, and the engine by dtype and thread
 	@$(call install,bench)
 	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
 		$(BIN)/python -m benchmarks.cpu_paths $(ARGS)
+
+bench-quantised: ## Quantised weights: true answers, errors, memory of loading
+	@$(call install,bench)
+	PYTHONPATH=model_repository/generation/1:model_repository/preprocessing/1 \
+		$(BIN)/python -m benchmarks.quantised $(ARGS)
 
 bench-markup: ## What telling thought, text and calls apart costs outside the model
 	@$(call install,bench)

@@ -6,10 +6,11 @@ without it does.
 
 import torch
 
-# Instruction sets to which torch, oneDNN and numba are limited.
+# Instruction sets to which torch, oneDNN, fbgemm and numba are limited.
 _AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe,+popcnt",
 }
@@ -17,6 +18,7 @@ _AVX2 = {
 _AVX512 = {
     "ATEN_CPU_CAPABILITY": "avx512",
     "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX512",
     "NUMBA_CPU_NAME": "skylake-avx512",
 }
 

@@ -79,6 +79,7 @@ NAMES = frozenset(
         "GLM_PREFIX_CACHING",
         "GLM_PREPROCESSING_TIMEOUT",
         "GLM_PROBE_TIMEOUT",
+        "GLM_QUANTIZATION",
         "GLM_RATE_LIMIT",
         "GLM_REQUEST_TIMEOUT",
         "GLM_RESPONSE_CACHE",

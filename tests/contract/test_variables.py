@@ -47,7 +47,7 @@ def test_every_setting_is_known_and_every_known_name_is_a_setting() -> None:
         ("GLM_CPU_THREAD", "there is no such setting; did you mean GLM_CPU_THREADS?"),
         ("GLM_KV_CACHE", "there is no such setting; did you mean GLM_KV_CACHE_MEMORY?"),
         ("GLM_MAX_SEQS", "there is no such setting; did you mean GLM_MAX_NUM_SEQS?"),
-        ("GLM_QUANTIZATION", "there is no such setting (deploy/README.md lists all)"),
+        ("GLM_TELEMETRY", "there is no such setting (deploy/README.md lists all)"),
     ],
 )
 def test_an_unknown_name_is_reported_with_the_nearest_and_without_its_value(

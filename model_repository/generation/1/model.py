@@ -62,7 +62,7 @@ class TritonPythonModel:
         except Exception:  # no fault of a process that serves, for which it would be taken
             self._heartbeat.end()
             raise
-        self._metrics = Metrics(name, version)
+        self._metrics = Metrics(name, version, self._pipeline.engine.info)
         self._stopped = threading.Event()
         self._publisher = threading.Thread(target=self._run_publisher, name="metrics", daemon=True)
         # Existing objects live as long as the process; exclude them from garbage collection.

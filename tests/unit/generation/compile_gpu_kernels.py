@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from glm_engine import gpu_kernels, sampling_kernels
+from glm_engine.quantization import gpu_kernels as quantized
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -37,6 +38,12 @@ SAMPLING = {"logits": "*fp32", "scores": "*fp32", "masks": "*i32", "floats": "*f
             "ints": "*i32", "seeds": "*i64", "results": "*fp32", "stride": "i32",
             "num_words": "i32", **VOCAB}  # fmt: skip
 ITEM = SHAPE | {"BLOCK_SIZE": 16, "TILE": 64}
+# Weights in 4 bits with zero points, and in FP8.
+MULTIPLY = {"x": BF16, "weight": "*u8", "scales": BF16, "zeros": "*i8", "bias": BF16, "out": BF16,
+            "rows": "i32", "outputs": "i32", "inputs": "i32", "stride": "i32", "groups": "i32",
+            "each": "i32"}  # fmt: skip
+INT4 = {"BITS": 4, "FP8": False, "ZEROS": True, "BIAS": True, "GROUP": 128, "TILE": 64}
+FP8 = {"BITS": 8, "FP8": True, "ZEROS": False, "BIAS": True, "GROUP": 0, "TILE": 64}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "norm": (gpu_kernels._norm_kernel, NORM,
              {"ADD": False, "NORM_FIRST": False, "BLOCK": 4096}, 8),
@@ -65,6 +72,17 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "sample": (sampling_kernels.sample_kernel, SAMPLING, {"BLOCK": 2048}, 8),
     "logprobs": (sampling_kernels.logprob_kernel, SAMPLING, {"BLOCK": 2048}, 8),
     "merge": (gpu_kernels._merge_kernel, MERGE, SHAPE | {"ROWS": 128, "SLOTS": 32}, 4),
+    **{
+        f"multiply by {name}, {step}": (
+            quantized._multiply_kernel, types, {**form, "ROWS": rows, "COLUMNS": columns}, warps
+        )
+        for name, form, types in (
+            ("int4", INT4, MULTIPLY),
+            ("fp8", FP8, MULTIPLY),
+            ("int8", {**FP8, "FP8": False}, MULTIPLY | {"weight": "*i8"}),
+        )
+        for step, rows, columns, warps in (("decode", 16, 64, 4), ("prefill", 128, 128, 8))
+    },
 }  # fmt: skip
 
 
@@ -85,7 +103,8 @@ def main() -> None:
                 if types.get(argument, "").startswith("*")
             },
         )
-        options = {"num_warps": num_warps, "num_stages": 2}
+        stages = 3 if name.startswith("multiply") else 2
+        options = {"num_warps": num_warps, "num_stages": stages}
         compiled = compile(source, target=target, options=options)
         taken[name] = usage(compiled.asm["cubin"]) | {
             "shared": compiled.metadata.shared,

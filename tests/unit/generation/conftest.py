@@ -83,7 +83,8 @@ class Harness:
         self.outputs: dict[Request, list[Output]] = defaultdict(list)
         # To clear the default half GiB for each test would take most of the test's time.
         config.setdefault("kv_cache_memory", 64 * 2**20)
-        settings = EngineConfig(model=str(DEMO_CHECKPOINT), **config)
+        config.setdefault("model", str(DEMO_CHECKPOINT))
+        settings = EngineConfig(**config)
         self.engine = Engine(settings, self._take, heartbeat)
 
     def _take(self, outputs: Sequence[Output]) -> None:

@@ -98,6 +98,9 @@ def _place(kind: str, dtype: torch.dtype, free: float, total: float) -> Device:
         (_place("cuda", torch.float32, 23.9, 24), {}, "38.3 GiB in float32"),
         (_place("cpu", torch.float32, 20, 24), {"device": "cpu"}, "main memory .*set GLM_DTYPE=bf"),
         (_place("cpu", torch.bfloat16, 8, 24), {"device": "cpu"}, "use a machine with more memory"),
+        (_place("cuda", torch.bfloat16, 15, 16), {}, "GLM_GPU_MEMORY_UTILIZATION, or set GLM_QUA"),
+        (_place("cuda", torch.bfloat16, 15, 16), {"quantization": "int8"}, "int8 and bf.*TION$"),
+        (_place("cpu", torch.float32, 8, 24), {"device": "cpu", "quantization": "int8"}, "more m"),
         (_place("cpu", torch.float32, 60, 64), {}, "38.3 GiB in float32 and .*set GLM_DEVICE=cpu"),
         (_place("cpu", torch.bfloat16, 60, 64), {}, "and on a CPU this checkpoint takes 19.2 GiB"),
     ],
@@ -136,5 +139,6 @@ def test_the_log_says_what_is_loaded_before_it_is(caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO)
     Engine(EngineConfig(str(DEMO_CHECKPOINT), kv_cache_memory=2**25), lambda outputs: None)
     first, *_, last = [text for text in caplog.messages if text.startswith("load")]
-    assert first.startswith("loading: device='cpu") and "dtype=float32 weights=1" in first
+    assert first.startswith("loading: device='cpu")
+    assert "dtype=float32 quantization=none weights=1" in first
     assert last.startswith("loaded: ")

@@ -52,6 +52,7 @@ def test_kernels_compile_for_the_full_size_model(capability: str, tmp_path: Path
     )  # fmt: skip
     assert compiled.returncode == 0, compiled.stderr[-3000:]
     taken = json.loads(compiled.stdout)
+    assert len(taken) == 20
     of_block, of_processor = (1024 * size for size in CARDS[capability])
     for name, kernel in taken.items():
         assert kernel["shared"] <= of_block, name

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
 
-from glm_engine.config import EngineConfig
+from glm_engine.config import QUANTIZATIONS, EngineConfig
 from glm_engine.cuda_graphs import batch_sizes
 from glm_engine.device import weight_bytes
 from glm_engine.engine import Engine
@@ -17,6 +16,8 @@ from glm_engine.errors import InvalidRequest
 from glm_engine.free_memory import free_memory
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from glm_engine.model_runner import ModelRunner
+from glm_engine.quantization.schemes import SCHEMES
+from glm_engine.quantize import quantize
 from glm_engine.request import MAX_LOGPROBS, Request
 from unit.generation.conftest import Harness
 from unit.generation.test_engine import MakeHarness, MakePrompt
@@ -26,11 +27,9 @@ from unit.paths import DEMO_CHECKPOINT
 BYTES_PER_TOKEN = 4 * 2 * 2 * 64 * 4
 
 
-def _engine(**config: int) -> Engine:
-    return Engine(
-        EngineConfig(model=str(DEMO_CHECKPOINT), **config),  # type: ignore[arg-type]
-        on_outputs=lambda outputs: None,
-    )
+def _engine(**config: Any) -> Engine:
+    settings = EngineConfig(**{"model": str(DEMO_CHECKPOINT)} | config)
+    return Engine(settings, on_outputs=lambda outputs: None)
 
 
 def test_the_memory_given_is_used_in_whole_blocks() -> None:
@@ -211,11 +210,24 @@ def test_weights_that_do_not_fit_into_memory_stop_the_start(
         _engine()
 
 
-def test_the_size_of_the_weights_is_that_of_the_loaded_model() -> None:
-    model = AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT)
-    for dtype in (torch.float32, torch.bfloat16):
-        size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-        assert weight_bytes(DEMO_CHECKPOINT, dtype) == size
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_the_size_of_the_weights_is_that_of_the_loaded_model(quantization: str, dtype: str) -> None:
+    runner = _engine(quantization=quantization, dtype=dtype, kv_cache_memory=2**25)._runner
+    size = weight_bytes(DEMO_CHECKPOINT, runner.dtype, quantization)
+    assert size == runner.num_weight_bytes
+
+
+def test_the_size_of_weights_that_are_quantised_already_is_that_of_the_loaded_model(
+    tmp_path: Path,
+) -> None:
+    quantize(DEMO_CHECKPOINT, tmp_path, SCHEMES["int4"], {})
+    for quantization in ("none", "int4"):  # of the output head
+        runner = _engine(
+            model=str(tmp_path), quantization=quantization, kv_cache_memory=2**25
+        )._runner
+        size = weight_bytes(tmp_path, runner.dtype, quantization)
+        assert size == pytest.approx(runner.num_weight_bytes, rel=0.005)
 
 
 def test_free_memory_is_the_machines_within_the_containers_limit(tmp_path: Path) -> None:

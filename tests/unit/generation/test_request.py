@@ -160,6 +160,10 @@ def test_malformed_parameters_name_the_place(text: str, field: str) -> None:
         ({"GLM_MODEL": "x", "GLM_DEVICE": "tpu"}, "GLM_DEVICE='tpu' is not one of auto, cpu, cuda"),
         ({"GLM_MODEL": "x", "GLM_DTYPE": "int8"}, "GLM_DTYPE='int8'"),
         ({"GLM_MODEL": "x", "GLM_BLOCK_SIZE": "0"}, "GLM_BLOCK_SIZE='0' is below 1"),
+        (
+            {"GLM_MODEL": "x", "GLM_QUANTIZATION": "q4"},
+            "GLM_QUANTIZATION='q4' is not one of none, fp8, int8, int4",
+        ),
         ({"GLM_MODEL": "x", "GLM_MAX_QUEUE": "many"}, "GLM_MAX_QUEUE='many' is not an integer"),
     ],
 )

@@ -41,7 +41,7 @@ class Checkpoint:
         Raises:
             FileNotFoundError: a file is missing; the message names it.
         """
-        folder = _resolve(model)
+        folder = resolve_checkpoint(model)
         return cls(
             folder=folder,
             config=_read_json(folder / "config.json"),
@@ -54,7 +54,12 @@ class Checkpoint:
         )
 
 
-def _resolve(model: str) -> Path:
+def resolve_checkpoint(model: str) -> Path:
+    """The folder of a checkpoint, which is downloaded if it is not a local one.
+
+    Raises:
+        FileNotFoundError: a local path is not a folder.
+    """
     folder = Path(model)
     if folder.is_dir():
         return folder

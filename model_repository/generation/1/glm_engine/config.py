@@ -11,6 +11,7 @@ from glm_engine.caches import cache_folder
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
 CACHE_SHARING = ("tenant", "all")
+QUANTIZATIONS = ("none", "fp8", "int8", "int4")
 LOG_LEVELS = ("info", "debug", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -25,6 +26,8 @@ class EngineConfig:
             (``GLM_DEVICE``).
         dtype: of weights and activations; ``auto`` is bfloat16 on a GPU and float32 on a CPU
             (``GLM_DTYPE``).
+        quantization: of the weights of the language model that the checkpoint does not have
+            quantised already, while they are loaded (``GLM_QUANTIZATION``).
         max_model_len: tokens of prompt and answer together; 0 for the checkpoint's own limit
             (``GLM_MAX_MODEL_LEN``).
         min_model_len: a start with fewer is refused: what memory the KV cache has may shorten the
@@ -73,6 +76,7 @@ class EngineConfig:
     model: str
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "none"
     max_model_len: int = 0
     min_model_len: int = 8192
     max_num_seqs: int = 0
@@ -110,6 +114,7 @@ class EngineConfig:
             model=model,
             device=_choice(env, "GLM_DEVICE", DEVICES),
             dtype=_choice(env, "GLM_DTYPE", DTYPES),
+            quantization=_choice(env, "GLM_QUANTIZATION", QUANTIZATIONS),
             max_model_len=_integer(env, "GLM_MAX_MODEL_LEN", default=0, minimum=0),
             min_model_len=_integer(env, "GLM_MIN_MODEL_LEN", default=8192, minimum=1),
             max_num_seqs=_integer(env, "GLM_MAX_NUM_SEQS", default=0, minimum=0),

@@ -5,6 +5,7 @@ ten operations, in one pass over the data and without the GIL. ``decode`` is a w
 requests in a single call.
 
 Arrays are float32, or uint16 for the bits of bfloat16; arithmetic is float32 in both cases.
+Quantised weights are int8, or uint8 for the bits of FP8 (e4m3).
 Compiled code is kept for the next start in the folder of ``glm_engine/caches.py``.
 """
 
@@ -32,6 +33,16 @@ _OPTIONS: dict[str, Any] = {
 }
 _F = np.float32
 _LOG2_E, _LN_2_HIGH, _LN_2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
+# The value of each bit pattern of FP8 (e4m3): sign, 4 bits of exponent and 3 of mantissa.
+_E4M3 = np.array(
+    [
+        sign * (mantissa + 8 * (exponent > 0)) * 2.0 ** (max(exponent, 1) - 10)
+        for sign in (1, -1)
+        for exponent in range(16)
+        for mantissa in range(8)
+    ],
+    np.float32,
+)
 _LEAST_EXPONENT, _MOST_EXPONENT = _F(-87), _F(88)
 
 
@@ -66,9 +77,13 @@ def _load(value: Any) -> Any:
 
 @overload(_load, inline="always")
 def _load_of(value):  # type: ignore[no-untyped-def]  # numba requires identical signatures
-    if isinstance(value, numba.types.Integer):
+    if not isinstance(value, numba.types.Integer):
+        return lambda value: value
+    if value == numba.types.uint16:
         return lambda value: np.uint32(np.uint32(value) << 16).view(np.float32)
-    return lambda value: value
+    if value == numba.types.int8:
+        return lambda value: np.float32(value)
+    return lambda value: _E4M3[value]
 
 
 def _rounded(value: Any, array: Any) -> Any:
@@ -327,12 +342,12 @@ def _softmax(scores: Array) -> None:
 
 
 @_compiled
-def multiply(x: Array, weight: Array, first: int, last: int, out: Array) -> None:
+def multiply(weight: Array, x: Array, first: int, last: int, out: Array) -> None:
     """``x @ weight.T`` for a few rows: each row of the weights is read once for four rows of ``x``.
 
     Args:
-        x: (rows, inputs) float32.
         weight: (outputs, inputs).
+        x: (rows, inputs) float32.
         first, last: range of outputs to compute.
         out: (rows, outputs) float32.
     """
@@ -355,6 +370,93 @@ def multiply(x: Array, weight: Array, first: int, last: int, out: Array) -> None
             for i in range(size):
                 t0 += _load(numbers[i]) * x0[i]
             out[row, output] = t0
+
+
+@_compiled
+def multiply_quantized(
+    weight: Array,
+    scales: Array,
+    zeros: Array | None,
+    group_size: int,
+    x: Array,
+    first: int,
+    last: int,
+    out: Array,
+) -> None:
+    """Like ``multiply``, for ``(weight - zeros) * scales``.
+
+    Args:
+        scales: (outputs, groups) float32, for each ``group_size`` inputs.
+        zeros: (outputs, groups) int8.
+    """
+    fours, size = len(x) // 4 * 4, x.shape[1]
+    for output in range(first, last):
+        numbers = weight[output]
+        for row in range(len(x)):
+            out[row, output] = _F(0)
+        for group in range(scales.shape[1]):
+            begin = group * group_size
+            end = min(begin + group_size, size)
+            scale, zero = scales[output, group], _F(0)
+            if zeros is not None:
+                zero = _F(zeros[output, group])
+            for row in range(0, fours, 4):
+                x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
+                t0, t1, t2, t3 = _F(0), _F(0), _F(0), _F(0)
+                for i in range(begin, end):
+                    value = _load(numbers[i]) - zero
+                    t0 += value * x0[i]
+                    t1 += value * x1[i]
+                    t2 += value * x2[i]
+                    t3 += value * x3[i]
+                out[row, output] += t0 * scale
+                out[row + 1, output] += t1 * scale
+                out[row + 2, output] += t2 * scale
+                out[row + 3, output] += t3 * scale
+            for row in range(fours, len(x)):
+                x0, t0 = x[row], _F(0)
+                for i in range(begin, end):
+                    t0 += (_load(numbers[i]) - zero) * x0[i]
+                out[row, output] += t0 * scale
+
+
+@_compiled
+def split_rows(x: Array, levels: int, out: Array, scales: Array) -> None:
+    """Write each row as a scale times two rows of whole numbers.
+
+    Args:
+        x: (rows, inputs).
+        levels: the largest number; ``x`` is ``(first + second / (2 * levels)) * scale``.
+        out: (2 * rows, inputs) float32: all first numbers, then all second ones.
+        scales: (rows,) float32.
+    """
+    rows, size = x.shape
+    for row in range(rows):
+        most = _F(1e-30)
+        for i in range(size):
+            most = max(most, abs(_load(x[row, i])))
+        scale = most / _F(levels)
+        inverse = _F(1) / scale
+        scales[row] = scale
+        for i in range(size):
+            value = _load(x[row, i]) * inverse
+            first = np.rint(value)
+            out[row, i] = first
+            out[rows + row, i] = np.rint((value - first) * _F(2 * levels))
+
+
+@_compiled
+def join_rows(products: Array, levels: int, scales: Array, bias: Array | None, out: Array) -> None:
+    """The reverse of ``split_rows`` for (2 * rows, outputs) products, plus (outputs,) float32."""
+    rows, size = out.shape
+    share = _F(1) / _F(2 * levels)
+    for row in range(rows):
+        scale = scales[row]
+        for i in range(size):
+            value = (products[row, i] + products[rows + row, i] * share) * scale
+            if bias is not None:
+                value += bias[i]
+            out[row, i] = _rounded(value, out)
 
 
 @_compiled
@@ -407,7 +509,7 @@ def decode(
     expanded = np.empty((rows, down_weight.shape[2]), np.float32)
     norm(hidden, input_norm[0], eps, normed)
     for layer in range(layers):
-        multiply(normed, qkv_weight[layer], 0, qkv_weight.shape[1], qkv)
+        multiply(qkv_weight[layer], normed, 0, qkv_weight.shape[1], qkv)
         for row in range(rows):
             for i in range(qkv.shape[1]):
                 qkv[row, i] += _load(qkv_bias[layer, i])
@@ -415,10 +517,10 @@ def decode(
             qkv.reshape((rows, -1, head_dim)), cos_sin, cache[layer], slot_mapping, block_tables,
             num_computed, query_start_loc, scores, query, attended,
         )  # fmt: skip
-        multiply(attended, output_weight[layer], 0, output_weight.shape[1], x)
+        multiply(output_weight[layer], attended, 0, output_weight.shape[1], x)
         add_norm(hidden, x, after_attention_norm[layer], before_mlp_norm[layer], eps, normed)
-        multiply(normed, gate_up_weight[layer], 0, gate_up_weight.shape[1], gate_up)
+        multiply(gate_up_weight[layer], normed, 0, gate_up_weight.shape[1], gate_up)
         gate(gate_up, expanded)
-        multiply(expanded, down_weight[layer], 0, down_weight.shape[1], x)
+        multiply(down_weight[layer], expanded, 0, down_weight.shape[1], x)
         add_norm(hidden, x, after_mlp_norm[layer], input_norm[layer + 1], eps, normed)
-    multiply(normed, head_weight, 0, len(head_weight), logits)
+    multiply(head_weight, normed, 0, len(head_weight), logits)

@@ -13,12 +13,16 @@ import torch
 from glm_engine import cpu
 from glm_engine.config import EngineConfig
 from glm_engine.free_memory import free_memory
+from glm_engine.quantization.schemes import SCHEMES
+from glm_engine.weights import kept_bytes
 
 # Without a GPU, a checkpoint with more bytes of weights runs only where GLM_DEVICE=cpu asks for it.
 _MOST_BY_ITSELF = 4 * 2**30
 # bfloat16 in hardware: since Ampere.
 _LEAST_CAPABILITY = (8, 0)
 _GIB = 2**30
+# Of numbers in safetensors files that are not quantised.
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,51 +110,64 @@ def check_memory(chosen: Device, config: EngineConfig, weights: int) -> None:
     """Check that the weights fit, before minutes are spent on loading them.
 
     Args:
-        weights: bytes of them in the chosen dtype.
+        weights: bytes of them in the chosen dtype, quantised if the settings say so.
 
     Raises:
         ValueError: they do not, or nobody asked for a CPU to run a model of this size.
     """
-    dtype = str(chosen.dtype).removeprefix("torch.")
+    kind = str(chosen.dtype).removeprefix("torch.")
+    is_quantized = config.quantization != "none"
+    if is_quantized:
+        kind = f"{config.quantization} and {kind}"
     if chosen.device.type == "cuda":
         usable = int(chosen.total * config.gpu_memory_utilization)
         usable = min(chosen.free, usable)
         place = f"the GPU ({chosen.description})"
         cure = "use a GPU with more memory, stop what else uses it, or raise "
         cure += "GLM_GPU_MEMORY_UTILIZATION"
+        if not is_quantized:
+            cure += ", or set GLM_QUANTIZATION"
     else:
         usable, place = chosen.free, "main memory"
         cure = "set GLM_DTYPE=bfloat16, which takes half"
-        if chosen.dtype == torch.bfloat16:
+        if is_quantized or chosen.dtype == torch.bfloat16:
             cure = "use a machine with more memory"
     if weights > usable:
         raise ValueError(
-            f"the weights take {weights / _GIB:.1f} GiB in {dtype}, but {place} has "
+            f"the weights take {weights / _GIB:.1f} GiB in {kind}, but {place} has "
             f"{usable / _GIB:.1f} GiB for them ({chosen.free / _GIB:.1f} GiB free of "
             f"{chosen.total / _GIB:.1f} GiB): {cure}"
         )
     if chosen.device.type == "cpu" and config.device == "auto" and weights > _MOST_BY_ITSELF:
         raise ValueError(
             f"there is no usable GPU ({why_no_gpu()}), and on a CPU this checkpoint takes "
-            f"{weights / _GIB:.1f} GiB in {dtype} and seconds for each token: set GLM_DEVICE=cpu "
+            f"{weights / _GIB:.1f} GiB in {kind} and seconds for each token: set GLM_DEVICE=cpu "
             "to run it there all the same"
         )
 
 
-def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of a checkpoint's weights in this dtype, from the headers of its safetensors files."""
-    count = 0
+def weight_bytes(folder: Path, dtype: torch.dtype, quantization: str = "none") -> int:
+    """Bytes of a checkpoint's weights once loaded, from the headers of its safetensors files.
+
+    Args:
+        dtype: of those that are not quantised, neither in the checkpoint nor while loading.
+        quantization: see ``EngineConfig``.
+    """
+    count, scheme = 0, SCHEMES.get(quantization)
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         for name, tensor in header.items():
-            if name != "__metadata__":
-                numbers = 1
-                for size in tensor["shape"]:
-                    numbers *= size
-                count += numbers
-    return count * dtype.itemsize
+            if name == "__metadata__":
+                continue
+            itemsize = _FLOAT_BYTES.get(tensor["dtype"])
+            if itemsize is None:
+                first, last = tensor["data_offsets"]
+                count += last - first
+            else:
+                count += kept_bytes(name, tensor["shape"], itemsize, dtype, scheme)
+    return count
 
 
 def main_memory() -> tuple[int, int]:

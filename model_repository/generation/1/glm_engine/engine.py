@@ -216,6 +216,13 @@ class Engine:
         }
 
     @property
+    def info(self) -> dict[str, str]:
+        """How the model is run: ``dtype`` and ``quantization``."""
+        runner = self._runner
+        dtype = str(runner.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "quantization": runner.quantization}
+
+    @property
     def is_alive(self) -> bool:
         """Whether the engine thread runs and accepts requests."""
         return self._thread.is_alive() and not self._closing

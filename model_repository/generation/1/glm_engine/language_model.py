@@ -1,12 +1,12 @@
 """The language model's forward pass over one flat batch of tokens of many requests.
 
-transformers loads the weights; the forward pass is our own, for speed: projections of the same
-input are one matrix product, and no modules are called. Same arithmetic as ``Glm4vTextModel`` in
-transformers 5.23.
+It is our own, for speed: projections of the same input are one matrix product, and no modules are
+called. Same arithmetic as ``Glm4vTextModel`` in transformers 5.23.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,17 @@ import torch
 import torch.nn.functional as F
 
 from glm_engine.batch import Batch
-from glm_engine.linear import Linear, linear
-from glm_engine.operations import Attend, CPUOperations, Operations, Rotary, as_array
+from glm_engine.linear import Linear
+from glm_engine.operations import (
+    Attend,
+    CPUOperations,
+    GPUOperations,
+    Operations,
+    Rotary,
+    as_array,
+)
+from glm_engine.quantization.linear import linear_of
+from glm_engine.weights import EMBEDDINGS, HEAD, Weights
 
 # Up to this number of tokens and bytes of weights, a decode step on a CPU is one compiled call: it
 # saves overhead, but oneDNN multiplies faster.
@@ -45,17 +54,26 @@ class LanguageModel:
 
     Attributes:
         decodes_in_one_call: whether a step of a few tokens is one compiled call, as it is for small
-            models on a CPU.
+            models on a CPU whose weights are not quantised.
+        matmul: what multiplies by the weights of the layers.
         num_layers, num_heads, num_kv_heads, head_dim, hidden_size: the checkpoint's.
         rotary: its M-RoPE.
     """
 
-    def __init__(self, model: Any, num_tokens: int, operations: Operations, max_len: int) -> None:
-        """Take over the weights.
+    def __init__(
+        self,
+        model: Any,
+        weights: Weights,
+        num_tokens: int,
+        operations: Operations,
+        max_len: int,
+    ) -> None:
+        """Read the weights, layer by layer.
 
         Args:
-            model: ``Glm4vForConditionalGeneration``; weights that are concatenated here are removed
-                from it, so that they are not in memory twice.
+            model: ``Glm4vForConditionalGeneration``, which may be without weights; for its
+                configuration and rotary embedding.
+            weights: its weights.
             num_tokens: rows of the vocabulary that are tokens; the rest is padding.
             operations: of the device.
             max_len: upper bound of all positions.
@@ -73,36 +91,48 @@ class LanguageModel:
         self.hidden_size: int = config.hidden_size
         self.head_dim: int = text.layers[0].self_attn.head_dim
         self._operations = operations
-        self._embeddings = text.embed_tokens.weight.detach()
-        head = model.lm_head.weight.detach()
+        self._embeddings = weights.tensor(f"{EMBEDDINGS}.weight", or_smaller=True)
+        norms = [
+            weights.tensor(f"{_layer_name(index)}.input_layernorm.weight")
+            for index in range(self.num_layers)
+        ]
+        norms.append(weights.tensor("model.language_model.norm.weight"))
+        self._first_norm = operations.weight(norms[0])
+        size = weights.dtype.itemsize * sum(own.numel() for own in text.layers.parameters())
+        linear = partial(
+            linear_of, dtype=weights.dtype, gpu_kernels=isinstance(operations, GPUOperations)
+        )
+        taken: list[dict[str, Any]] = []
+        self._layers: list[_Layer] = []
+        for index, next_norm in enumerate(norms[1:]):
+            layer = _read_layer(weights, _layer_name(index))
+            self._layers.append(
+                _Layer(
+                    qkv=linear(layer["qkv"], bias=layer["qkv_bias"]),
+                    output=linear(layer["output"]),
+                    after_attention_norm=operations.weight(layer["after_attention_norm"]),
+                    before_mlp_norm=operations.weight(layer["before_mlp_norm"]),
+                    gate_up=linear(layer["gate_up"]),
+                    down=linear(layer["down"]),
+                    after_mlp_norm=operations.weight(layer["after_mlp_norm"]),
+                    next_norm=operations.weight(next_norm),
+                )
+            )
+            if size <= _COMPILED_BYTES:
+                taken.append(layer)
         self._num_tokens = num_tokens
-        if isinstance(operations, CPUOperations):
-            head = head[:num_tokens]
-        taken = [_take_weights(layer) for layer in text.layers]
-        norms = [layer["input_norm"] for layer in taken] + [text.norm.weight.detach()]
-        size = sum(weight.nbytes for layer in taken for weight in layer.values())
+        on_cpu = isinstance(operations, CPUOperations)
+        head = weights.matrix(HEAD, rows=num_tokens if on_cpu else None)
+        self._head = linear(head)
         self._compiled = None
-        if isinstance(operations, CPUOperations) and size <= _COMPILED_BYTES:
+        if isinstance(operations, CPUOperations) and taken and not weights.kinds:
+            assert isinstance(head, torch.Tensor)
             self._compiled = _CompiledDecode(operations, taken, norms, head)
         self.decodes_in_one_call = self._compiled is not None
-        self._first_norm = operations.weight(norms[0])
-        self._layers = [
-            _Layer(
-                qkv=linear(layer["qkv"], layer["qkv_bias"]),
-                output=linear(layer["output"]),
-                after_attention_norm=operations.weight(layer["after_attention_norm"]),
-                before_mlp_norm=operations.weight(layer["before_mlp_norm"]),
-                gate_up=linear(layer["gate_up"]),
-                down=linear(layer["down"]),
-                after_mlp_norm=operations.weight(layer["after_mlp_norm"]),
-                next_norm=operations.weight(next_norm),
-            )
-            for layer, next_norm in zip(taken, norms[1:], strict=True)
-        ]
-        self._head = linear(head)
+        self.matmul = self._layers[0].qkv.description
         sections = list(text.rotary_emb.mrope_section)
         axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
-        frequencies = text.rotary_emb.inv_freq.float()
+        frequencies = text.rotary_emb.inv_freq.float().to(weights.device)
         if len(axes) != len(frequencies):
             raise ValueError(f"mrope_section {sections} does not fit {len(frequencies)}")
         self.rotary = Rotary(
@@ -209,24 +239,26 @@ class _CompiledDecode:
         return torch.from_numpy(logits)
 
 
-def _take_weights(layer: Any) -> dict[str, torch.Tensor]:
-    attention, mlp = layer.self_attn, layer.mlp
-    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-    qkv = torch.cat([projection.weight.detach() for projection in projections])
-    if attention.q_proj.bias is not None:
-        bias = torch.cat([projection.bias.detach() for projection in projections])
+def _layer_name(index: int) -> str:
+    return f"model.language_model.layers.{index}"
+
+
+def _read_layer(weights: Weights, layer: str) -> dict[str, Any]:
+    """The weights of a layer without its first norm; those of the same input are one."""
+    projections = [f"{layer}.self_attn.{name}_proj" for name in "qkv"]
+    qkv = weights.matrix(*projections)
+    biases = [f"{projection}.bias" for projection in projections]
+    if weights.has(biases[0]):
+        bias = torch.cat([weights.tensor(name) for name in biases])
     else:
-        bias = qkv.new_zeros(len(qkv))
-    for name in ("q_proj", "k_proj", "v_proj"):
-        delattr(attention, name)  # otherwise they would add up to a fifth of the model
+        bias = torch.zeros(len(qkv), dtype=weights.dtype, device=weights.device)
     return {
-        "input_norm": layer.input_layernorm.weight.detach(),
         "qkv": qkv,
         "qkv_bias": bias,
-        "output": attention.o_proj.weight.detach(),
-        "after_attention_norm": layer.post_self_attn_layernorm.weight.detach(),
-        "before_mlp_norm": layer.post_attention_layernorm.weight.detach(),
-        "gate_up": mlp.gate_up_proj.weight.detach(),
-        "down": mlp.down_proj.weight.detach(),
-        "after_mlp_norm": layer.post_mlp_layernorm.weight.detach(),
+        "output": weights.matrix(f"{layer}.self_attn.o_proj"),
+        "after_attention_norm": weights.tensor(f"{layer}.post_self_attn_layernorm.weight"),
+        "before_mlp_norm": weights.tensor(f"{layer}.post_attention_layernorm.weight"),
+        "gate_up": weights.matrix(f"{layer}.mlp.gate_up_proj"),
+        "down": weights.matrix(f"{layer}.mlp.down_proj"),
+        "after_mlp_norm": weights.tensor(f"{layer}.post_mlp_layernorm.weight"),
     }

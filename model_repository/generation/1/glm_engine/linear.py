@@ -5,8 +5,9 @@ measurements: AVX-512 for oneDNN's packed weights, and AVX2 for weights in bfloa
 (benchmarks/results/cpu_paths.md).
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -18,7 +19,13 @@ from glm_engine import cpu
 
 
 class Linear(Protocol):
-    """``x @ weight.T + bias``, from (rows, inputs) to (rows, outputs) in the dtype of ``x``."""
+    """``x @ weight.T + bias``, from (rows, inputs) to (rows, outputs) in the dtype of ``x``.
+
+    Attributes:
+        description: of what multiplies, for the startup log.
+    """
+
+    description: str
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -80,14 +87,24 @@ class WidenedLinear:
         """For (outputs, inputs) and (outputs,) in bfloat16."""
         from glm_engine import cpu_kernels  # numba is needed on a CPU only
 
-        self._multiply = cpu_kernels.multiply
         self._weight = weight.contiguous()
-        self._bits = self._weight.view(torch.uint16).numpy()
+        bits = self._weight.view(torch.uint16).numpy()
+        self._set_up(weight.shape, bias, partial(cpu_kernels.multiply, bits))
+
+    def _set_up(
+        self, shape: torch.Size, bias: torch.Tensor | None, multiply: Callable[..., None]
+    ) -> None:
+        self._outputs, self._inputs = shape
+        self._multiply = multiply
         self._bias = None if bias is None else bias.float()
+
+    def _widen(self, first: int, last: int, out: torch.Tensor) -> None:
+        """Write the weights of some outputs in float32."""
+        out.copy_(self._weight[first:last])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See ``Linear``."""
-        out = torch.empty(len(x), len(self._weight), dtype=torch.float32)
+        out = torch.empty(len(x), self._outputs, dtype=torch.float32)
         if len(x) <= self.MOST_ROWS_AS_READ:
             self._as_read(x.float().contiguous(), out)
         else:
@@ -99,26 +116,24 @@ class WidenedLinear:
     def _as_read(self, x: torch.Tensor, out: torch.Tensor) -> None:
         rows, result = x.numpy(), out.numpy()
         threads = torch.get_num_threads()
-        parts = min(threads, max(1, self._bits.size // self._LEAST_FOR_A_THREAD))
-        if parts == 1:
-            self._multiply(rows, self._bits, 0, len(self._bits), result)
-            return
-        edges = np.linspace(0, len(self._bits), parts + 1).astype(int).tolist()
+        size = self._outputs * self._inputs
+        parts = min(threads, max(1, size // self._LEAST_FOR_A_THREAD))
+        edges = np.linspace(0, self._outputs, parts + 1).astype(int).tolist()
         jobs = [
-            _pool(threads).submit(self._multiply, rows, self._bits, first, last, result)
+            _pool(threads).submit(self._multiply, rows, first, last, result)
             for first, last in pairwise(edges[1:])
         ]
-        self._multiply(rows, self._bits, 0, edges[1], result)
+        self._multiply(rows, 0, edges[1], result)
         for job in jobs:
             job.result()
 
     def _by_slices(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        outputs, inputs = self._weight.shape
-        step = max(1, self._SLICE // inputs)
-        wide = torch.empty(min(step, outputs), inputs, dtype=torch.float32)
-        for first in range(0, outputs, step):
-            last = min(first + step, outputs)
-            part = wide[: last - first].copy_(self._weight[first:last])
+        step = max(1, self._SLICE // self._inputs)
+        wide = torch.empty(min(step, self._outputs), self._inputs, dtype=torch.float32)
+        for first in range(0, self._outputs, step):
+            last = min(first + step, self._outputs)
+            part = wide[: last - first]
+            self._widen(first, last, part)
             out[:, first:last] = F.linear(x, part)
 
 

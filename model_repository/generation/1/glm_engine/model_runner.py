@@ -2,14 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText
 
 from glm_engine import cpu
 from glm_engine.batch import Batch, ScoredOption
@@ -21,10 +20,11 @@ from glm_engine.device import Device, check_memory, main_memory, select_device, 
 from glm_engine.free_memory import check_memory as check_free_memory
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
-from glm_engine.linear import linear_for
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
 from glm_engine.operations import GPUOperations, Operations, operations_for
 from glm_engine.prefetch import prefetch
+from glm_engine.quantization.layouts import layout_for
+from glm_engine.quantization.schemes import SCHEMES
 from glm_engine.request import (
     MAX_LOGPROBS,
     Prompt,
@@ -37,6 +37,7 @@ from glm_engine.sampler import Sampled, Sampler, token_logprobs
 from glm_engine.scheduler import Scheduled
 from glm_engine.scoring import END
 from glm_engine.vision import ImageCache, KnownImage, VisionEncoder, most_patches
+from glm_engine.weights import SafetensorsFiles, Weights, model_without_weights
 
 _CPU_KV_CACHE_MEMORY = 512 * 2**20
 # At a vocabulary of 150,000 some 150 MB of logits and as much again of their logarithms.
@@ -70,7 +71,9 @@ class ModelRunner:
     """Runs a step: encodes images, runs one flat batch of tokens, and samples the next ones.
 
     Attributes:
-        device, dtype: of weights and activations.
+        device, dtype: of activations, and of weights that are not quantised.
+        quantization: types of the quantised weights, or ``none``.
+        num_weight_bytes: size of all weights.
         max_model_len: tokens of prompt and answer together.
         max_num_seqs: maximum number of requests in a step.
         max_num_batched_tokens: per step.
@@ -100,30 +103,33 @@ class ModelRunner:
             thinking: the tokens around a thought.
 
         Raises:
-            ValueError: the checkpoint lacks weights of the model, ``max_model_len`` exceeds the
-                checkpoint's limit or the KV cache, the device cannot run the model, or memory is
-                short.
+            ValueError: the checkpoint lacks weights of the model or has others, is quantised in a
+                way that is not supported, ``max_model_len`` exceeds the checkpoint's limit or the
+                KV cache, the device cannot run the model, or memory is short.
         """
         chosen = select_device(config)
         self.device, self.dtype = chosen.device, chosen.dtype
         if model is None:
-            self._announce(chosen, config, weight_bytes(checkpoint.folder, self.dtype))
+            size = weight_bytes(checkpoint.folder, self.dtype, config.quantization)
+            self._announce(chosen, config, size)
             prefetch(checkpoint.folder, main_memory()[0])
         self._cpu_threads = 0
         if self.device.type == "cpu":
             self._cpu_threads = config.cpu_threads or cpu.usable_cores()
         self.enter_thread()
-        if model is None:
-            model = _load(checkpoint, self.dtype).to(self.device).eval()
-        weights = sum(parameter.nbytes for parameter in model.parameters())
+        weights, model = self._weights(checkpoint, config, model)
         self.max_model_len = _max_model_len(model.config, config)
         eps = model.config.get_text_config().rms_norm_eps
         make = operations_for(self.dtype, self.device, gpu_kernels=config.gpu_kernels)
         operations = make(eps)
         with torch.inference_mode():
-            self._language = LanguageModel(model, num_tokens, operations, self.max_model_len)
+            self._language = LanguageModel(
+                model, weights, num_tokens, operations, self.max_model_len
+            )
             self._encode = VisionEncoder(model.model.visual, checkpoint.image_processor, make)
         self._largest_picture = most_patches(checkpoint.image_processor, config.max_image_side)
+        self.quantization = "; ".join(weights.kinds) or "none"
+        self.num_weight_bytes = weights.num_bytes
         if self._language.decodes_in_one_call and not config.cpu_threads:
             # Its operations are shorter than the start of a second thread.
             self._cpu_threads = 1
@@ -138,7 +144,7 @@ class ModelRunner:
         )
         self.images = ImageCache(config.image_cache_memory, config.cache_tenant_floor)
         self.cache = self._make_cache(config)
-        logger.info("loaded: %s", self._summary(config, weights))
+        logger.info("loaded: %s", self._summary(config))
         self.num_compilations = 0
         self._graphs: DecodeGraphs | None = None
         with torch.inference_mode():
@@ -159,9 +165,11 @@ class ModelRunner:
     def _announce(chosen: Device, config: EngineConfig, weights: int) -> None:
         """Log what is about to be loaded, and raise ValueError if it does not fit."""
         logger.info(
-            "loading: device=%r dtype=%s weights=%.0fMiB free=%.0fMiB total=%.0fMiB",
+            "loading: device=%r dtype=%s quantization=%s weights=%.0fMiB free=%.0fMiB "
+            "total=%.0fMiB",
             chosen.description,
             str(chosen.dtype).removeprefix("torch."),
+            config.quantization,
             *(size / 2**20 for size in (weights, chosen.free, chosen.total)),
         )
         check_memory(chosen, config, weights)
@@ -169,6 +177,28 @@ class ModelRunner:
     def _note_compilation(self, kernel: str) -> None:
         self.num_compilations += 1
         logger.warning("a kernel was compiled after the warm-up: kernel=%s", kernel)
+
+    def _weights(
+        self, checkpoint: Checkpoint, config: EngineConfig, model: Any
+    ) -> tuple[Weights, Any]:
+        """The weights, and the model with those of the vision encoder only."""
+        tensors: Mapping[str, torch.Tensor]
+        if model is None:
+            model = model_without_weights(checkpoint.folder)
+            tensors = SafetensorsFiles(checkpoint.folder)
+        else:
+            tensors = model.state_dict()
+        weights = Weights(
+            tensors,
+            model,
+            dtype=self.dtype,
+            device=self.device,
+            layout=layout_for(checkpoint.config),
+            scheme=SCHEMES.get(config.quantization),
+        )
+        if isinstance(tensors, SafetensorsFiles):
+            weights.fill(model.model.visual, "model.visual.")
+        return weights, model
 
     def check_device(self) -> None:
         """Check that the device still works.
@@ -184,25 +214,25 @@ class ModelRunner:
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)
 
-    def _summary(self, config: EngineConfig, weights: int) -> str:
+    def _summary(self, config: EngineConfig) -> str:
         """The summary for the startup log: the code path and the memory in use."""
         if self.device.type == "cpu":
             threads = f"{self._cpu_threads} of {cpu.usable_cores()}"
             place = f"device=cpu instructions={cpu.instruction_set()} threads={threads!r}"
         else:
             place = f"device={torch.cuda.get_device_name(self.device)!r}"
-        matmul = linear_for(self.dtype, self.device).description
         language, cache = self._language, self.cache
         decode = "one compiled call" if language.decodes_in_one_call else "layer by layer"
         mib = {
-            "weights": weights,
+            "weights": self.num_weight_bytes,
             "kv_cache": cache.layers.nbytes,
             "image_cache": config.image_cache_memory,
         }
         return " ".join(
             [
                 place,
-                f"dtype={str(self.dtype).removeprefix('torch.')} matmul={matmul!r}",
+                f"dtype={str(self.dtype).removeprefix('torch.')}",
+                f"quantization={self.quantization!r} matmul={language.matmul!r}",
                 f"decode={decode!r}",
                 *(f"{name}={size / 2**20:.0f}MiB" for name, size in mib.items()),
                 f"kv_tokens={cache.num_blocks * cache.block_size}",
@@ -372,6 +402,8 @@ class ModelRunner:
             end = min(self.max_model_len, 2048)
             steps += [[(0, 1), (0, 2)], [(end - 2, end)]]
             self._try_sampler(1)
+            if self.quantization != "none":  # the product's tiles depend on the number of rows
+                steps += [[(0, 1)] * rows for rows in (64, 65)]
         for step in steps:
             self._try_step(step, self.cache)
 
@@ -506,16 +538,6 @@ class ModelRunner:
 def _patches(image: PromptImage) -> np.ndarray[Any, Any]:
     assert image.patches is not None, "an image with neither patches nor embeddings"
     return image.patches
-
-
-def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    load: Any = AutoModelForImageTextToText.from_pretrained
-    model, loading = load(checkpoint.folder, dtype=dtype, output_loading_info=True)
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        # transformers would continue with random values instead.
-        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
-        raise ValueError(f"the checkpoint lacks weights: {', '.join(missing[:5])}")
-    return model
 
 
 def _max_model_len(model_config: Any, config: EngineConfig) -> int:

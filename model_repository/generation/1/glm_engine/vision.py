@@ -136,7 +136,7 @@ class VisionEncoder:
         positions = visual.embeddings.position_embedding.weight.detach()
         side = int(len(positions) ** 0.5)
         self._position_table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
-        self._frequencies = visual.rotary_pos_emb.inv_freq.float()
+        self._frequencies = visual.rotary_pos_emb.inv_freq.float().to(self._device)
         self._grids = _SizedCache[Grid, tuple[torch.Tensor, torch.Tensor]](_REMEMBERED_PATCHES)
         pairs = self._head_dim // 2
         hidden_bytes = config.hidden_size * operations.hidden_dtype.itemsize

@@ -4,7 +4,7 @@ import ctypes
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -63,9 +63,10 @@ class Metrics:
     Args:
         model, version: of the model in Triton, the labels of every series, as Triton's own have
             them.
+        info: further labels of ``glm_model_info``, which describe the model.
     """
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, model: str, version: str, info: Mapping[str, str]) -> None:
         self._labels = {"model": model, "version": version}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
@@ -81,6 +82,10 @@ class Metrics:
         self._waiting = self._family(
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels=self._labels)
+        self._info = self._family("model_info", "1; the labels describe the model", gauge).Metric(
+            labels=self._labels | info
+        )
+        self._info.set(1)
         # Counters that were 0 before do not reveal a restart.
         self._started = self._family(
             "start_time_seconds", "Unix time of stage 2's start", gauge
