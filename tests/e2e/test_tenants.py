@@ -71,6 +71,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": TEXT, "max_tokens": 2},
     "/v1/responses": {"input": TEXT, "max_output_tokens": 2},
     "/v1/messages": {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 2},
+    "/v1/decisions": {
+        "input": TEXT,
+        "questions": [{"type": "predicate", "instructions": "It is a greeting."}],
+    },
 }
 
 
