@@ -71,6 +71,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": TEXT, "max_tokens": 2},
     "/v1/responses": {"input": TEXT, "max_output_tokens": 2},
     "/v1/messages": {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 2},
+    "/v1/decisions": {
+        "input": TEXT,
+        "questions": [{"type": "predicate", "instructions": "It is a greeting."}],
+    },
 }
 
 
@@ -87,6 +91,30 @@ def test_a_salt_divides_further_in_every_api(locked: Stack, path: str) -> None:
     assert cached(path) == 0
     assert cached(path) > 0
     assert cached(f"not {path}") == 0
+
+
+def test_decisions_about_a_picture_are_the_same_for_all_and_shared_by_none(locked: Stack) -> None:
+    picture = {"type": "input_image", "image_url": new_picture()}
+    text = {"type": "input_text", "text": "There is something red."}
+    shown = {
+        "model": MODEL,
+        "input": [{"role": "user", "content": [picture]}],
+        "questions": [{"type": "predicate", "instructions": [text]}],
+    }
+    keys, cached = ("alice-1", "bob-1", "alice-2", "bob-1"), []
+    for key in keys:
+        usage = _ask(locked, key, shown, "/v1/decisions")["usage"]
+        cached.append(usage["input_tokens_details"]["cached_tokens"])
+    assert cached[:2] == [0, 0] and cached[2] == cached[3] > 0
+    # The same picture in two questions, before and after it is known.
+    own = {"type": "predicate", "instructions": [picture, text]}
+    twice = {"model": MODEL, "input": "Look:", "questions": [own, own]}
+    found = [
+        answer["probability"]
+        for key in ("bob-1", "bob-1", "alice-1")
+        for answer in _ask(locked, key, twice, "/v1/decisions")["answers"]
+    ]
+    assert found == pytest.approx(found[:1] * 6, abs=1e-4)
 
 
 def test_direct_clients_divide_by_tenant_and_salt(locked: Stack) -> None:

@@ -192,7 +192,7 @@ class ConversationBuilder:
         content_path = content_path or f"{path}.content"
         message: dict[str, Any] = {"role": role, "content": content}
         if content is not None and not isinstance(content, str):
-            message["content"] = [_part(part) for part in content]
+            message["content"] = [wire_part(part) for part in content]
             for number, part in enumerate(content):
                 self.paths.rename(f"{wire}.content[{number}]", part.path)
                 if isinstance(part.content, Picture):
@@ -204,7 +204,8 @@ class ConversationBuilder:
         self.messages.append(message)
 
 
-def _part(part: Part) -> dict[str, Any]:
+def wire_part(part: Part) -> dict[str, Any]:
+    """A piece of a message as the model server takes it; the bytes of files come beside it."""
     if isinstance(part.content, Picture):
         return {"type": part.content.kind, **part.content.options}
     if isinstance(part.content, Clip):

@@ -14,6 +14,7 @@ from glm_engine.engine import Engine
 from glm_engine.errors import EngineFailure, InvalidRequest, RequestCancelled
 from glm_engine.request import Output, Prompt, Request, SamplingParams
 from glm_engine.scoring import branches, question
+from glm_engine.tenant_cache import CacheScope
 from unit.generation.conftest import Harness
 from unit.generation.reference import reference
 from unit.generation.test_schedules import Bench
@@ -39,6 +40,8 @@ TEXTS = (
     ("A", "A red circle and a very long answer with a lot of words that nobody would expect."),
     ("only one",),
 )
+
+SCOPES = [CacheScope.of(tenant, "", divided=True) for tenant in "ab"]
 
 
 def encoded(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
@@ -135,6 +138,26 @@ def test_what_prompts_and_options_have_in_common_is_computed_once(
     assert sum(computed) == own_tokens + len(prompts) * of_options
 
 
+def test_a_tenant_reuses_its_own_blocks_only(
+    make_harness: MakeHarness, make_prompt: MakePrompt
+) -> None:
+    harness = make_harness(start=False)
+    harness.engine.start()
+    options = encoded(
+        harness.engine, ("a red circle, or so it seems", "a red star, or so it seems")
+    )
+    prompt = make_prompt("What is it? " * 8, [], False)
+    found, cached = [], []
+    for scope in (*SCOPES, *SCOPES):
+        request = question("q", prompt, options, scope=scope)
+        assert {branch.scope for branch in branches(request)} == {scope}
+        harness.engine.add(request)
+        found.append(logprobs(harness, request))
+        cached.append(request.num_cached)
+    assert cached[:2] == [0, 0] and cached[2] == cached[3] > 0
+    assert all(one == pytest.approx(found[0], abs=1e-4) for one in found)
+
+
 @pytest.fixture(scope="module")
 def bench(make_prompt: MakePrompt) -> Bench:
     return Bench(make_prompt)
@@ -168,6 +191,7 @@ def cases(bench: Bench, make_prompt: MakePrompt) -> list[tuple[Prompt, Options, 
             "max_num_batched_patches": st.sampled_from([64, 4096]),
             "prefix_caching": st.booleans(),
             "image_cache_memory": st.sampled_from([0, 2**20]),
+            "tenant_floor": st.sampled_from([0.0, 0.1, 0.5]),
         }
     ),
 )
@@ -179,7 +203,7 @@ def test_no_schedule_changes_them(
     cancel_at: int,
     limits: dict[str, Any],
 ) -> None:
-    """Small caches, chunks, preemption, other requests, cancellation."""
+    """Small caches, chunks, preemption, requests of another tenant, cancellation."""
     longest = max(p.num_tokens + max(map(len, own)) for p, own, _ in cases)
     bench.longest = max(bench.longest, longest)
     bench.reset(**limits)
@@ -188,11 +212,13 @@ def test_no_schedule_changes_them(
     for number in chosen:
         prompt, own, _ = cases[number]
         leader = asked[0] if asked else None
-        asked.append(question(f"q{number}", prompt, own, leader=leader))
+        asked.append(
+            question(f"q{number}", prompt, own, tenant="a", scope=SCOPES[0], leader=leader)
+        )
     others = []
     for number, step in answers:
         params = SamplingParams(max_tokens=8, temperature=0.0)
-        request = Request(f"a{number}", bench.prompts[number], params)
+        request = Request(f"a{number}", bench.prompts[number], params, tenant="b", scope=SCOPES[1])
         others.append((number, step, request))
     for request in asked:
         engine.add(request)

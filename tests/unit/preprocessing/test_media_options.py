@@ -242,3 +242,30 @@ def test_pictures_are_decoded_as_long_as_they_fit_the_context(
     assert caught.value.code == "context_length_exceeded"
     assert caught.value.param in {f"image[{n}]" for n in range(1, 4)}
     assert "of those before it, which leaves none for an answer" in caught.value.message
+
+
+def test_the_pictures_of_each_question_are_counted_by_themselves(
+    preprocessor: Preprocessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has 25 tokens; that of all and one more fit a context of 70, three do not."""
+    monkeypatch.setattr(preprocessor, "_context", 70)
+    pictures = [image_file(Image.new("RGB", (224, 224), (n, 0, 0))) for n in range(5)]
+
+    def ask(*counts: int) -> Prompt:
+        asked = [
+            {"content": [{"type": "image"}] * count or "?", "options": ["yes"]} for count in counts
+        ]
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]
+        return preprocessor(
+            PromptRequest(
+                messages=json.dumps(messages),
+                image=pictures[: 1 + sum(counts)],
+                questions=json.dumps(asked),
+            )
+        )
+
+    assert ask(1, 0, 1, 1).prompt_images.tolist() == [2, 1, 2, 2]
+    with pytest.raises(InvalidInput) as caught:
+        ask(1, 2)
+    assert (caught.value.param, caught.value.code) == ("image[3]", "context_length_exceeded")
+    assert "after 50 of those before it" in caught.value.message

@@ -22,7 +22,7 @@ from glm_frontend.apis.decisions.schema import (
     ScoreQuestion,
 )
 from glm_frontend.apis.responses.decode import add_input, read_part
-from glm_frontend.core.conversation import ConversationBuilder, Part
+from glm_frontend.core.conversation import ConversationBuilder, Part, wire_part
 from glm_frontend.core.request import AnswerRequest, of_conversation
 from glm_frontend.errors import invalid
 from glm_frontend.media.fetch import Picture
@@ -60,8 +60,9 @@ def decode(body: DecisionRequest) -> AnswerRequest:
         conversation,
         renamed,
         template_kwargs={"enable_thinking": False},
+        cache_salt=body.cache_salt or "",
         questions=[
-            glm_client.Question([_on_the_wire(part) for part in parts], options)
+            glm_client.Question([wire_part(part) for part in parts], options)
             for parts, options in asked
         ],
     )
@@ -123,9 +124,3 @@ def _text_and_options(question: Question) -> tuple[str, Sequence[str]]:
         return "", [cloze_text(value) for value in values]
     text = (choice_text if isinstance(question, ChoiceQuestion) else score_text)(options)
     return text, [answer_text(key, value) for value in values]
-
-
-def _on_the_wire(part: Part) -> dict[str, str]:
-    if isinstance(part.content, Picture):
-        return {"type": part.content.kind}
-    return {"type": "text", "text": part.content}

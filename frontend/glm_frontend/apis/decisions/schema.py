@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from glm_frontend.apis.responses.schema import Input, InputPart, ResponseUsage
-from glm_frontend.apis.shared.schema import MAX_PARTS
+from glm_frontend.apis.shared.schema import CACHE_SALT_FIELD, MAX_PARTS, CacheSalt
 from glm_frontend.http.bodies import TAG, RequestModel, at_most, chosen_by, text_or_list
 
 MAX_QUESTIONS = 400
@@ -145,6 +145,7 @@ class DecisionRequest(RequestModel):
     questions: Annotated[list[Question], Field(min_length=1), *at_most(MAX_QUESTIONS)] = Field(
         description=f"1 to {MAX_QUESTIONS}. Each is answered by itself: none sees the others."
     )
+    cache_salt: CacheSalt | None = CACHE_SALT_FIELD
 
 
 class PredicateAnswer(BaseModel):
