@@ -93,7 +93,7 @@ class EngineJudge(Judge):
             stage_1.image_grid_thw, stage_1.image_hash, stage_1.patches, stage_1.image_frames,
         )  # fmt: skip
         return Prompt(
-            "messages", stage_1.input_ids, stage_1.position_ids, stage_1.rope_delta, images
+            "messages", stage_1.input_ids, stage_1.position_ids, int(stage_1.rope_delta[0]), images
         )
 
 
