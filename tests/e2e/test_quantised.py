@@ -21,7 +21,8 @@ def test_it_sees_what_is_there(tmp_path: Path, quantization: str, kinds: str) ->
         for name, answer in DESCRIPTIONS.items():
             assert content(post(stack, chat("What is in this image?", name))) == answer
         metrics = requests.get(f"{stack.metrics_url}/metrics", timeout=60).text
-        assert f'glm_model_info{{dtype="float32",quantization="{kinds}"}} 1' in metrics
+        labels = f'dtype="float32",model="generation",quantization="{kinds}",version="1"'
+        assert f"glm_model_info{{{labels}}} 1" in metrics
         stack.interrupt()
         assert stack.wait_stopped() == 0, stack.log
     finally:

@@ -83,7 +83,7 @@ class Metrics:
             "requests_waiting", "Requests before their prefill", gauge
         ).Metric(labels=self._labels)
         self._info = self._family("model_info", "1; the labels describe the model", gauge).Metric(
-            labels=self._labels | info
+            labels=self._labels | dict(info)
         )
         self._info.set(1)
         # Counters that were 0 before do not reveal a restart.

@@ -44,8 +44,7 @@ def answers(harness: Harness, make_prompt: MakePrompt) -> list[list[int]]:
 
 def load(folder: Path, **config: Any) -> Engine:
     return Engine(
-        EngineConfig(model=str(folder), kv_cache_memory=2**20, min_model_len=1, **config),
-        lambda outputs: None,
+        EngineConfig(model=str(folder), kv_cache_memory=2**24, **config), lambda outputs: None
     )
 
 
