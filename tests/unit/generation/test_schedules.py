@@ -134,7 +134,7 @@ ARRIVALS = st.lists(
         max_tokens=st.integers(1, MAX_TOKENS),
         cancel_at=st.sampled_from([0, 0, 0, 0, 0, 0, 3, 15]),  # 0: never
         priority=st.sampled_from([0, 0, 0, 1]),
-        tenant=st.sampled_from(["", "", "a", "b"]),
+        tenant=st.sampled_from(["", "", "", "", "a", "b"]),
     ),
     min_size=1,
     max_size=7,
