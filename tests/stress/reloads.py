@@ -33,11 +33,13 @@ POLL = ("--model-control-mode=poll", "--repository-poll-secs=1")
 
 
 class Counters:
-    """What ``glm_requests_total`` said last, by version; it must not become less."""
+    """What ``glm_requests_total`` counts from now on, by version; it must not become less."""
 
     def __init__(self, triton: PlainTriton) -> None:
         self._triton = triton
         self._seen: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self._before: dict[str, int] = {}
+        self._before = self.look()
 
     def look(self) -> dict[str, int]:
         """Requests answered by each version; every counter and bucket is compared.
@@ -56,7 +58,7 @@ class Counters:
             if name == "glm_requests_total":
                 version = dict(labels)["version"]
                 answered[version] = answered.get(version, 0) + int(value)
-        return answered
+        return {version: n - self._before.get(version, 0) for version, n in answered.items()}
 
     def wait(self, answered: Mapping[str, int]) -> None:
         """Returns once the counters are those numbers of answers."""
