@@ -97,7 +97,7 @@ def main() -> None:
             fn=kernel,
             signature={argument: types.get(argument, "constexpr") for argument in names},
             constexprs={(names.index(argument),): value for argument, value in constants.items()},
-            # As at run time: all tensors begin at multiples of 16 bytes, and rows have multiples of 16 values.
+            # As at run time: tensors begin at multiples of 16 bytes, and rows are multiples of 16.
             attrs={
                 (number,): [["tt.divisibility", 16]]
                 for number, argument in enumerate(names)
