@@ -97,11 +97,12 @@ def main() -> None:
             fn=kernel,
             signature={argument: types.get(argument, "constexpr") for argument in names},
             constexprs={(names.index(argument),): value for argument, value in constants.items()},
-            # As at run time: tensors begin at multiples of 16 bytes, and rows are multiples of 16.
+            # As at run time: tensors begin at multiples of 16 bytes, and so do rows of weights.
             attrs={
                 (number,): [["tt.divisibility", 16]]
                 for number, argument in enumerate(names)
-                if types.get(argument, "").startswith("*") or argument in WEIGHT_SIZES
+                if types.get(argument, "").startswith("*")
+                or (name.startswith("multiply") and argument in WEIGHT_SIZES)
             },
         )
         stages = 3 if name.startswith("multiply") else 2
