@@ -42,6 +42,7 @@ ITEM = SHAPE | {"BLOCK_SIZE": 16, "TILE": 64}
 MULTIPLY = {"x": BF16, "weight": "*u8", "scales": BF16, "zeros": "*i8", "bias": BF16, "out": BF16,
             "rows": "i32", "outputs": "i32", "inputs": "i32", "stride": "i32", "groups": "i32",
             "each": "i32"}  # fmt: skip
+WEIGHT_SIZES = ("outputs", "inputs", "stride", "each")
 INT4 = {"BITS": 4, "FP8": False, "ZEROS": True, "BIAS": True, "GROUP": 128, "TILE": 64}
 FP8 = {"BITS": 8, "FP8": True, "ZEROS": False, "BIAS": True, "GROUP": 0, "TILE": 64}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
@@ -74,14 +75,14 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int]] = {
     "merge": (gpu_kernels._merge_kernel, MERGE, SHAPE | {"ROWS": 128, "SLOTS": 32}, 4),
     **{
         f"multiply by {name}, {step}": (
-            quantized._multiply_kernel, types, {**form, "ROWS": rows, "COLUMNS": columns}, warps
+            quantized._multiply_kernel, types, {**form, "ROWS": rows, "COLUMNS": 64}, warps
         )
         for name, form, types in (
             ("int4", INT4, MULTIPLY),
             ("fp8", FP8, MULTIPLY),
             ("int8", {**FP8, "FP8": False}, MULTIPLY | {"weight": "*i8"}),
         )
-        for step, rows, columns, warps in (("decode", 16, 64, 4), ("prefill", 128, 128, 8))
+        for step, rows, warps in (("decode", 16, 4), ("prefill", 128, 8))
     },
 }  # fmt: skip
 
@@ -96,11 +97,12 @@ def main() -> None:
             fn=kernel,
             signature={argument: types.get(argument, "constexpr") for argument in names},
             constexprs={(names.index(argument),): value for argument, value in constants.items()},
-            # As at run time: all tensors begin at multiples of 16 bytes.
+            # As at run time: tensors begin at multiples of 16 bytes, and so do rows of weights.
             attrs={
                 (number,): [["tt.divisibility", 16]]
                 for number, argument in enumerate(names)
                 if types.get(argument, "").startswith("*")
+                or (name.startswith("multiply") and argument in WEIGHT_SIZES)
             },
         )
         stages = 3 if name.startswith("multiply") else 2

@@ -58,7 +58,7 @@ def test_kernels_compile_for_the_full_size_model(capability: str, tmp_path: Path
         assert kernel["shared"] <= of_block, name
         assert kernel["registers"] * kernel["threads"] <= REGISTERS, name
         # In float32, which is there to compare with, registers are few for the dot products.
-        allowed = {"attend, float32": 1024, "sample": 16}
+        allowed = {"attend, float32": 1024, "sample": 16, "multiply by int4, prefill": 40}
         assert kernel["spilled"] <= allowed.get(name, 0), name
     # All programs of the decode attention run at the same time; a block takes 1 KiB more.
     decode, programs = taken["attend, decode"], _PROGRAMS_PER_PROCESSOR

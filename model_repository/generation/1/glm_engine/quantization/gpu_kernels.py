@@ -14,6 +14,8 @@ import triton.language as tl
 _LEAST_ROWS = 16
 # Programs of a product of a few rows, which are split along the inputs to be that many.
 _PROGRAMS = 256
+# Outputs per tile: with more, registers are spilled.
+_COLUMNS = 64
 # Inputs per tile: the most, and the fewest that a matrix product of bfloat16 takes.
 _TILE, LEAST_TILE = 64, 16
 
@@ -149,8 +151,7 @@ def multiply(
     tile = tile_for(group_size, inputs)
     few = rows <= _LEAST_ROWS
     tall = _LEAST_ROWS if few else 64 if rows <= 64 else 128
-    wide = 64 if few else 128
-    grid = (triton.cdiv(rows, tall), triton.cdiv(outputs, wide))
+    grid = (triton.cdiv(rows, tall), triton.cdiv(outputs, _COLUMNS))
     tiles = triton.cdiv(stride, tile)
     splits = max(1, min(tiles // 4, _PROGRAMS // (grid[0] * grid[1]))) if few else 1
     each = triton.cdiv(tiles, splits) * tile
@@ -164,6 +165,6 @@ def multiply(
         out, rows, outputs, inputs, stride, scales.shape[1], each,
         BITS=bits, FP8=weight.dtype == torch.uint8 and bits == 8, ZEROS=zeros is not None,
         BIAS=bias is not None, GROUP=group_size if scales.shape[1] > 1 else 0,
-        ROWS=tall, COLUMNS=wide, TILE=tile, num_warps=4 if few else 8, num_stages=3,
+        ROWS=tall, COLUMNS=_COLUMNS, TILE=tile, num_warps=4 if few else 8, num_stages=3,
     )  # fmt: skip
     return out.view(splits, rows, outputs).sum(0).to(x.dtype) if splits > 1 else out
