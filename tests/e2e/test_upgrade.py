@@ -86,7 +86,7 @@ def test_an_upgrade_loses_no_request(tmp_path: Path) -> None:
 
         # One that cannot be loaded changes nothing.
         add_version(repository, "generation", 3)
-        with (repository / "generation" / "3" / "glm_engine" / "memory.py").open("a") as file:
+        with (repository / "generation" / "3" / "glm_engine" / "device.py").open("a") as file:
             file.write("def check_memory(*_): raise ValueError('not enough memory: 1 GiB')\n")
         too_large = _upgrade(stack, repository)
         assert too_large.returncode == 1

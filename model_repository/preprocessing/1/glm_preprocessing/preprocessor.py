@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Self
@@ -513,8 +514,18 @@ class Preprocessor:
         budget: "_TokenBudget",
         deadline: float,
     ) -> _SampledVideo:
+        with closing(Video(file, field, self._video_limits, deadline)) as video:
+            return self._sample(video, field, options, kwargs, budget)
+
+    def _sample(
+        self,
+        video: Video,
+        field: str,
+        options: VideoOptions,
+        kwargs: ProcessorKwargs,
+        budget: "_TokenBudget",
+    ) -> _SampledVideo:
         depth = self._video_config.temporal_patch_size
-        video = Video(file, field, self._video_limits, deadline)
         if options.start >= video.duration:
             raise InvalidInput(
                 field, f"video_start is after the end of the video, which has {video.duration:g} s"

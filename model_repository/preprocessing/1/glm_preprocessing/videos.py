@@ -5,6 +5,7 @@ to, are neither counted nor shown. The packets of a file are read once; only tho
 the sampled frames depend on, and at most a few decoded frames are in memory at a time.
 """
 
+import gc
 import math
 import os
 import time
@@ -161,7 +162,12 @@ class Video:
             frame = next((frame for _, frame in self._decoded(first)), None)
         if frame is None:
             raise InvalidInput(field, "the video is damaged: no frame can be decoded")
-        self.height, self.width = _upright(frame, frame.to_ndarray(format="gray")).shape
+        self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
+        upright = _upright(frame.to_ndarray(format="gray"), self._matrix)
+        self.height, self.width = upright.shape
+        # PyAV's side data and its frame refer to each other, and keep the decoder's threads alive.
+        del frame
+        gc.collect(1)
 
     def frames(self, indices: Sequence[int], change: Callable[[Pixels], T]) -> list[T]:
         """What ``change`` makes of each of the frames with these numbers.
@@ -181,7 +187,9 @@ class Video:
         threads = _num_threads()
 
         def convert(frame: av.VideoFrame) -> T:
-            return change(_upright(frame, frame.to_ndarray(format="rgb24")))
+            is_usual = frame.rotation == self._rotation
+            matrix = self._matrix if is_usual else _display_matrix(frame)
+            return change(_upright(frame.to_ndarray(format="rgb24"), matrix))
 
         with ThreadPoolExecutor(threads) as pool, self._errors():
             for number, frame in self._decoded(wanted):
@@ -202,6 +210,13 @@ class Video:
         there = sorted(done)
         nearest = [there[min(bisect_left(there, i), len(there) - 1)] for i in indices]
         return [done[number].result() for number in nearest]
+
+    def close(self) -> None:
+        """End the decoder's threads, which else live until a garbage collection."""
+        self._packets.clear()
+        del self._stream
+        self._container.close()
+        del self._container
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -464,11 +479,16 @@ def _annex_b(data: bytes) -> Iterator[int]:
         start = data.find(b"\0\0\1", start + 3)
 
 
-def _upright(frame: av.VideoFrame, pixels: Any) -> Pixels:
-    """The pixels of a frame, turned and mirrored as its display matrix says."""
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """The five of its numbers that turn and mirror, if there is one."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if matrix is None else tuple(np.frombuffer(matrix, np.int32, 5).tolist())
+
+
+def _upright(pixels: Any, matrix: tuple[int, ...] | None) -> Pixels:
+    """The pixels of a frame, turned and mirrored as its display matrix says."""
     if matrix is not None:
-        a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).tolist()
+        a, b, _, c, d = matrix
         if abs(a) + abs(d) < abs(b) + abs(c):
             pixels, a, d = pixels.swapaxes(0, 1), c, b
         pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
