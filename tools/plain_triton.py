@@ -205,6 +205,7 @@ class PlainTriton:
 
     def _is_live(self) -> bool:
         try:
+            self.metrics()  # its port is the last to open
             return self._client.get(f"{self.url}/v2/health/live").status_code == 200
         except httpx2.TransportError:
             return False
