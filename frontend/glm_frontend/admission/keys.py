@@ -35,6 +35,11 @@ class APIKey:
     rate: str | None = None
 
 
+def tenant_of(key: APIKey | None) -> str:
+    """The tenant of a request with this key; empty where no key is asked for."""
+    return "" if key is None else key.tenant
+
+
 def all_keys(from_environment: Sequence[SecretStr], file: Path | None) -> tuple[APIKey, ...]:
     """The keys of both sources; those without a name are called ``key-N`` by their places.
 

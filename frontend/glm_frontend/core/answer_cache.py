@@ -54,7 +54,7 @@ class AnswerCache:
         *,
         stream: bool,
     ) -> AsyncGenerator[Batch]:
-        """The events of the answer; close it to cancel.
+        """What gives the events of the answer; close it to cancel.
 
         Args:
             record: is told where the answer comes from.
@@ -64,22 +64,16 @@ class AnswerCache:
         """
         store = self._store
         if store is None or not caller.keeps_answer or not self._is_determined(on_wire):
-            async with aclosing(compute()) as batches:
-                async for batch in batches:
-                    yield batch
-            return
+            return compute()
         key = self._key(request, on_wire)
         if caller.takes_kept_answer and (known := await self._find(store, key)):
             record.cache = "hit"
-            yield known
-            return
+            return _once(known)
         run = self._runs.get((key, stream)) if caller.takes_kept_answer else None
         record.cache = "miss" if run is None else "shared"
         if run is None:
             run = self._begin(store, key, compute, stream)
-        async with aclosing(run.read()) as batches:
-            async for batch in batches:
-                yield batch
+        return run.read()
 
     async def aclose(self) -> None:
         """Close the store."""
@@ -137,6 +131,10 @@ class AnswerCache:
         for file in (*on_wire.images, *on_wire.videos):
             key.update(blake2b(file, digest_size=_KEY_BYTES).digest())
         return key.digest()
+
+
+async def _once(batch: Batch) -> AsyncGenerator[Batch]:
+    yield batch
 
 
 def _plain(value: Any) -> Any:

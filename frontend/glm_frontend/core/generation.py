@@ -1,7 +1,7 @@
 """From a decoded request to the stream of its events: pictures loaded, the model server asked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -138,10 +138,11 @@ class Generator:
             APIError: with the HTTP request's names.
         """
 
-        async def ask(request: AnswerRequest) -> Tokenization:
-            return await self._tokenize(request, await self._load(request, caller), token_texts)
+        async def ask(request: AnswerRequest) -> AsyncGenerator[Tokenization]:
+            yield await self._tokenize(request, await self._load(request, caller), token_texts)
 
-        return await self._fitting(request, caller, ask)
+        async with aclosing(self._fitting(request, caller, ask)) as answers:
+            return await anext(answers)
 
     async def tokenizer_config(self) -> dict[str, Any]:
         """What the checkpoint says of its tokenizer.
@@ -157,7 +158,8 @@ class Generator:
     async def _complete(self, request: AnswerRequest, caller: Caller) -> list[AnswerEvent]:
         record = caller.record.begin_answer(is_raw=request.is_raw)
         events: list[AnswerEvent] = []
-        async with aclosing(self._batches(request, caller, record, stream=False)) as batches:
+        ask = partial(self._batches, caller=caller, record=record, stream=False)
+        async with aclosing(self._fitting(request, caller, ask)) as batches:
             async for batch in batches:
                 events += batch
         if not record.is_repeated:
@@ -167,7 +169,8 @@ class Generator:
 
     async def _stream(self, request: AnswerRequest, caller: Caller) -> AsyncGenerator[AnswerEvent]:
         record = caller.record.begin_answer(is_raw=request.is_raw)
-        async with aclosing(self._batches(request, caller, record, stream=True)) as batches:
+        ask = partial(self._batches, caller=caller, record=record, stream=True)
+        async with aclosing(self._fitting(request, caller, ask)) as batches:
             async for batch in batches:
                 record.note_ends(batch)
                 if not record.is_repeated:
@@ -178,31 +181,12 @@ class Generator:
     async def _batches(
         self, request: AnswerRequest, caller: Caller, record: AnswerRecord, *, stream: bool
     ) -> AsyncGenerator[Batch]:
-        """The events of an answer, if need be to the request without its oldest media."""
-        request, number, has_begun = self._within_counts(request, caller), 1, False
-        while True:
-            try:
-                once = self._batches_once(request, caller, record, stream=stream)
-                async with aclosing(once) as batches:
-                    async for batch in batches:
-                        has_begun = True
-                        yield batch
-                return
-            except APIError as error:
-                smaller = None if has_begun else self._smaller(request, caller, error, number)
-                if smaller is None:
-                    raise
-                request, number = smaller, 2 * number
-
-    async def _batches_once(
-        self, request: AnswerRequest, caller: Caller, record: AnswerRecord, *, stream: bool
-    ) -> AsyncGenerator[Batch]:
         """The events of an answer: kept ones, or as the model server sends them."""
         on_wire = await self._load(request, caller)
         compute = partial(self._pieces if stream else self._whole, request, on_wire)
         answer = self._cache.answer(request, on_wire, caller, record, compute, stream=stream)
         try:
-            async with aclosing(answer) as batches:
+            async with aclosing(await answer) as batches:
                 async for batch in batches:
                     yield batch
         except GLMError as error:
@@ -284,15 +268,19 @@ class Generator:
         self,
         request: AnswerRequest,
         caller: Caller,
-        ask: Callable[[AnswerRequest], Awaitable[Answer]],
-    ) -> Answer:
+        ask: Callable[[AnswerRequest], AsyncGenerator[Answer]],
+    ) -> AsyncGenerator[Answer]:
         """What ``ask`` gives, if need be of a request without its oldest pictures and videos."""
-        request, number = self._within_counts(request, caller), 1
+        request, number, has_begun = self._within_counts(request, caller), 1, False
         while True:
             try:
-                return await ask(request)
+                async with aclosing(ask(request)) as answers:
+                    async for answer in answers:
+                        has_begun = True
+                        yield answer
+                return
             except APIError as error:
-                smaller = self._smaller(request, caller, error, number)
+                smaller = None if has_begun else self._smaller(request, caller, error, number)
                 if smaller is None:
                     raise
                 request, number = smaller, 2 * number

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glm_frontend.admission.inflight_bytes import InflightBytes
+from glm_frontend.admission.keys import tenant_of
 from glm_frontend.core.record import RequestRecord
 from glm_frontend.error_codes import ErrorCode
 from glm_frontend.errors import APIError, internal
@@ -223,7 +224,7 @@ class RefusalMiddleware:
             key = services.keys.check(secret if scheme.lower() == "bearer" else None)
         except APIError:
             return None
-        error = services.refusals.refusal("" if key is None else key.tenant)
+        error = services.refusals.refusal(tenant_of(key))
         if error is not None:
             scope["state"]["key"] = key
         return error
@@ -275,7 +276,7 @@ class BodyLimitMiddleware:
             if received > self._max_bytes:
                 raise self._too_large()
             key = scope["state"].get("key")
-            held.hold(size, "" if key is None else key.tenant)
+            held.hold(size, tenant_of(key))
             return message
 
         try:

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from glm_frontend.admission.keys import APIKey, KeyRing
+from glm_frontend.admission.keys import APIKey, KeyRing, tenant_of
 from glm_frontend.admission.permits import InflightLimiter, Permit
 from glm_frontend.admission.rates import RateLimiter, parse_rates
 from glm_frontend.admission.refusals import Refusals
@@ -158,7 +158,7 @@ async def get_caller(request: Request) -> Caller:
     }
     return Caller(
         state.request_id,
-        "" if key is None else key.tenant,
+        tenant_of(key),
         takes_kept_answer=not directives & {"no-cache", "no-store"},
         keeps_answer="no-store" not in directives,
         record=state.record,
