@@ -87,7 +87,7 @@ def test_an_upgrade_loses_no_request(tmp_path: Path) -> None:
         # One that cannot be loaded changes nothing.
         add_version(repository, "generation", 3)
         with (repository / "generation" / "3" / "glm_engine" / "device.py").open("a") as file:
-            file.write("def check_memory(*_): raise ValueError('not enough memory: 1 GiB')\n")
+            file.write("def check_weights_fit(*_): raise ValueError('not enough memory: 1 GiB')\n")
         too_large = _upgrade(stack, repository)
         assert too_large.returncode == 1
         assert "not enough memory: 1 GiB" in too_large.stdout + too_large.stderr

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from glm_engine.config import EngineConfig
-from glm_engine.device import Device, check_memory, select_device, weight_bytes
+from glm_engine.device import Device, check_weights_fit, select_device, weight_bytes
 from glm_engine.engine import Engine
 from unit.paths import DEMO_CHECKPOINT
 
@@ -110,7 +110,7 @@ def test_weights_that_do_not_fit_are_refused(
 ) -> None:
     settings = EngineConfig("x", **config)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        check_memory(place, settings, FLASH_WEIGHTS * place.dtype.itemsize)
+        check_weights_fit(place, settings, FLASH_WEIGHTS * place.dtype.itemsize)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_weights_that_do_not_fit_are_refused(
     ],
 )
 def test_weights_that_fit_are_loaded(place: Device, asked: str, parameters: int) -> None:
-    check_memory(place, EngineConfig("x", device=asked), parameters * place.dtype.itemsize)
+    check_weights_fit(place, EngineConfig("x", device=asked), parameters * place.dtype.itemsize)
 
 
 def test_weights_are_counted_without_reading_them(tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ from glm_engine.request import Prompt, Request, SamplingParams, ThinkingTokens
 from glm_engine.sampler import Sampled, Sampler
 from glm_format.answer import AnswerReader
 from glm_format.tags import Tag
-from unit.generation.test_sampler import EOS, LOGITS, MIXED
+from unit.generation.test_sampler import (
+    EOS,
+    LOGITS,
+    check_that_batches_change_nothing,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -213,20 +217,8 @@ def test_draws_follow_the_exact_distribution(
 
 
 def test_a_seeded_request_gets_the_same_whatever_shares_its_batch() -> None:
-    generator = torch.Generator().manual_seed(0)
-    steps = [torch.randn(len(MIXED), len(LOGITS), generator=generator) for _ in range(10)]
     sampler = make_sampler()
-    together = [make_request(**params) for params in MIXED]
-    for logits in steps:
-        for request, sampled in zip(together, sampler(together, logits), strict=True):
-            request.token_ids.append(sampled.token_id)
-    for row, params in enumerate(MIXED):
-        if "seed" not in params and params.get("temperature") != 0:
-            continue
-        alone = make_request(**params)
-        for logits in steps:
-            alone.token_ids.append(sampler([alone], logits[row : row + 1])[0].token_id)
-        assert alone.token_ids == together[row].token_ids, params
+    check_that_batches_change_nothing(sampler, make_request, 10)
     one, other = (make_request(seed=seed) for seed in (1, 2))
     draws = [[sampler([r], LOGITS[None])[0].token_id for _ in range(2)] for r in (one, other)]
     assert draws[0][0] == draws[0][1]  # the same place in the answer

@@ -1,5 +1,6 @@
 """The sampler against the exact distributions."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from glm_engine.request import Prompt, Request, SamplingParams, ThinkingTokens
-from glm_engine.sampler import Sampler
+from glm_engine.sampler import Sampled, Sampler
 from glm_format.answer import AnswerReader
 from glm_format.tags import Tag
 
@@ -152,21 +153,29 @@ MIXED: list[dict[str, Any]] = [
 ]
 
 
-def test_a_request_gets_the_same_whatever_shares_its_batch() -> None:
+def check_that_batches_change_nothing(
+    sampler: Callable[[Sequence[Request], torch.Tensor], list[Sampled]],
+    make_request: Callable[..., Request],
+    num_steps: int,
+) -> None:
+    """Greedy and seeded requests get the same tokens alone as with all of ``MIXED``."""
     generator = torch.Generator().manual_seed(0)
-    steps = [torch.randn(len(MIXED), len(LOGITS), generator=generator) for _ in range(40)]
-    sampler = _sampler()
-    together = [_request(**params) for params in MIXED]
+    steps = [torch.randn(len(MIXED), len(LOGITS), generator=generator) for _ in range(num_steps)]
+    together = [make_request(**params) for params in MIXED]
     for logits in steps:
         for request, sampled in zip(together, sampler(together, logits), strict=True):
             request.token_ids.append(sampled.token_id)
     for row, params in enumerate(MIXED):
         if "seed" not in params and params.get("temperature") != 0:
             continue
-        alone = _request(**params)
+        alone = make_request(**params)
         for logits in steps:
             alone.token_ids.append(sampler([alone], logits[row : row + 1])[0].token_id)
         assert alone.token_ids == together[row].token_ids, params
+
+
+def test_a_request_gets_the_same_whatever_shares_its_batch() -> None:
+    check_that_batches_change_nothing(_sampler(), _request, 40)
 
 
 @pytest.mark.parametrize(

@@ -124,18 +124,18 @@ def test_position_embeddings_are_kept_within_their_bound(
     encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder.forget_positions()
-    monkeypatch.setattr(encoder._grids, "_max_size", 100)
+    monkeypatch.setattr(encoder._grids, "_max_patches", 100)
     encoder._of_grid((1, 8, 8))
     kept = encoder._of_grid((1, 4, 4))
-    assert encoder._of_grid((1, 4, 4)) is kept and encoder._grids.size == 80
+    assert encoder._of_grid((1, 4, 4)) is kept and encoder._grids.num_patches == 80
     encoder._of_grid((1, 6, 8))
-    assert (1, 8, 8) not in encoder._grids and encoder._grids.size == 64
+    assert encoder._grids.get((1, 8, 8)) is None and encoder._grids.num_patches == 64
     encoder._of_grid((1, 12, 12))  # too large: computed, not kept
-    assert encoder._grids.size == 64
+    assert encoder._grids.num_patches == 64
     per_patch = sum(tensor.nbytes for tensor in kept) / 16
     assert encoder.max_position_bytes == vision._REMEMBERED_PATCHES * per_patch
     encoder.forget_positions()
-    assert encoder._grids.size == 0
+    assert encoder._grids.num_patches == 0
 
 
 def test_the_largest_picture_follows_from_the_image_processor() -> None:

@@ -106,7 +106,7 @@ def check_compiler() -> None:
         )
 
 
-def check_memory(chosen: Device, config: EngineConfig, weights: int) -> None:
+def check_weights_fit(chosen: Device, config: EngineConfig, weights: int) -> None:
     """Check that the weights fit, before minutes are spent on loading them.
 
     Args:

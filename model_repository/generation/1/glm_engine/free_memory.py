@@ -1,4 +1,4 @@
-"""Whether there is memory for the model; beside another version of it there may be none."""
+"""How much memory is free; beside another version of the model it may be too little."""
 
 import math
 from pathlib import Path
@@ -9,8 +9,8 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 _GIB = 2**30
 
 
-def check_memory(what: str, needed: int, device: torch.device) -> None:
-    """Refuse to load what does not fit, before the system ends a process for it.
+def check_fits(what: str, needed: int, device: torch.device) -> None:
+    """Refuse to allocate what does not fit, before the system ends a process for it.
 
     Args:
         what: names it in the message.

@@ -16,8 +16,14 @@ from glm_engine.block_manager import BlockTable
 from glm_engine.checkpoint import Checkpoint
 from glm_engine.config import EngineConfig
 from glm_engine.cuda_graphs import DecodeGraphs, batch_sizes
-from glm_engine.device import Device, check_memory, main_memory, select_device, weight_bytes
-from glm_engine.free_memory import check_memory as check_free_memory
+from glm_engine.device import (
+    Device,
+    check_weights_fit,
+    main_memory,
+    select_device,
+    weight_bytes,
+)
+from glm_engine.free_memory import check_fits
 from glm_engine.kv_cache import KVCache, bytes_per_token
 from glm_engine.language_model import COMPILED_ROWS, LanguageModel
 from glm_engine.memory import MemoryBudget, graph_bytes, usual_max_num_seqs
@@ -172,7 +178,7 @@ class ModelRunner:
             config.quantization,
             *(size / 2**20 for size in (weights, chosen.free, chosen.total)),
         )
-        check_memory(chosen, config, weights)
+        check_weights_fit(chosen, config, weights)
 
     def _note_compilation(self, kernel: str) -> None:
         self.num_compilations += 1
@@ -282,9 +288,7 @@ class ModelRunner:
                 self.max_model_len,
             )
             self.max_model_len = tokens
-        check_free_memory(
-            "the keys and values of the KV cache", num_blocks * per_block, self.device
-        )
+        check_fits("the keys and values of the KV cache", num_blocks * per_block, self.device)
         return self._cache_of(num_blocks, config.block_size)
 
     def _kv_shape(self) -> dict[str, int]:

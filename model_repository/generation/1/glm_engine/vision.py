@@ -6,7 +6,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from glm_engine.operations import MakeOperations, Operations, to_cos_sin
 from glm_engine.tenant_cache import TenantLRU
 
 Grid = tuple[int, int, int]
+# Interpolated position embeddings, and rotary embedding.
+Positions = tuple[torch.Tensor, torch.Tensor]
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 # Position embeddings are kept for grids with this number of patches in all: for one picture of the
 # largest size, or dozens of the usual ones. 160 MiB of GLM-4.6V-Flash in bfloat16.
@@ -137,7 +137,7 @@ class VisionEncoder:
         side = int(len(positions) ** 0.5)
         self._position_table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
         self._frequencies = visual.rotary_pos_emb.inv_freq.float().to(self._device)
-        self._grids = _SizedCache[Grid, tuple[torch.Tensor, torch.Tensor]](_REMEMBERED_PATCHES)
+        self._grids = _GridCache(_REMEMBERED_PATCHES)
         pairs = self._head_dim // 2
         hidden_bytes = config.hidden_size * operations.hidden_dtype.itemsize
         self.max_position_bytes: int = _REMEMBERED_PATCHES * (hidden_bytes + 2 * pairs * 4)
@@ -216,14 +216,14 @@ class VisionEncoder:
         """Drop the position embeddings that are kept."""
         self._grids.clear()
 
-    def _of_grid(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    def _of_grid(self, grid: Grid) -> Positions:
         known = self._grids.get(grid)
         if known is None:
             known = self._positions(grid)
-            self._grids.add(grid, known, math.prod(grid))
+            self._grids.add(grid, known)
         return known
 
-    def _positions(self, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    def _positions(self, grid: Grid) -> Positions:
         """Position embeddings and rotary embedding for the patches of a grid.
 
         Returns:
@@ -302,45 +302,39 @@ class KnownImage:
     embeddings: torch.Tensor
 
 
-class _SizedCache(Generic[_K, _V]):
-    """A least-recently-used cache with a bound on the sum of the sizes of its values.
+class _GridCache:
+    """The position embeddings of grids: the least recently used are dropped for new ones.
+
+    Args:
+        max_patches: of all grids together.
 
     Attributes:
-        size: that sum.
+        num_patches: of those that are kept.
     """
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._values: OrderedDict[_K, tuple[_V, int]] = OrderedDict()
-        self.size = 0
+    def __init__(self, max_patches: int) -> None:
+        self._max_patches = max_patches
+        self.num_patches = 0
+        self._known: OrderedDict[Grid, Positions] = OrderedDict()
 
-    def __contains__(self, key: _K) -> bool:
-        return key in self._values
+    def get(self, grid: Grid) -> Positions | None:
+        if grid in self._known:
+            self._known.move_to_end(grid)
+        return self._known.get(grid)
 
-    def get(self, key: _K) -> _V | None:
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key][0]
-
-    def add(self, key: _K, value: _V, size: int) -> None:
-        """Add a new value, if it is not too large, and drop others until it fits."""
-        if size <= self._max_size:
-            self._values[key] = value, size
-            self.size += size
-            while self.size > self._max_size:
-                self.pop_oldest()
-
-    def pop_oldest(self) -> tuple[_V, int] | None:
-        if not self._values:
-            return None
-        _, (value, size) = self._values.popitem(last=False)
-        self.size -= size
-        return value, size
+    def add(self, grid: Grid, positions: Positions) -> None:
+        """Add those of a new grid, unless it is too large."""
+        if math.prod(grid) > self._max_patches:
+            return
+        self._known[grid] = positions
+        self.num_patches += math.prod(grid)
+        while self.num_patches > self._max_patches:
+            dropped, _ = self._known.popitem(last=False)
+            self.num_patches -= math.prod(dropped)
 
     def clear(self) -> None:
-        self._values.clear()
-        self.size = 0
+        self._known.clear()
+        self.num_patches = 0
 
 
 class ImageCache:

@@ -515,9 +515,9 @@ class Preprocessor:
         deadline: float,
     ) -> _SampledVideo:
         with closing(Video(file, field, self._video_limits, deadline)) as video:
-            return self._sample(video, field, options, kwargs, budget)
+            return self._look_at(video, field, options, kwargs, budget)
 
-    def _sample(
+    def _look_at(
         self,
         video: Video,
         field: str,
