@@ -8,78 +8,56 @@
 """
 
 import argparse
-import base64
-import io
+import asyncio
 import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
-import requests
-from PIL import Image
+import httpx2
 
+from tools.load import Server, ask, picture
 from tools.report import ROOT, report
 from tools.stack import Stack
 
-CHAT = "/v1/chat/completions"
 KEYS = "key-of-a name=a\nkey-of-b name=b\n"
 PAGE = ROOT / "benchmarks" / "results" / "caches.md"
+MAX_TOKENS = 8
 
-
-def _body(seed: int) -> dict[str, object]:
-    """A question about a picture of its own: a disc on noise, PNG of 70 KB."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 60, (150, 170, 3), np.uint8)
-    pixels[40:110, 50:120] = rng.integers(100, 255, 3, np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    parts = [
-        {"type": "image_url", "image_url": {"url": uri}},
-        {"type": "text", "text": "Describe the image."},
-    ]
-    return {
-        "model": "glm-4.6v-flash",
-        "messages": [{"role": "user", "content": parts}],
-        "temperature": 0,
-        "max_tokens": 8,
-        "stream": True,
-    }
+T = TypeVar("T")
 
 
 class _Client:
+    """One tenant, who asks about a picture of its own for each seed."""
+
     def __init__(self, stack: Stack, key: str) -> None:
-        self._session = requests.Session()
-        self._session.headers.update(
-            {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        self._server = Server(stack.base_url, "glm-4.6v-flash")
+        self._url = f"{stack.base_url}/v1/chat/completions"
+        self._client = httpx2.AsyncClient(
+            timeout=120,
+            trust_env=False,
+            headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
         )
-        self._url = stack.base_url + CHAT
 
-    def first_token(self, body: dict[str, object]) -> float:
-        """Seconds to the first piece; the answer is read to its end."""
-        data = json.dumps(body)
-        began = time.perf_counter()
-        with self._session.post(self._url, data, stream=True, timeout=120) as response:
-            response.raise_for_status()
-            lines = response.iter_lines()
-            next(line for line in lines if line.startswith(b"data: "))
-            seconds = time.perf_counter() - began
-            for _ in lines:
-                pass
-        return seconds
+    async def first_token(self, seed: int) -> float:
+        """Seconds to the first text; the answer is read to its end."""
+        return (await ask(self._client, self._url, self._body(seed))).ttft
 
-    def whole(self, body: dict[str, object]) -> tuple[float, str]:
+    async def whole(self, seed: int) -> tuple[float, str]:
         """Seconds to the whole answer, and where it came from."""
-        data = json.dumps(body | {"stream": False})
+        body = json.dumps(json.loads(self._body(seed)) | {"stream": False, "stream_options": None})
         began = time.perf_counter()
-        response = self._session.post(self._url, data, timeout=120)
+        response = await self._client.post(self._url, content=body)
         seconds = time.perf_counter() - began
         response.raise_for_status()
         return seconds, response.headers.get("x-glm-cache", "")
+
+    def _body(self, seed: int) -> bytes:
+        return self._server.body(picture(seed), MAX_TOKENS)
 
 
 def area_under_curve(lower: Sequence[float], higher: Sequence[float]) -> float:
@@ -88,49 +66,54 @@ def area_under_curve(lower: Sequence[float], higher: Sequence[float]) -> float:
     return wins / (len(lower) * len(higher))
 
 
-def _times(stack: Stack, pairs: int) -> tuple[list[float], list[float]]:
+def _with_server(
+    measure: Callable[[Stack], Coroutine[Any, Any, T]], folder: Path, **settings: str
+) -> T:
+    stack = Stack(folder / "launcher.log", GLM_API_KEYS_FILE=str(folder / "keys"), **settings)
+    try:
+        stack.wait_ready()
+        return asyncio.run(measure(stack))
+    finally:
+        stack.kill()
+
+
+async def _times(stack: Stack, pairs: int) -> tuple[list[float], list[float]]:
     a, b = _Client(stack, "key-of-a"), _Client(stack, "key-of-b")
     seen, new = list[float](), list[float]()
     order = random.Random(0)
     for _ in range(10):
-        b.first_token(_body(order.randrange(2**62)))
+        await b.first_token(order.randrange(2**62))
     for _ in range(pairs):
-        known, unknown = _body(order.randrange(2**62)), _body(order.randrange(2**62))
-        a.first_token(known)
+        known, unknown = order.randrange(2**62), order.randrange(2**62)
+        await a.first_token(known)
         both = [(seen, known), (new, unknown)]
         order.shuffle(both)
-        for times, body in both:
-            times.append(b.first_token(body))
+        for times, seed in both:
+            times.append(await b.first_token(seed))
     return seen, new
 
 
-def _tell(sharing: str, pairs: int, keys: Path, folder: Path) -> str:
-    settings = {"GLM_API_KEYS_FILE": str(keys), "GLM_CACHE_SHARING": sharing}
-    stack = Stack(folder / f"{sharing}.log", **settings)
-    try:
-        stack.wait_ready()
-        seen, new = _times(stack, pairs)
-    finally:
-        stack.kill()
+def _tell(sharing: str, pairs: int, folder: Path) -> str:
+    async def measure(stack: Stack) -> tuple[list[float], list[float]]:
+        return await _times(stack, pairs)
+
+    seen, new = _with_server(measure, folder, GLM_CACHE_SHARING=sharing)
     medians = [f"{1000 * statistics.median(times):.1f}" for times in (seen, new)]
     return f"| `{sharing}` | {pairs} | {' | '.join(medians)} | {area_under_curve(seen, new):.3f} |"
 
 
-def _hits(count: int, keys: Path, folder: Path) -> str:
-    settings = {"GLM_API_KEYS_FILE": str(keys), "GLM_RESPONSE_CACHE": "memory"}
-    stack = Stack(folder / "hits.log", **settings)
-    try:
-        stack.wait_ready()
+def _hits(count: int, folder: Path) -> str:
+    async def measure(stack: Stack) -> dict[str, list[float]]:
         client = _Client(stack, "key-of-a")
         found: dict[str, list[float]] = {"miss": [], "hit": []}
         for seed in range(count):
             for _ in range(2):
-                seconds, source = client.whole(_body(seed))
+                seconds, source = await client.whole(seed)
                 found[source].append(seconds)
-    finally:
-        stack.kill()
+        return found
+
     cells = []
-    for times in found.values():
+    for times in _with_server(measure, folder, GLM_RESPONSE_CACHE="memory").values():
         ordered = sorted(times)
         cells += [f"{1000 * ordered[len(ordered) * share // 100]:.1f}" for share in (50, 95)]
     return f"| {count} | {' | '.join(cells)} |"
@@ -144,10 +127,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        keys = folder / "keys"
-        keys.write_text(KEYS)
-        rows = [_tell(sharing, options.pairs, keys, folder) for sharing in ("tenant", "all")]
-        hits = _hits(options.hits, keys, folder)
+        (folder / "keys").write_text(KEYS)
+        rows = [_tell(sharing, options.pairs, folder) for sharing in ("tenant", "all")]
+        hits = _hits(options.hits, folder)
     table = [
         "| `GLM_CACHE_SHARING` | pairs | TTFT p50 ms, known to another | to nobody | AUC |",
         "|---|---|---|---|---|",
@@ -164,7 +146,7 @@ def main() -> None:
         "With its own part of the caches for each tenant, the time to the first token does not "
         "tell whether another tenant has sent a picture (an AUC of 0.5 is a coin); with common "
         "ones it does. "
-        "Below: a whole answer of 8 tokens about a PNG of 70 KB, computed, and then kept.",
+        "Below: a whole answer of 8 tokens about a PNG of 88 KiB, computed, and then kept.",
         table,
     )
 
